@@ -114,8 +114,8 @@ type Claim struct {
 	Verdict string   `json:"verdict"` // documented: true, nuance, false, historic, measure
 	Nuance  string   `json:"nuance"`  // what the verdict leaves out; empty: nothing
 	Source  string   `json:"source"`
-	Specs   []string `json:"specs"`    // features whose cells are its evidence
-	Cells   []string `json:"cells"`    // "mode/feature" cells that are its evidence; the claim's verdict holds when all of them are as expected
+	Specs   []string `json:"specs"`   // features whose cells are its evidence
+	Cells   []string `json:"cells"`   // "mode/feature" cells that are its evidence; the claim's verdict holds when all of them are as expected
 	Untried string   `json:"untried"` // why no spec tests it; empty: specs do
 }
 
@@ -139,7 +139,10 @@ type Result struct {
 	Mode           string     `json:"mode"`
 	Implementation string     `json:"implementation"`
 	Feature        string     `json:"feature"`
-	Spec           string     `json:"spec"` // what was done, in a sentence
+	Spec           string     `json:"spec"`    // what was done, in a sentence
+	Variant        string     `json:"variant"` // a named variation of the mode's wiring, such as "masqueraded"; "again" for the twin of an A/A pair; empty: the mode as it is
+	Path           string     `json:"path"`    // of a measurement: same-host or cross-host; empty otherwise
+	Profile        string     `json:"profile"` // of a measurement: pinned (both ends on one processor) or steered (receive steering over two); empty otherwise
 	Claims         []string   `json:"claims"`
 	Expected       string     `json:"expected"` // Works, Blocked, NotApplicable; empty for a measurement
 	Observed       string     `json:"observed"` // the same words; empty when unable or a measurement
@@ -163,7 +166,7 @@ type Evidence struct {
 
 // Value is one measured number. Throughput results hold one value per block and unit.
 type Value struct {
-	Unit  string  `json:"unit"`  // base units: sec, bit/s, op/s, pkt/s, conn/s, cpu-sec/B, cpu-sec/op, fraction, count; a prefix such as "p50-sec" names the statistic
+	Unit  string  `json:"unit"` // base units: sec, bit/s, op/s, pkt/s, conn/s, cpu-sec/B, cpu-sec/op, fraction, count; a prefix such as "p50-sec" names the statistic
 	Value float64 `json:"value"`
 	Block int     `json:"block"` // which block of an interleaved measurement; 0 outside of one
 }
