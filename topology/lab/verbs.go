@@ -1,0 +1,306 @@
+package lab
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/modebench/modebench/topology"
+)
+
+// The verbs of the program on a host, each with what it takes and what it gives. They travel by net/rpc over the
+// one byte stream that a Driver returns. Verbs may overlap; an error carries the place and the cause.
+//
+//	Host.Apply    Apply    → Nothing     all steps or none
+//	Host.Undo     Undo     → Nothing     everything its owner applied, last first; no such owner is no error
+//	Host.Attempt  Attempt  → Refusal     one step that may be refused; undone at once where it is not
+//	Host.State    Nothing  → State
+//	Host.Spawn    Spawn    → Process
+//	Host.Kill     Kill     → Nothing     ends a process that Spawn started
+//	Probe.Listen  Listen   → Listening
+//	Probe.Seen    Handle   → []Seen      what a listener received so far
+//	Probe.Ask     Ask      → Answer
+//	Probe.Flow    Flow     → Handle      sends at a steady pace until Stop
+//	Probe.Stop    Handle   → Tally       ends a flow or a listener
+//	Probe.Send    Send     → Nothing     one frame exactly as described
+//	Capture.Arm   Nothing  → Nothing     from now on every namespace of the machine is recorded
+//	Capture.Mark  Nothing  → Mark        a moment, after all that was received before
+//	Capture.Since Mark     → []Packet    what was recorded after it, in order
+//	Traffic.*     see traffic.go
+
+// Nothing is sent or answered where a verb needs no value.
+type Nothing struct{}
+
+// Apply carries steps out in their order. Where one fails, those before it are undone and the error names the step.
+type Apply struct {
+	Owner string // whose steps these are: what Undo names
+	Steps []topology.Step
+}
+
+// Undo undoes all that an owner applied.
+type Undo struct{ Owner string }
+
+// Attempt carries one step out on trial.
+type Attempt struct {
+	Step    topology.Step
+	Without []string // capabilities that the attempting thread gives up first, such as net_admin
+}
+
+// Refusal is how a kernel refused; empty where it did not.
+type Refusal struct {
+	Errno string // symbol, such as EBUSY
+	Text  string
+}
+
+// Spawn starts a process that does nothing in a container's network namespace.
+type Spawn struct {
+	In       string   // container; empty: the machine's own namespace
+	Separate []string // namespaces of its own: mnt, pid, uts, ipc
+}
+
+// Process is what Spawn started. Namespaces maps net, mnt, pid, uts, ipc to their inodes.
+type Process struct {
+	PID        int
+	Namespaces map[string]uint64
+}
+
+// Kill ends what Spawn started and waits for it.
+type Kill struct{ PID int }
+
+// State is everything of a machine that modes change, by namespace: "" is the machine's own, else a container's name.
+type State struct {
+	Spaces map[string]SpaceState
+}
+
+// SpaceState is one network namespace.
+type SpaceState struct {
+	Inode     uint64
+	Links     []Link // by index
+	Addrs     []Addr
+	Routes    []Route // main tables of both families
+	Neighs    []Neigh
+	FDB       []FDB
+	Rules     []Rule
+	Conntrack []Conntrack
+	Sysctls   map[string]string // those that modes set: forwarding, rp_filter, proxy_arp, bridge-nf-call-*, …
+	Qdiscs    []string          // other than the kernel's own
+	Sockets   int               // bound sockets of the IP families
+}
+
+// Link is a device, after ip-link(8).
+type Link struct {
+	Name                            string
+	Index                           int
+	Kind                            string // bridge, veth, macvlan, …; "loopback"
+	Mode                            string // of a macvlan
+	MAC                             net.HardwareAddr
+	MTU                             int
+	Up                              bool
+	Oper                            string // up, down, lowerlayerdown, unknown
+	Master                          string // name of its bridge; empty: none
+	Parent                          int    // ifindex it is stacked on or paired with; 0: none
+	Promiscuity                     int
+	Flags                           []string
+	RxPackets, TxPackets, RxDropped uint64
+}
+
+// Addr is an address of a device.
+type Addr struct {
+	Link      string
+	Prefix    netip.Prefix
+	Tentative bool
+	DADFailed bool
+	LinkLocal bool
+}
+
+// Route is a route of the main table. Text is the whole of it as ip-route(8) writes it.
+type Route struct {
+	Dst  netip.Prefix
+	Via  netip.Addr
+	Link string
+	Text string
+}
+
+// Neigh is a neighbour table entry.
+type Neigh struct {
+	Link  string
+	IP    netip.Addr
+	MAC   net.HardwareAddr
+	State string // reachable, stale, failed, permanent, …
+}
+
+// FDB is a bridge forwarding table entry, or an address of a device's own filter (Self).
+type FDB struct {
+	Link  string
+	MAC   net.HardwareAddr
+	Self  bool
+	Local bool // the port's own address
+}
+
+// Rule is a packet filter rule with its counter.
+type Rule struct {
+	Family, Table, Chain string
+	Comment              string
+	Packets, Bytes       uint64
+}
+
+// Conntrack is a connection tracking entry.
+type Conntrack struct {
+	Proto              string
+	Src, Dst           netip.AddrPort // of the original direction
+	ReplySrc, ReplyDst netip.AddrPort
+	NAT                bool // the two directions are not each other's mirror
+	Timeout            time.Duration
+}
+
+// Handle names something that runs on a machine until it is stopped.
+type Handle struct{ ID uint64 }
+
+// Listen opens a socket that answers each message with what it saw of it.
+type Listen struct {
+	In        string         // container; empty: the machine's own namespace
+	Proto     string         // udp, tcp
+	Addr      netip.AddrPort // unspecified address: any of its family; port 0: the kernel's choice
+	Group     netip.Addr     // multicast group to join on Device; invalid: none
+	Device    string
+	Silent    bool // record, but answer nothing
+	ReusePort bool
+}
+
+// Listening is an open listener, or the refusal of one.
+type Listening struct {
+	Handle
+	Port    uint16
+	Refusal Refusal
+}
+
+// Seen is what a listener saw of one message.
+type Seen struct {
+	Token  string
+	Source netip.AddrPort // who sent it, as the listener sees it
+	Dest   netip.Addr     // address it was sent to
+	Device string         // it came in by
+	TTL    int            // or hop limit
+	Size   int            // payload, bytes
+	When   time.Time
+}
+
+// Ask sends one message and waits for its answer.
+type Ask struct {
+	In         string
+	Proto      string         // udp, tcp, icmp (echo, of the address's family)
+	From       netip.AddrPort // zero: the kernel's choice
+	To         netip.AddrPort // port ignored by icmp
+	Token      string         // carried in the payload; captures find the message by it
+	TTL        int            // 0: the kernel's choice
+	Size       int            // of the payload, bytes; at least the token's
+	NoFragment bool           // set DF and let nothing fragment it locally
+	Broadcast  bool
+	Device     string        // bind to it
+	Reuse      bool          // SO_REUSEADDR on From
+	Wait       time.Duration // until when an answer counts; 0: 1 s
+}
+
+// Answer is what came of an Ask.
+type Answer struct {
+	Answered bool
+	Refusal  Refusal        // of the local kernel, or an ICMP error as the socket reported it
+	ICMPFrom netip.Addr     // who sent that ICMP error; invalid: none, or local
+	From     netip.AddrPort // local address that was used
+	Peer     netip.AddrPort // who answered
+	Seen     Seen           // what the listener saw (udp, tcp)
+	TTL      int            // of the answer; 0: unknown
+	RTT      time.Duration
+	MTU      int // path MTU as the kernel knows it afterwards; 0: unknown
+}
+
+// Flow asks again and again.
+type Flow struct {
+	Ask
+	Every time.Duration // pace
+}
+
+// Tally is what came of a flow.
+type Tally struct {
+	Sent, Answered int
+	Longest        time.Duration // the longest time in which nothing was answered
+}
+
+// Send puts one frame on a device, as described and without help from the kernel's stack.
+type Send struct {
+	In     string
+	Device string
+	Packet Packet
+}
+
+// Mark is a moment in a machine's recording.
+type Mark struct{ Seq uint64 }
+
+// Packet is one frame at one device. To Send it, fill what the frame should hold; checksums and lengths are computed.
+type Packet struct {
+	Seq      uint64
+	When     time.Time // the kernel's time stamp
+	Machine  string
+	In       string // container; empty: the machine's own namespace
+	Device   string
+	Outgoing bool // leaves by the device
+	Length   int  // of the frame, bytes
+
+	EthSrc, EthDst net.HardwareAddr
+	EtherType      uint16
+	VLAN           int // 802.1Q VID; 0: untagged
+
+	ARP      *ARP
+	IP       *IP
+	ICMP     *ICMP
+	NDP      *NDP
+	Src, Dst netip.AddrPort // ports 0 where there are none
+	Proto    string         // udp, tcp, icmp, icmp6, igmp, mld, arp, …
+	TCPFlags string         // such as "SA"
+	Token    string         // found in the payload
+	Payload  []byte         // at most 128 bytes of it
+	Groups   []Group        // of an IGMP or MLD message
+	Text     string         // one line a person reads
+	Frame    []byte         // as captured, at most 2 kB
+}
+
+// ARP is RFC 826's message.
+type ARP struct {
+	Op                   int // 1 request, 2 reply
+	SenderMAC, TargetMAC net.HardwareAddr
+	SenderIP, TargetIP   netip.Addr
+}
+
+// IP is the network header, of either family.
+type IP struct {
+	TTL           int // or hop limit
+	ID            int
+	DontFragment  bool
+	MoreFragments bool
+	Offset        int
+	RouterAlert   bool
+	DSCP          int
+	HeaderOK      bool   // the header checksum is right (IPv6 has none: true)
+	Transport     string // transport checksum: ok, wrong, unfinished (left to the device), none
+}
+
+// ICMP is a message of either family, other than neighbour discovery.
+type ICMP struct {
+	Type, Code, ID, Seq int
+	MTU                 int // of fragmentation needed, or packet too big
+}
+
+// NDP is a neighbour discovery message (RFC 4861).
+type NDP struct {
+	Kind                        string // ns, na, rs, ra, redirect
+	Target                      netip.Addr
+	LinkAddr                    net.HardwareAddr // source or target link-layer address option; nil: none
+	Override, Solicited, Router bool
+	Prefix                      netip.Prefix // of a router advertisement to be sent
+}
+
+// Group is one record of a multicast membership report.
+type Group struct {
+	Addr netip.Addr
+	Kind string // join, leave, include, exclude, query
+}

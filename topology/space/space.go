@@ -1,0 +1,109 @@
+// Package space is the one place where threads enter network namespaces.
+//
+// A namespace is a value here: it is made without a name on the machine, held by a descriptor, and gone when that
+// is closed and the last process in it has ended.
+package space
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// The first thread of a process cannot be ended. Were a goroutine that enters a namespace scheduled on it, the
+// namespace could never be left again; main keeps it instead.
+func init() { runtime.LockOSThread() }
+
+// Space is a network namespace, held open. Its methods may be called at the same time.
+type Space struct {
+	fd    *os.File
+	inode uint64
+}
+
+const own = "/proc/thread-self/ns/net"
+
+func open() (*Space, error) {
+	f, err := os.Open(own)
+	if err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("network namespace: %w", err), f.Close())
+	}
+	return &Space{fd: f, inode: st.Ino}, nil
+}
+
+// New makes an empty namespace, owned by the user namespace of the process.
+func New() (s *Space, err error) {
+	err = visit(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unshare network namespace: %w", err)
+		}
+		s, err = open()
+		return err
+	})
+	return s, err
+}
+
+// Current is the namespace of the calling process.
+func Current() (*Space, error) { return open() }
+
+// Inode tells namespaces apart (namespaces(7)).
+func (s *Space) Inode() uint64 { return s.inode }
+
+// File is the descriptor that holds the namespace, for passing to the kernel or to a child. It stays the Space's.
+func (s *Space) File() *os.File { return s.fd }
+
+// Do calls f on a thread that is in the namespace. Sockets made by f stay in it; goroutines that f starts do not.
+func (s *Space) Do(f func() error) error {
+	return visit(func() error {
+		if err := unix.Setns(int(s.fd.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
+// Close lets go of the namespace.
+func (s *Space) Close() error { return s.fd.Close() }
+
+// visitors are threads that go from namespace to namespace. They are never unlocked, so no other goroutine ever runs
+// in a namespace it did not choose; they wait for work instead of ending, since making a thread costs more than setns.
+var visitors struct {
+	sync.Mutex
+	idle []chan visitJob
+}
+
+type visitJob struct {
+	f    func() error
+	done chan<- error
+}
+
+func visit(f func() error) error {
+	visitors.Lock()
+	var jobs chan visitJob
+	if n := len(visitors.idle); n > 0 {
+		jobs, visitors.idle = visitors.idle[n-1], visitors.idle[:n-1]
+	} else {
+		jobs = make(chan visitJob)
+		go func() {
+			runtime.LockOSThread()
+			for j := range jobs {
+				j.done <- j.f()
+			}
+		}()
+	}
+	visitors.Unlock()
+	done := make(chan error, 1)
+	jobs <- visitJob{f, done}
+	err := <-done
+	visitors.Lock()
+	visitors.idle = append(visitors.idle, jobs)
+	visitors.Unlock()
+	return err
+}
