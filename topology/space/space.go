@@ -73,37 +73,54 @@ func (s *Space) Do(f func() error) error {
 func (s *Space) Close() error { return s.fd.Close() }
 
 // visitors are threads that go from namespace to namespace. They are never unlocked, so no other goroutine ever runs
-// in a namespace it did not choose; they wait for work instead of ending, since making a thread costs more than setns.
+// in a namespace it did not choose; they wait for work instead of ending, since making a thread costs more than setns;
+// and they wait at home, since a thread keeps the namespace that it is in alive.
 var visitors struct {
 	sync.Mutex
-	idle []chan visitJob
+	home *Space
+	idle []chan errand
 }
 
-type visitJob struct {
+type errand struct {
 	f    func() error
 	done chan<- error
 }
 
 func visit(f func() error) error {
 	visitors.Lock()
-	var jobs chan visitJob
+	if visitors.home == nil {
+		home, err := open()
+		if err != nil {
+			visitors.Unlock()
+			return err
+		}
+		visitors.home = home
+	}
+	var jobs chan errand
 	if n := len(visitors.idle); n > 0 {
 		jobs, visitors.idle = visitors.idle[n-1], visitors.idle[:n-1]
 	} else {
-		jobs = make(chan visitJob)
-		go func() {
-			runtime.LockOSThread()
-			for j := range jobs {
-				j.done <- j.f()
-			}
-		}()
+		jobs = make(chan errand)
+		go attend(jobs)
 	}
 	visitors.Unlock()
 	done := make(chan error, 1)
-	jobs <- visitJob{f, done}
-	err := <-done
-	visitors.Lock()
-	visitors.idle = append(visitors.idle, jobs)
-	visitors.Unlock()
-	return err
+	jobs <- errand{f, done}
+	return <-done
+}
+
+// attend makes its thread a visitor, until the thread cannot come home: then the thread ends with the goroutine.
+func attend(jobs chan errand) {
+	runtime.LockOSThread()
+	for j := range jobs {
+		err := j.f()
+		if back := unix.Setns(int(visitors.home.fd.Fd()), unix.CLONE_NEWNET); back != nil {
+			j.done <- errors.Join(err, fmt.Errorf("leave network namespace: %w", back))
+			return
+		}
+		visitors.Lock()
+		visitors.idle = append(visitors.idle, jobs)
+		visitors.Unlock()
+		j.done <- err
+	}
 }
