@@ -1,0 +1,104 @@
+// Package modes describes the ways to network containers. A mode returns steps and touches nothing: carrying them
+// out, undoing them and checking them is the same for all modes and stands elsewhere.
+package modes
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/modebench/modebench/topology"
+)
+
+// Mode is one way to network containers. Its functions are pure.
+type Mode struct {
+	Name    string
+	Doc     string // what it is, in a sentence or two
+	GoodFor string // who should choose it, by its documented nature
+	BadFor  string // who should not
+
+	Needs []Kernel // what it cannot do without
+	Limit int      // containers that one network of one host can have; 0: no limit of the mode's own
+
+	// Setup prepares a host, before any container is attached to it. Nil: nothing to prepare.
+	Setup func(*topology.Plan, *topology.Machine) []topology.Step
+	// Attach attaches a container to a host, beginning with its namespace. Undoing the steps detaches it.
+	Attach func(*topology.Plan, *topology.Machine, topology.Container) []topology.Step
+	// Publish maps a port of the host to a port of a container that is attached to it. Nil: the mode maps no ports.
+	Publish func(*topology.Plan, *topology.Machine, topology.Container, Port) []topology.Step
+	// Addrs are the addresses, IPv4 before IPv6, by which the container is reached when attached to the host, with the
+	// length of their subnet. Nil: none beyond the loopback's.
+	Addrs func(*topology.Plan, *topology.Machine, topology.Container) []netip.Prefix
+	// Device is the interface with these addresses, as the container sees it; empty: none beyond the loopback.
+	Device string
+
+	order int
+}
+
+// Port is a published port: Host on all addresses of the host leads to Container in the container.
+type Port struct {
+	Proto     string // tcp, udp
+	Host      uint16
+	Container uint16
+}
+
+// Kernel is something that a kernel may or may not have. It is probed by doing.
+type Kernel string
+
+// What the modes of this package need.
+const (
+	Veth     Kernel = "veth"
+	Bridge   Kernel = "bridge"
+	MACVLAN  Kernel = "macvlan"
+	NFTNAT   Kernel = "nft-nat" // nftables with NAT of both IP families
+	NFTables Kernel = "nftables"
+)
+
+var registry []Mode
+
+// register adds a mode at package initialisation. order is its place in lists: simplest first.
+func register(order int, m Mode) Mode {
+	m.order = order
+	registry = append(registry, m)
+	return m
+}
+
+// All returns every mode, simplest first.
+func All() []Mode {
+	return slices.SortedFunc(slices.Values(registry), func(a, b Mode) int {
+		return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.Name, b.Name))
+	})
+}
+
+// Find returns the mode of that name.
+func Find(name string) (Mode, bool) {
+	i := slices.IndexFunc(registry, func(m Mode) bool { return m.Name == name })
+	if i < 0 {
+		return Mode{}, false
+	}
+	return registry[i], true
+}
+
+// Wire is everything that the mode asks of the plan's hosts for the containers that are attached at the start.
+// Where Limit says so, only the first containers of a network are attached.
+func (m Mode) Wire(p *topology.Plan) topology.Wiring {
+	w := topology.Wiring{Mode: m.Name}
+	for i := range p.Machines {
+		host := &p.Machines[i]
+		if host.Role != topology.RoleHost {
+			continue
+		}
+		if m.Setup != nil {
+			w.Setup = append(w.Setup, m.Setup(p, host)...)
+		}
+		attached := map[string]int{}
+		for _, c := range host.Containers {
+			if m.Limit > 0 && attached[c.Network] == m.Limit {
+				continue
+			}
+			attached[c.Network]++
+			w.Attached = append(w.Attached, topology.Attachment{Container: c, Host: host.Name, Steps: m.Attach(p, host, c)})
+		}
+	}
+	return w
+}
