@@ -1,8 +1,14 @@
 package topology
 
 import (
+	"cmp"
+	"fmt"
+	"math/big"
+	"math/bits"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 )
 
 // Plan is everything decided about a lab before anything is started: names, addresses, MACs, MTUs.
@@ -78,3 +84,264 @@ type Container struct {
 
 // ID is how the container is named across the lab, such as h1/c1.
 func (c Container) ID() string { return c.Host + "/" + c.Name }
+
+// NewPlan decides a topology's names, addresses, MACs and MTUs. It is pure: the same topology gives the same plan.
+// The error names the first thing in the topology that cannot be planned.
+//
+// Numbers. Machines of a role are numbered from 1 in name order, in which h2 comes before h10. An address is a
+// block's first address plus an offset, and the offset is the same in IPv4 and IPv6:
+//
+//   - The first quarter of a segment's IPv4 block is for machines, and is used as if it were a subnet of its own: hosts
+//     have the offsets 1, 2, … by their number, externals those from its last usable one down. Tors have no address.
+//   - The other three quarters are for containers. Each host has a slice, aligned, of a power of two of addresses, at
+//     most a quarter of the block; container n of the host has the offset n in it.
+//   - In a network's private block the first address is the gateway's, and container n has the offset n+1, on every host.
+//
+// A MAC address is 02:RR:MM:MM:NN:NN, locally administered: RR is 0 of a tor, 1 of a host, 2 of an external, 3 of a
+// container; MM:MM is the machine's number; NN:NN that of the interface or of the container.
+func NewPlan(t Topology) (*Plan, error) {
+	if f := t.check(); f != nil {
+		return nil, f
+	}
+	p := &Plan{Topology: t}
+	for _, name := range names(t.Segments) {
+		s := t.Segments[name]
+		p.Segments = append(p.Segments, PlannedSegment{Name: name, V4: s.V4, V6: s.V6, MTU: cmp.Or(s.MTU, 1500)})
+	}
+	for _, name := range names(t.Networks) {
+		n := t.Networks[name]
+		p.Networks = append(p.Networks, PlannedNetwork{
+			Name: name, NIC: n.NIC, V4: n.V4, V6: n.V6,
+			Gateway4: offset(n.V4, 1).Addr(), Gateway6: offset(n.V6, 1).Addr(),
+			Bridge: "br-" + name,
+		})
+	}
+	ends := p.ends(RoleHost, t.hostNICs())
+	ends = append(ends, p.ends(RoleExternal, t.externalNICs())...)
+	for i, name := range names(t.Tors) {
+		tor := Machine{Name: name, Role: RoleTor}
+		for e := range ends {
+			end := &ends[e]
+			for n := range end.NICs {
+				nic := &end.NICs[n]
+				if !slices.Contains(t.Tors[name].Joins, nic.Segment) {
+					continue
+				}
+				port := *nic
+				port.Name = portName(end.Name, nic.Name)
+				port.MAC = mac(macTor, i+1, len(tor.NICs)+1)
+				port.V4, port.V6 = netip.Prefix{}, netip.Prefix{}
+				port.Peer = Port{end.Name, nic.Name}
+				nic.Peer = Port{tor.Name, port.Name}
+				tor.NICs = append(tor.NICs, port)
+			}
+		}
+		p.Machines = append(p.Machines, tor)
+	}
+	p.Machines = append(p.Machines, ends...)
+	for i := range p.Machines {
+		m := &p.Machines[i]
+		if m.Role != RoleHost {
+			continue
+		}
+		number := 0
+		for _, network := range p.Networks {
+			for range t.Hosts[m.Name].Containers[network.Name] {
+				number++
+				c, err := p.Container(m.Name, network.Name, number)
+				if err != nil {
+					return nil, err
+				}
+				m.Containers = append(m.Containers, c)
+			}
+		}
+	}
+	return p, nil
+}
+
+// ends are the hosts or externals, with their interfaces, but without their peers.
+func (p *Plan) ends(role Role, nics map[string]map[string]NIC) []Machine {
+	var machines []Machine
+	for i, name := range names(nics) {
+		m := Machine{Name: name, Role: role}
+		for n, nic := range names(nics[name]) {
+			spec := nics[name][nic]
+			segment := p.segment(spec.Segment)
+			code, at := byte(macHost), i+1
+			if role == RoleExternal {
+				code, at = macExternal, quarter(segment.V4)-2-i
+			}
+			m.NICs = append(m.NICs, Interface{
+				Name: nic, Segment: segment.Name, MAC: mac(code, i+1, n+1), MTU: segment.MTU,
+				V4: offset(segment.V4, at), V6: offset(segment.V6, at),
+				Rate: spec.Rate, Delay: spec.Delay, Loss: spec.Loss,
+			})
+		}
+		machines = append(machines, m)
+	}
+	return machines
+}
+
+// Container decides a container of a host, by its number there, whether or not the topology attaches it: specs attach
+// spare ones. Equal arguments give equal containers, and two numbers never share an address, MAC or device name.
+// It is an error if the host or network is unknown or an address block has no such number.
+func (p *Plan) Container(host, network string, number int) (Container, error) {
+	place := fmt.Sprintf("container %d of network %s on %s", number, network, host)
+	hosts := p.Hosts()
+	at := slices.IndexFunc(hosts, func(m *Machine) bool { return m.Name == host })
+	if at < 0 {
+		return Container{}, fmt.Errorf("%s: unknown host %q: hosts are %s", place, host, list(names(p.Topology.Hosts)))
+	}
+	n := p.Network(network)
+	if n == nil {
+		return Container{}, fmt.Errorf("%s: unknown network %q: networks are %s", place, network, list(names(p.Topology.Networks)))
+	}
+	segment := p.segment(hosts[at].NIC(n.NIC).Segment)
+	if f := fits(number, len(hosts), segment.Name, segment.V4, network, n.V4); f != nil {
+		return Container{}, fmt.Errorf("%s: %w", place, f)
+	}
+	name := fmt.Sprintf("c%d", number)
+	within := quarter(segment.V4) + at*slice(segment.V4, len(hosts)) + number
+	return Container{
+		Name: name, Host: host, Network: network, Number: number,
+		MAC:      mac(macContainer, at+1, number),
+		Segment4: offset(segment.V4, within), Segment6: offset(segment.V6, within),
+		Private4: offset(n.V4, number+1), Private6: offset(n.V6, number+1),
+		Device: "veth-" + name,
+	}, nil
+}
+
+// fits says why a container's number has no address, or nil.
+func fits(number, hosts int, segment string, segment4 netip.Prefix, network string, private4 netip.Prefix) *flaw {
+	switch room := slice(segment4, hosts) - 2; {
+	case number < 1:
+		return &flaw{problem: fmt.Sprintf("number %d", number), remedy: "containers count from 1"}
+	case number > room:
+		return &flaw{
+			path:    []string{"segments", segment, "v4"},
+			problem: fmt.Sprintf("segment %s has %d container addresses for each of %d hosts in %s, and number %d is needed", segment, max(room, 0), hosts, segment4, number),
+			remedy:  "a larger block or fewer containers",
+		}
+	}
+	if room := size(private4) - 3; number > room {
+		return &flaw{
+			path:    []string{"networks", network, "v4"},
+			problem: fmt.Sprintf("network %s has %d container addresses in %s, and number %d is needed", network, room, private4, number),
+			remedy:  "a larger block or fewer containers",
+		}
+	}
+	if number > 0xffff {
+		return &flaw{problem: fmt.Sprintf("number %d", number), remedy: "a host has at most 65535 containers"}
+	}
+	return nil
+}
+
+// Machine is the machine of that name, or nil.
+func (p *Plan) Machine(name string) *Machine {
+	for i := range p.Machines {
+		if p.Machines[i].Name == name {
+			return &p.Machines[i]
+		}
+	}
+	return nil
+}
+
+// Tors are the machines that join segments, by name.
+func (p *Plan) Tors() []*Machine { return p.role(RoleTor) }
+
+// Hosts are the machines that carry containers, by name.
+func (p *Plan) Hosts() []*Machine { return p.role(RoleHost) }
+
+// Externals are the machines outside of the container networks, by name.
+func (p *Plan) Externals() []*Machine { return p.role(RoleExternal) }
+
+func (p *Plan) role(role Role) []*Machine {
+	var machines []*Machine
+	for i := range p.Machines {
+		if p.Machines[i].Role == role {
+			machines = append(machines, &p.Machines[i])
+		}
+	}
+	return machines
+}
+
+// Network is the network of that name, or nil.
+func (p *Plan) Network(name string) *PlannedNetwork {
+	for i := range p.Networks {
+		if p.Networks[i].Name == name {
+			return &p.Networks[i]
+		}
+	}
+	return nil
+}
+
+func (p *Plan) segment(name string) *PlannedSegment {
+	for i := range p.Segments {
+		if p.Segments[i].Name == name {
+			return &p.Segments[i]
+		}
+	}
+	return nil
+}
+
+// NIC is the interface of that name, or nil.
+func (m *Machine) NIC(name string) *Interface {
+	for i := range m.NICs {
+		if m.NICs[i].Name == name {
+			return &m.NICs[i]
+		}
+	}
+	return nil
+}
+
+// names are a mapping's keys in name order: a number at a name's end counts as a number.
+func names[T any](m map[string]T) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b string) int {
+		stemA, stemB := strings.TrimRight(a, "0123456789"), strings.TrimRight(b, "0123456789")
+		return cmp.Or(cmp.Compare(stemA, stemB), cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
+	})
+	return keys
+}
+
+func list(names []string) string { return strings.Join(names, ", ") }
+
+// The second byte of a MAC address.
+const (
+	macTor = iota
+	macHost
+	macExternal
+	macContainer
+)
+
+func mac(role byte, machine, number int) net.HardwareAddr {
+	return net.HardwareAddr{0x02, role, byte(machine >> 8), byte(machine), byte(number >> 8), byte(number)}
+}
+
+func portName(machine, nic string) string { return machine + "-" + nic }
+
+// size is the number of addresses of an IPv4 block.
+func size(p netip.Prefix) int { return 1 << (32 - p.Bits()) }
+
+func quarter(p netip.Prefix) int { return size(p) / 4 }
+
+// slice is the number of addresses that each of some hosts has in a segment's IPv4 block.
+func slice(p netip.Prefix, hosts int) int {
+	each := 3 * quarter(p) / hosts
+	if each == 0 {
+		return 0
+	}
+	// A power of two, so that each host's slice is a prefix that can be routed as one.
+	return min(quarter(p), 1<<(bits.Len(uint(each))-1))
+}
+
+// offset is the address n after a block's first one, with the block's length.
+func offset(p netip.Prefix, n int) netip.Prefix {
+	sum := new(big.Int).SetBytes(p.Addr().AsSlice())
+	sum.Add(sum, big.NewInt(int64(n)))
+	addr, _ := netip.AddrFromSlice(sum.FillBytes(make([]byte, p.Addr().BitLen()/8)))
+	return netip.PrefixFrom(addr, p.Bits())
+}

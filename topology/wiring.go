@@ -1,8 +1,12 @@
 package topology
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
+	"time"
 )
 
 // Wiring is what a mode asks of the machines of a plan.
@@ -63,6 +67,9 @@ type Link struct {
 	PeerMAC  net.HardwareAddr
 	PeerMTU  int
 
+	// bridge
+	NoSnooping bool // flood all multicast: no IGMP and MLD snooping
+
 	// macvlan (and later ipvlan, vlan): made in In on a parent of the machine's own namespace
 	Parent     string
 	ParentMode string // private, vepa, bridge, passthru
@@ -113,8 +120,9 @@ type Neigh struct {
 
 // Sysctl is a setting below /proc/sys of the namespace.
 type Sysctl struct {
-	Key   string // path with slashes, such as net/ipv4/ip_forward
-	Value string
+	Key      string // path with slashes, such as net/ipv4/ip_forward
+	Value    string
+	Optional bool // skipped where the kernel has no such key
 }
 
 // Offload switches a feature of a device, as ethtool -K does.
@@ -124,10 +132,21 @@ type Offload struct {
 	On      bool
 }
 
-// Shape limits what a device sends by a token bucket (tc-tbf(8)).
+// Shape impairs what a device sends: by a token bucket (tc-tbf(8)), or, with a delay or a loss, by tc-netem(8).
 type Shape struct {
-	Link string
-	Rate BitRate
+	Link  string
+	Rate  BitRate       // 0: unlimited
+	Delay time.Duration // needs netem
+	Loss  float64       // fraction of packets, 0 to 1; needs netem
+}
+
+// Bucket is the token bucket of the rate, in bytes: what may be sent at once, and what may wait.
+// The burst is 5 ms of the rate and holds at least one 64 KiB segment, so that offloads are not split;
+// the queue holds 50 ms more.
+func (s Shape) Bucket() (burst, limit uint32) {
+	const most = 1 << 30 // of a 32-bit attribute, with room to add
+	burst = uint32(min(max(uint64(s.Rate)/8/200, 64<<10), most))
+	return burst, burst + uint32(min(uint64(s.Rate)/8/20, most))
 }
 
 // Table is an nftables table with its chains, all of which are its own: removing the table removes them.
@@ -169,4 +188,400 @@ type Verdict struct {
 	To          netip.AddrPort // snat, dnat; port 0: keeps it
 	Chain       string         // jump
 	FullyRandom bool           // masquerade, snat
+}
+
+// String is a shell script that does the same with iproute2, sysctl, ethtool and nft: each host's steps below a heading of
+// its own, then those of each container attached to it.
+func (w Wiring) String() string {
+	var hosts []string
+	setup := map[string][]Step{}
+	attached := map[string][]Attachment{}
+	meet := func(host string) {
+		if !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
+		}
+	}
+	for _, s := range w.Setup {
+		meet(s.On)
+		setup[s.On] = append(setup[s.On], s)
+	}
+	for _, a := range w.Attached {
+		meet(a.Host)
+		attached[a.Host] = append(attached[a.Host], a)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "# mode %s\n", w.Mode)
+	write := func(heading string, steps []Step) {
+		fmt.Fprintf(&b, "\n# %s\n", heading)
+		for _, s := range steps {
+			fmt.Fprintln(&b, s)
+		}
+	}
+	for _, host := range hosts {
+		if len(setup[host]) > 0 {
+			write(host, setup[host])
+		}
+		for _, a := range attached[host] {
+			heading := fmt.Sprintf("%s on network %s", a.Container.ID(), a.Container.Network)
+			if a.Host != a.Container.Host {
+				heading += ", attached to " + a.Host
+			}
+			write(heading, a.Steps)
+		}
+	}
+	return b.String()
+}
+
+// String is the shell line that does the same, with a machine's namespace named after the machine and a container's
+// MACHINE-CONTAINER, as ip-netns(8) would name them. A table is several lines.
+func (s Step) String() string {
+	at := space(s.On, s.In)
+	switch {
+	case s.Space != nil:
+		return s.Space.line(s.On, s.Remove)
+	case s.Link != nil:
+		return s.Link.line(at, s.On, s.In, s.Remove)
+	case s.Set != nil:
+		return s.Set.line(at)
+	case s.Addr != nil:
+		return s.Addr.line(at, s.Remove)
+	case s.Route != nil:
+		return s.Route.line(at, s.Remove)
+	case s.Neigh != nil:
+		return s.Neigh.line(at, s.Remove)
+	case s.Sysctl != nil:
+		ignore := ""
+		if s.Sysctl.Optional {
+			ignore = "-e "
+		}
+		return fmt.Sprintf("ip netns exec %s sysctl %s-qw %s=%s", at, ignore, s.Sysctl.Key, quote(s.Sysctl.Value))
+	case s.Table != nil:
+		return s.Table.line(at, s.Remove)
+	case s.Offload != nil:
+		feature := s.Offload.Feature
+		if feature == "tx-checksum" {
+			feature = "tx" // ethtool's own short name for it
+		}
+		return fmt.Sprintf("ip netns exec %s ethtool -K %s %s %s", at, s.Offload.Link, feature, onOff(s.Offload.On))
+	case s.Shape != nil:
+		return s.Shape.line(at, s.Remove)
+	}
+	return "# " + at + ": nothing"
+}
+
+func space(machine, container string) string {
+	if container == "" {
+		return machine
+	}
+	return machine + "-" + container
+}
+
+func (s Space) line(on string, remove bool) string {
+	own := space(on, s.Name)
+	switch {
+	case s.Share == "" && remove:
+		return "ip netns del " + own
+	case s.Share == "":
+		return fmt.Sprintf("ip netns add %s && ip -n %s link set dev lo up", own, own)
+	case remove:
+		return "rm /run/netns/" + own
+	}
+	of, whose := on, on
+	if s.Share != "host" {
+		of, whose = space(on, s.Share), on+"/"+s.Share
+	}
+	return fmt.Sprintf("ln -s %s /run/netns/%s # %s/%s enters the namespace of %s", of, own, on, s.Name, whose)
+}
+
+func (l Link) line(at, on, in string, remove bool) string {
+	if remove {
+		return fmt.Sprintf("ip -n %s link del dev %s", at, l.Name)
+	}
+	var w words
+	if l.Parent != "" {
+		w.add("ip -n", on, "link add link", l.Parent, "name", l.Name)
+		if in != "" {
+			w.add("netns", at)
+		}
+	} else {
+		w.add("ip -n", at, "link add name", l.Name)
+	}
+	w.device(l.MAC, l.MTU)
+	if l.Master != "" {
+		w.add("master", l.Master)
+	}
+	if l.Up {
+		w.add("up")
+	}
+	w.add("type", l.Kind)
+	if l.NoSnooping {
+		w.add("mcast_snooping 0")
+	}
+	if l.PeerName != "" {
+		w.add("peer name", l.PeerName)
+		if peer := space(on, l.PeerIn); peer != at {
+			w.add("netns", peer)
+		}
+		w.device(l.PeerMAC, l.PeerMTU)
+	}
+	if l.ParentMode != "" {
+		w.add("mode", l.ParentMode)
+	}
+	if l.NoPromisc {
+		w.add("nopromisc")
+	}
+	return w.String()
+}
+
+func (l LinkSet) line(at string) string {
+	var lines []string
+	device := func(rest ...string) {
+		w := words{"ip -n", at, "link set dev", l.Name}
+		w.add(rest...)
+		lines = append(lines, w.String())
+	}
+	var w words
+	w.device(l.MAC, l.MTU)
+	switch l.Master {
+	case "":
+	case "none":
+		w.add("nomaster")
+	default:
+		w.add("master", l.Master)
+	}
+	if l.Promisc != "" {
+		w.add("promisc", l.Promisc)
+	}
+	if l.State != "" {
+		w.add(l.State)
+	}
+	if len(w) > 0 {
+		device(w...)
+	}
+	var port words
+	if l.Hairpin != "" {
+		port.add("hairpin", l.Hairpin)
+	}
+	if l.Isolated != "" {
+		port.add("isolated", l.Isolated)
+	}
+	if len(port) > 0 {
+		device("type bridge_slave", port.String())
+	}
+	if l.Mode != "" {
+		device("type macvlan mode", l.Mode)
+	}
+	return strings.Join(lines, " && ")
+}
+
+func (a Addr) line(at string, remove bool) string {
+	w := words{"ip -n", at, "addr", addDel(remove), a.Prefix.String()}
+	if a.Peer.IsValid() {
+		w = words{"ip -n", at, "addr", addDel(remove), a.Prefix.Addr().String(), "peer", a.Peer.String()}
+	}
+	w.add("dev", a.Link)
+	if a.NoDAD {
+		w.add("nodad")
+	}
+	if a.NoPrefixRoute {
+		w.add("noprefixroute")
+	}
+	return w.String()
+}
+
+func (r Route) line(at string, remove bool) string {
+	w := words{"ip -n", at}
+	if r.Dst.Addr().Is6() {
+		w.add("-6")
+	}
+	w.add("route", addDel(remove))
+	if r.Dst.Bits() == 0 {
+		w.add("default")
+	} else {
+		w.add(r.Dst.String())
+	}
+	if r.Via.IsValid() {
+		w.add("via")
+		if r.Via.Is6() != r.Dst.Addr().Is6() {
+			w.add("inet6")
+		}
+		w.add(r.Via.String())
+	}
+	if r.Link != "" {
+		w.add("dev", r.Link)
+	}
+	if r.Scope != "" {
+		w.add("scope", r.Scope)
+	}
+	if r.Src.IsValid() {
+		w.add("src", r.Src.String())
+	}
+	if r.MTU != 0 {
+		w.add("mtu", fmt.Sprint(r.MTU))
+	}
+	if r.OnLink {
+		w.add("onlink")
+	}
+	return w.String()
+}
+
+func (n Neigh) line(at string, remove bool) string {
+	switch {
+	case n.FDB && n.IP.IsValid(): // a VXLAN's, where one MAC may have several destinations
+		verb := "append"
+		if remove {
+			verb = "del"
+		}
+		return fmt.Sprintf("bridge -n %s fdb %s %s dev %s dst %s self permanent", at, verb, n.MAC, n.Link, n.IP)
+	case n.FDB:
+		return fmt.Sprintf("bridge -n %s fdb %s %s dev %s master static", at, addDel(remove), n.MAC, n.Link)
+	case n.Proxy:
+		return fmt.Sprintf("ip -n %s neigh %s proxy %s dev %s", at, addDel(remove), n.IP, n.Link)
+	case remove:
+		return fmt.Sprintf("ip -n %s neigh del %s dev %s", at, n.IP, n.Link)
+	}
+	return fmt.Sprintf("ip -n %s neigh add %s lladdr %s dev %s nud permanent", at, n.IP, n.MAC, n.Link)
+}
+
+func (s Shape) line(at string, remove bool) string {
+	if remove {
+		return fmt.Sprintf("tc -n %s qdisc del dev %s root", at, s.Link)
+	}
+	w := words{"tc -n", at, "qdisc add dev", s.Link, "root"}
+	if s.Delay == 0 && s.Loss == 0 {
+		burst, limit := s.Bucket()
+		w.add("tbf rate", s.Rate.tc(), "burst", fmt.Sprint(burst), "limit", fmt.Sprint(limit))
+		return w.String()
+	}
+	w.add("netem")
+	if s.Delay != 0 {
+		w.add("delay", fmt.Sprintf("%dus", s.Delay.Microseconds()))
+	}
+	if s.Loss != 0 {
+		w.add("loss", fmt.Sprintf("%g%%", s.Loss*100))
+	}
+	if s.Rate != 0 {
+		w.add("rate", s.Rate.tc())
+	}
+	return w.String()
+}
+
+// line is nft(8)'s own syntax, as it would list the table.
+func (t Table) line(at string, remove bool) string {
+	if remove {
+		return fmt.Sprintf("ip netns exec %s nft delete table %s %s", at, t.Family, t.Name)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "ip netns exec %s nft -f - <<'END'\ntable %s %s {\n", at, t.Family, t.Name)
+	for i, c := range t.Chains {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		fmt.Fprintf(&b, "\tchain %s {\n", c.Name)
+		if c.Hook != "" {
+			policy := c.Policy
+			if policy == "" {
+				policy = "accept"
+			}
+			fmt.Fprintf(&b, "\t\ttype %s hook %s priority %d; policy %s;\n", c.Type, c.Hook, c.Priority, policy)
+		}
+		for _, r := range c.Rules {
+			fmt.Fprintf(&b, "\t\t%s\n", r.line(t.Family))
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\nEND")
+	return b.String()
+}
+
+func (r Rule) line(family string) string {
+	var w words
+	for _, m := range r.Match {
+		w.add(m.Field)
+		if m.Not {
+			w.add("!=")
+		}
+		switch {
+		case m.Field == "iifname" || m.Field == "oifname":
+			w.add(fmt.Sprintf("%q", m.Value))
+		case strings.Contains(m.Value, ","):
+			w.add("{ " + strings.ReplaceAll(m.Value, ",", ", ") + " }")
+		default:
+			w.add(m.Value)
+		}
+	}
+	w.add("counter")
+	if verdict := r.Verdict.line(family); verdict != "" {
+		w.add(verdict)
+	}
+	if r.Comment != "" {
+		w.add(fmt.Sprintf("comment %q", r.Comment))
+	}
+	return w.String()
+}
+
+func (v Verdict) line(family string) string {
+	w := words{v.Kind}
+	switch v.Kind {
+	case "count":
+		return "" // every rule does
+	case "jump":
+		w.add(v.Chain)
+	case "snat", "dnat":
+		if family == "inet" { // which of its two families is translated
+			if v.To.Addr().Is4() {
+				w.add("ip")
+			} else {
+				w.add("ip6")
+			}
+		}
+		w.add("to")
+		if v.To.Port() == 0 {
+			w.add(v.To.Addr().String())
+		} else {
+			w.add(v.To.String())
+		}
+	}
+	if v.FullyRandom {
+		w.add("fully-random")
+	}
+	return w.String()
+}
+
+// words are a line being made.
+type words []string
+
+func (w *words) add(more ...string) { *w = append(*w, more...) }
+
+func (w *words) device(mac net.HardwareAddr, mtu int) {
+	if mac != nil {
+		w.add("address", mac.String())
+	}
+	if mtu != 0 {
+		w.add("mtu", fmt.Sprint(mtu))
+	}
+}
+
+func (w words) String() string { return strings.Join(w, " ") }
+
+func addDel(remove bool) string {
+	if remove {
+		return "del"
+	}
+	return "add"
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+// quote makes a value one word of a shell line.
+func quote(s string) string {
+	if s != "" && !strings.ContainsAny(s, " \t\n'\"\\$`&|;<>(){}*?[]#~!") {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
