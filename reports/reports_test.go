@@ -1,0 +1,165 @@
+package reports
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/jsonschema-go/jsonschema"
+	"golang.org/x/perf/benchfmt"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+const recorded = "../fixtures/recorded/results.json"
+
+// documents returns what Write puts.
+func documents(t testing.TB, res Results) map[string][]byte {
+	t.Helper()
+	docs := map[string][]byte{}
+	if err := Write(res, func(name string, data []byte) error {
+		docs[name] = data
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return docs
+}
+
+func golden(t *testing.T, file string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, got, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(string(got), "\n")); diff != "" {
+		t.Errorf("%s differs (-want +got); go test ./reports -update writes it anew:\n%s", file, diff)
+	}
+}
+
+func readRecorded(t testing.TB) Results {
+	t.Helper()
+	data, err := os.ReadFile(recorded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := Read(bytes.NewReader(data), recorded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+func TestDocuments(t *testing.T) {
+	for name, data := range documents(t, exampleSmall()) {
+		golden(t, filepath.Join("testdata", "small", name), data)
+	}
+	golden(t, "testdata/small/matrix.txt", []byte(Matrix(exampleSmall(), 100, false)))
+}
+
+func TestDocumentsOfRecordedRun(t *testing.T) {
+	if *update {
+		if _, err := os.Stat(recorded); os.IsNotExist(err) {
+			golden(t, recorded, documents(t, exampleRun())["results.json"])
+		}
+	}
+	res := readRecorded(t)
+	docs := documents(t, res)
+	golden(t, "testdata/recorded/report.md", docs["report.md"])
+	golden(t, "testdata/recorded/matrix.txt", []byte(Matrix(res, 120, false)))
+	again := documents(t, res)
+	for name := range docs {
+		if !bytes.Equal(docs[name], again[name]) {
+			t.Errorf("%s: written twice, two different documents", name)
+		}
+	}
+}
+
+func TestExampleFitsSchema(t *testing.T) {
+	data, err := JSONSchema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "testdata/results.schema.json", append(data, '\n'))
+	var schema jsonschema.Schema
+	if err := json.Unmarshal(data, &schema); err != nil {
+		t.Fatal(err)
+	}
+	resolved, err := schema.Resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	valid := func(text []byte) error {
+		var instance map[string]any
+		if err := json.Unmarshal(text, &instance); err != nil {
+			t.Fatal(err)
+		}
+		return resolved.Validate(instance)
+	}
+	text := documents(t, exampleSmall())["results.json"]
+	if err := valid(text); err != nil {
+		t.Errorf("example: %v", err)
+	}
+	for _, change := range [][2]string{
+		{`"outcome": "pass"`, `"outcome": "passed"`},
+		{`"schema": "modebench.results/v1"`, `"schema": "modebench.results/v2"`},
+		{`"claims": [`, `"claims": null, "x": [`},
+		{`"seed": 42`, `"seed": "42"`},
+	} {
+		broken := bytes.Replace(text, []byte(change[0]), []byte(change[1]), 1)
+		if bytes.Equal(broken, text) {
+			t.Fatalf("%s is not in the example", change[0])
+		}
+		if valid(broken) == nil {
+			t.Errorf("with %s the schema still accepts it", change[1])
+		}
+	}
+}
+
+func TestBenchFormat(t *testing.T) {
+	res := exampleSmall()
+	r := benchfmt.NewReader(bytes.NewReader(documents(t, res)["bench.txt"]), "bench.txt")
+	lines, values := 0, 0
+	for r.Scan() {
+		switch rec := r.Result().(type) {
+		case *benchfmt.Result:
+			lines++
+			values += len(rec.Values)
+			for _, key := range []string{"goos", "goarch", "cpu", "kernel"} {
+				if rec.GetConfig(key) == "" {
+					t.Fatalf("line %d has no %s", lines, key)
+				}
+			}
+			for _, v := range rec.Values {
+				if r.Units().GetBetter(v.Unit) == 0 {
+					t.Errorf("unit %s does not say what is better", v.Unit)
+				}
+			}
+		case *benchfmt.SyntaxError:
+			t.Error(rec)
+		}
+	}
+	if err := r.Err(); err != nil {
+		t.Fatal(err)
+	}
+	want := 0
+	for _, result := range res.Results {
+		want += len(result.Values)
+	}
+	if values != want || lines == 0 {
+		t.Errorf("%d values on %d lines, want %d", values, lines, want)
+	}
+}
