@@ -73,7 +73,6 @@ type Link struct {
 	// macvlan (and later ipvlan, vlan): made in In on a parent of the machine's own namespace
 	Parent     string
 	ParentMode string // private, vepa, bridge, passthru
-	NoPromisc  bool   // macvlan passthru's flag
 }
 
 // LinkSet changes a device. Zero fields stay as they are.
@@ -160,7 +159,8 @@ type Table struct {
 type Chain struct {
 	Name     string
 	Type     string // filter, nat, route
-	Hook     string // prerouting, input, forward, output, postrouting, ingress
+	Hook     string // prerouting, input, forward, output, postrouting, ingress, egress
+	Device   string // whose packets an ingress or egress hook sees; empty with the other hooks
 	Priority int
 	Policy   string // accept, drop; empty: accept
 	Rules    []Rule
@@ -326,9 +326,6 @@ func (l Link) line(at, on, in string, remove bool) string {
 	}
 	if l.ParentMode != "" {
 		w.add("mode", l.ParentMode)
-	}
-	if l.NoPromisc {
-		w.add("nopromisc")
 	}
 	return w.String()
 }
