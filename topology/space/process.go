@@ -24,9 +24,12 @@ func Isolate(cmd *exec.Cmd) {
 	cmd.SysProcAttr = a
 }
 
-// Apart makes cmd start in a network namespace of its own, to be killed when this process ends.
-func Apart(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+// Mortal makes cmd be killed when this process ends.
+func Mortal(cmd *exec.Cmd) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 }
 
 // Start starts cmd from a thread that lasts as long as the process: a parent-death signal follows the thread that
@@ -35,3 +38,6 @@ func Start(cmd *exec.Cmd) error { return visit(cmd.Start) }
 
 // Start starts cmd inside the namespace, likewise.
 func (s *Space) Start(cmd *exec.Cmd) error { return s.Do(cmd.Start) }
+
+// Self is this very program, to be started again.
+const Self = "/proc/self/exe"

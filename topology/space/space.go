@@ -124,3 +124,12 @@ func attend(jobs chan errand) {
 		j.done <- err
 	}
 }
+
+// Again holds the same namespace a second time, to be closed apart.
+func (s *Space) Again() (*Space, error) {
+	fd, err := unix.FcntlInt(s.fd.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("hold network namespace: %w", err)
+	}
+	return &Space{fd: os.NewFile(uintptr(fd), own), inode: s.inode}, nil
+}

@@ -1,0 +1,218 @@
+// Package host is the program on each machine of a lab. It lives in the machine's network namespace, makes the
+// namespaces of its containers, carries steps out in them and undoes them, and offers the services that probe,
+// capture and make traffic. It decides nothing: what is done stands in the steps.
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/rpc"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modebench/modebench/topology/host/capture"
+	"github.com/modebench/modebench/topology/host/probe"
+	"github.com/modebench/modebench/topology/host/traffic"
+	"github.com/modebench/modebench/topology/lab"
+	"github.com/modebench/modebench/topology/space"
+)
+
+// Host is a machine's program: the namespaces that it holds, and what undoes every step that it carried out.
+// Its exported methods are the Host verbs of package lab; they may overlap.
+type Host struct {
+	name    string
+	capture *capture.Service
+
+	mu     sync.Mutex
+	spaces map[string]*space.Space // by container; "": the machine's own
+	shared map[string]bool         // containers that live in another's namespace
+	links  map[string]netlinks     // sockets into the namespaces, by container
+	owners map[string][]undo       // oldest first
+	spawn  map[int]*process
+}
+
+// undo takes one step back. An undo inside of a container's namespace is needless where the namespace goes too.
+type undo struct {
+	in   string // the container whose namespace is changed; empty: the machine's own
+	made string // the container whose namespace the step made; empty: none
+	link bool   // removes a device: done even where the namespace goes, so that the parent or peer is free at once
+	back func() error
+}
+
+// Serve runs the program of the machine called name over one byte stream, until the stream ends. It then lets go of
+// everything. The process must already be in the machine's network namespace, with all capabilities over it.
+func Serve(name string, stream io.ReadWriteCloser) error {
+	own, err := space.Current()
+	if err != nil {
+		return err
+	}
+	h := &Host{
+		name: name, capture: capture.New(name),
+		spaces: map[string]*space.Space{"": own}, shared: map[string]bool{}, links: map[string]netlinks{},
+		owners: map[string][]undo{}, spawn: map[int]*process{},
+	}
+	defer h.capture.Close()
+	if err := h.capture.Watch("", own); err != nil {
+		return err
+	}
+	if err := h.loopback(""); err != nil {
+		return err
+	}
+	probes, agents := probe.New(h.find), traffic.New(h.find)
+	defer probes.Close()
+	defer agents.Close()
+	defer h.endSpawned()
+	s := rpc.NewServer()
+	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": probes, "Traffic": agents} {
+		if err := s.RegisterName(verb, service); err != nil {
+			return err
+		}
+	}
+	s.ServeConn(stream)
+	return nil
+}
+
+// find returns the namespace of a container, or the machine's own for the empty name.
+func (h *Host) find(container string) (*space.Space, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.spaces[container]; s != nil {
+		return s, nil
+	}
+	return nil, fmt.Errorf("%s/%s: %w", h.name, container, errNoSpace)
+}
+
+// Apply is the verb Host.Apply.
+func (h *Host) Apply(a lab.Apply, _ *lab.Nothing) error {
+	var done []undo
+	for _, s := range a.Steps {
+		back, err := h.do(s, hands{})
+		if err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", s, err), h.back(done))
+		}
+		if back != nil {
+			u := undo{in: s.In, link: s.Link != nil, back: back}
+			if s.Space != nil {
+				u.made = s.Space.Name
+			}
+			done = append(done, u)
+		}
+	}
+	if a.Owner == "" {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.owners[a.Owner] = append(h.owners[a.Owner], done...)
+	return nil
+}
+
+// Undo is the verb Host.Undo.
+func (h *Host) Undo(u lab.Undo, _ *lab.Nothing) error {
+	h.mu.Lock()
+	done := h.owners[u.Owner]
+	delete(h.owners, u.Owner)
+	h.mu.Unlock()
+	return h.back(done)
+}
+
+// back takes steps back, last first. What is gone already is as it should be.
+func (h *Host) back(done []undo) error {
+	going := map[string]bool{}
+	for _, u := range done {
+		if u.made != "" && !h.isShared(u.made) {
+			going[u.made] = true
+		}
+	}
+	var errs []error
+	for i := len(done) - 1; i >= 0; i-- {
+		u := done[i]
+		if going[u.in] && !u.link {
+			continue
+		}
+		if err := u.back(); err != nil && !gone(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (h *Host) isShared(container string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.shared[container]
+}
+
+var (
+	errNoSpace = errors.New("no such container here")
+	errNoLink  = errors.New("no such device")
+)
+
+// gone tells whether an error says that what was to be removed is not there.
+func gone(err error) bool {
+	for _, e := range []error{unix.ENODEV, unix.ENOENT, unix.ESRCH, unix.EADDRNOTAVAIL, unix.ENXIO, errNoSpace, errNoLink} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// Attempt is the verb Host.Attempt.
+func (h *Host) Attempt(a lab.Attempt, reply *lab.Refusal) error {
+	var back func() error
+	attempt := func() (err error) {
+		back, err = h.do(a.Step, hands{bare: len(a.Without) > 0})
+		return err
+	}
+	run := attempt
+	if len(a.Without) > 0 {
+		s, err := h.find(a.Step.In)
+		if err != nil {
+			return err
+		}
+		run = func() error { return s.Do(func() error { return space.Without(a.Without, attempt) }) }
+	}
+	err := run()
+	var errno unix.Errno
+	switch {
+	case err == nil && back != nil:
+		return back()
+	case err == nil:
+		return nil
+	case errors.As(err, &errno):
+		*reply = lab.Refusal{Errno: unix.ErrnoName(errno), Text: err.Error()}
+		return nil
+	default:
+		return fmt.Errorf("%s: %w", a.Step, err)
+	}
+}
+
+// State is the verb Host.State. A container that lives in another's namespace shows that one's state.
+func (h *Host) State(_ lab.Nothing, reply *lab.State) error {
+	h.mu.Lock()
+	spaces, sharers := map[string]*space.Space{}, map[string]uint64{}
+	for name, s := range h.spaces {
+		if h.shared[name] {
+			sharers[name] = s.Inode()
+		} else {
+			spaces[name] = s
+		}
+	}
+	h.mu.Unlock()
+	s, err := state(spaces)
+	if err != nil {
+		return err
+	}
+	for name, inode := range sharers {
+		for owner, of := range spaces {
+			if of.Inode() == inode {
+				s.Spaces[name] = s.Spaces[owner]
+			}
+		}
+	}
+	*reply = s
+	return nil
+}

@@ -1,0 +1,64 @@
+package host
+
+import (
+	"fmt"
+
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/space"
+)
+
+// kernels are the experiments that tell whether a kernel has something, by its name.
+var kernels = map[string][]topology.Step{
+	"veth":   {{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}}},
+	"bridge": {{Link: &topology.Link{Name: "br", Kind: "bridge"}}},
+	"macvlan": {
+		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
+		{Link: &topology.Link{Name: "m", Kind: "macvlan", Parent: "a", ParentMode: "bridge"}},
+	},
+	"nftables": {{Table: &topology.Table{Family: "inet", Name: "t", Chains: []topology.Chain{{
+		Name: "c", Type: "filter", Hook: "input",
+		Rules: []topology.Rule{{Match: []topology.Match{{Field: "ct state", Value: "new"}}, Verdict: topology.Verdict{Kind: "accept"}}},
+	}}}}},
+	"nft-nat": {natTable("ip"), natTable("ip6")},
+	"tbf": {
+		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
+		{Shape: &topology.Shape{Link: "a", Rate: 1e9}},
+	},
+}
+
+func natTable(family string) topology.Step {
+	return topology.Step{Table: &topology.Table{Family: family, Name: "t", Chains: []topology.Chain{{
+		Name: "c", Type: "nat", Hook: "postrouting", Priority: 100,
+		Rules: []topology.Rule{{Match: []topology.Match{{Field: "oifname", Value: "a"}}, Verdict: topology.Verdict{Kind: "masquerade"}}},
+	}}}}
+}
+
+// Kernel tries what it is asked for in an empty namespace, and returns what cannot be had with the kernel's words.
+// It changes nothing. The names are those of modes.Kernel, and tbf for rates.
+func Kernel(names []string) (missing map[string]error, err error) {
+	missing = map[string]error{}
+	for _, name := range names {
+		steps, ok := kernels[name]
+		if !ok {
+			return nil, fmt.Errorf("kernel feature %q: no experiment tells whether it is there", name)
+		}
+		s, err := space.New()
+		if err != nil {
+			return nil, err
+		}
+		h := &Host{spaces: map[string]*space.Space{"": s}, shared: map[string]bool{}, links: map[string]netlinks{}}
+		for _, step := range steps {
+			if _, err := h.do(step, hands{}); err != nil {
+				missing[name] = fmt.Errorf("%s: %w", step, err)
+				break
+			}
+		}
+		for _, nl := range h.links {
+			nl.Close()
+		}
+		if err := s.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return missing, nil
+}

@@ -1,0 +1,114 @@
+package host
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/modebench/modebench/topology/lab"
+	"github.com/modebench/modebench/topology/space"
+)
+
+// process is a child that does nothing until its standard input ends.
+type process struct {
+	cmd *exec.Cmd
+	in  io.Closer
+}
+
+func (p *process) end() error {
+	_ = p.in.Close()
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait() // it was killed: that it says so is no news
+	return nil
+}
+
+// namespaces are those that a process tells of itself.
+var namespaces = map[string]uintptr{
+	"net": syscall.CLONE_NEWNET, "mnt": syscall.CLONE_NEWNS, "pid": syscall.CLONE_NEWPID,
+	"uts": syscall.CLONE_NEWUTS, "ipc": syscall.CLONE_NEWIPC,
+}
+
+// Idle is what a spawned process runs: it writes the inodes of its namespaces and waits for the end of its input.
+func Idle() error {
+	out := map[string]uint64{}
+	for name := range namespaces {
+		link, err := os.Readlink("/proc/self/ns/" + name) // such as net:[4026531840], namespaces(7)
+		if err != nil {
+			return err
+		}
+		inode, err := strconv.ParseUint(strings.TrimSuffix(link[strings.Index(link, "[")+1:], "]"), 10, 64)
+		if err != nil {
+			return fmt.Errorf("%s: %w", link, err)
+		}
+		out[name] = inode
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// Spawn is the verb Host.Spawn.
+func (h *Host) Spawn(a lab.Spawn, reply *lab.Process) error {
+	s, err := h.find(a.In)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(space.Self, "idle")
+	cmd.Stderr = os.Stderr
+	space.Mortal(cmd)
+	for _, name := range a.Separate {
+		flag, ok := namespaces[name]
+		if !ok || name == "net" {
+			return fmt.Errorf("spawn: namespace %q: want mnt, pid, uts or ipc", name)
+		}
+		cmd.SysProcAttr.Cloneflags |= flag
+	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := s.Start(cmd); err != nil {
+		return fmt.Errorf("spawn: %w", err)
+	}
+	p := &process{cmd: cmd, in: in}
+	if err := json.NewDecoder(out).Decode(&reply.Namespaces); err != nil {
+		_ = p.end()
+		return fmt.Errorf("spawn: %w", err)
+	}
+	reply.PID = cmd.Process.Pid
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.spawn[reply.PID] = p
+	return nil
+}
+
+// Kill is the verb Host.Kill.
+func (h *Host) Kill(k lab.Kill, _ *lab.Nothing) error {
+	h.mu.Lock()
+	p := h.spawn[k.PID]
+	delete(h.spawn, k.PID)
+	h.mu.Unlock()
+	if p == nil {
+		return fmt.Errorf("%s: process %d was not started here", h.name, k.PID)
+	}
+	return p.end()
+}
+
+func (h *Host) endSpawned() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.spawn {
+		_ = p.end()
+	}
+}
