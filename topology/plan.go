@@ -190,11 +190,11 @@ func (p *Plan) Container(host, network string, number int) (Container, error) {
 	hosts := p.Hosts()
 	at := slices.IndexFunc(hosts, func(m *Machine) bool { return m.Name == host })
 	if at < 0 {
-		return Container{}, fmt.Errorf("%s: unknown host %q: hosts are %s", place, host, list(names(p.Topology.Hosts)))
+		return Container{}, fmt.Errorf("%s: unknown host %q: want one of %s", place, host, list(names(p.Topology.Hosts)))
 	}
 	n := p.Network(network)
 	if n == nil {
-		return Container{}, fmt.Errorf("%s: unknown network %q: networks are %s", place, network, list(names(p.Topology.Networks)))
+		return Container{}, fmt.Errorf("%s: unknown network %q: want one of %s", place, network, list(names(p.Topology.Networks)))
 	}
 	segment := p.segment(hosts[at].NIC(n.NIC).Segment)
 	if f := fits(number, len(hosts), segment.Name, segment.V4, network, n.V4); f != nil {
@@ -215,7 +215,7 @@ func (p *Plan) Container(host, network string, number int) (Container, error) {
 func fits(number, hosts int, segment string, segment4 netip.Prefix, network string, private4 netip.Prefix) *flaw {
 	switch room := slice(segment4, hosts) - 2; {
 	case number < 1:
-		return &flaw{problem: fmt.Sprintf("number %d", number), remedy: "containers count from 1"}
+		return &flaw{problem: fmt.Sprintf("number %d", number), remedy: "1 or more"}
 	case number > room:
 		return &flaw{
 			path:    []string{"segments", segment, "v4"},
@@ -231,7 +231,7 @@ func fits(number, hosts int, segment string, segment4 netip.Prefix, network stri
 		}
 	}
 	if number > 0xffff {
-		return &flaw{problem: fmt.Sprintf("number %d", number), remedy: "a host has at most 65535 containers"}
+		return &flaw{problem: fmt.Sprintf("number %d", number), remedy: "at most 65535 on a host"}
 	}
 	return nil
 }

@@ -4,7 +4,7 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
-	"math"
+	"math/big"
 	"net/netip"
 	"reflect"
 	"regexp"
@@ -24,13 +24,13 @@ type Error struct {
 	File         string
 	Line, Column int    // from 1; a column counts characters
 	Problem      string // what is wrong
-	Remedy       string // what would be right
+	Remedy       string // what would be right instead
 	Excerpt      string // the line, with a caret below the column
 }
 
-// Error is one line, file:line:column: problem: remedy, and then the excerpt.
+// Error is one line, file:line:column: problem: want remedy, and then the excerpt.
 func (e *Error) Error() string {
-	return fmt.Sprintf("%s:%d:%d: %s: %s\n%s", e.File, e.Line, e.Column, e.Problem, e.Remedy, e.Excerpt)
+	return fmt.Sprintf("%s:%d:%d: %s: want %s\n%s", e.File, e.Line, e.Column, e.Problem, e.Remedy, e.Excerpt)
 }
 
 // Read reads a topology file: one YAML document, without tags, anchors and aliases. Every key must be known, and
@@ -65,7 +65,7 @@ func parse(data []byte) (f *ast.File, err error) {
 			err = fmt.Errorf("not YAML that can be read: %v", p)
 		}
 	}()
-	return parser.ParseBytes(data, 0)
+	return parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // pairs finds them
 }
 
 // A decoder turns nodes into values, strictly, and keeps the place of each. The YAML library's own decoder would take
@@ -85,7 +85,7 @@ func (d *decoder) decode(path []string, n ast.Node, v reflect.Value) error {
 	p.value = n.GetToken()
 	d.places[at(path)] = p
 	wrong := func(want string) error {
-		return d.at(first(n), "here is "+kind(n), want)
+		return d.at(first(n), "this is "+kind(n), want)
 	}
 	if v.Type() == reflect.TypeFor[NIC]() && n.Type() == ast.StringType {
 		return d.decode(path, n, v.FieldByName("Segment"))
@@ -113,7 +113,7 @@ func (d *decoder) decode(path []string, n ast.Node, v reflect.Value) error {
 		return d.pairs(path, n, func(key *token.Token, value ast.Node) error {
 			field, ok := fields[key.Value]
 			if !ok {
-				return d.at(key, fmt.Sprintf("unknown key %q", key.Value), "keys here are "+list(keys))
+				return d.at(key, fmt.Sprintf("unknown key %q", key.Value), "one of "+list(keys))
 			}
 			return d.decode(append(path, key.Value), value, field)
 		})
@@ -142,7 +142,7 @@ func (d *decoder) decode(path []string, n ast.Node, v reflect.Value) error {
 	case reflect.String:
 		s, ok := n.(*ast.StringNode)
 		if !ok {
-			return wrong("a text")
+			return wrong("a plain text")
 		}
 		v.SetString(s.Value)
 		return nil
@@ -181,7 +181,7 @@ func (d *decoder) pairs(path []string, n ast.Node, do func(*token.Token, ast.Nod
 	case *ast.MappingValueNode:
 		pairs = []*ast.MappingValueNode{n}
 	default:
-		return d.at(first(n), "here is "+kind(n), "a mapping of keys to values")
+		return d.at(first(n), "this is "+kind(n), "a mapping of keys to values")
 	}
 	for _, pair := range pairs {
 		key, ok := pair.Key.(*ast.StringNode)
@@ -189,6 +189,9 @@ func (d *decoder) pairs(path []string, n ast.Node, do func(*token.Token, ast.Nod
 			return d.at(first(pair.Key), "the key is "+kind(pair.Key), "a name")
 		}
 		below := at(append(path, key.Value))
+		if earlier, twice := d.places[below]; twice {
+			return d.at(key.Token, fmt.Sprintf("the key %q stands in line %d already", key.Value, earlier.key.Position.Line), "each key once")
+		}
 		d.places[below] = place{key: key.Token}
 		if err := do(key.Token, pair.Value); err != nil {
 			return err
@@ -239,6 +242,8 @@ func kind(n ast.Node) string {
 		return "an anchor"
 	case ast.AliasType:
 		return "an alias"
+	case ast.LiteralType:
+		return "a block of text"
 	case ast.TagType:
 		return "a tag"
 	case ast.MergeKeyType:
@@ -251,9 +256,9 @@ func kind(n ast.Node) string {
 func (d *decoder) syntax(err error) error {
 	var e yaml.Error
 	if errors.As(err, &e) {
-		return d.at(e.GetToken(), e.GetMessage(), "YAML as in https://yaml.org/spec/1.2.2")
+		return d.at(e.GetToken(), e.GetMessage(), "YAML (https://yaml.org/spec/1.2.2)")
 	}
-	return d.at(nil, err.Error(), "YAML as in https://yaml.org/spec/1.2.2")
+	return d.at(nil, err.Error(), "YAML (https://yaml.org/spec/1.2.2)")
 }
 
 func (d *decoder) flaw(f *flaw) error {
@@ -292,29 +297,36 @@ func (d *decoder) at(t *token.Token, problem, remedy string) *Error {
 	return e
 }
 
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+func oneLine(s string) string {
+	return strings.NewReplacer("\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(s)
+}
+
+var rateForm = regexp.MustCompile(`^[0-9]{1,15}(\.[0-9]{1,9})?([kMG]?bit/s)?$`)
 
 // UnmarshalText reads a rate: a number with bit/s, kbit/s, Mbit/s, Gbit/s (powers of 1000), or in bit/s without a unit.
 func (r *BitRate) UnmarshalText(text []byte) error {
 	s := string(text)
-	factor := 1.0
+	if !rateForm.MatchString(s) {
+		return fmt.Errorf("%q is not a rate", s)
+	}
+	factor := uint64(1)
 	for _, u := range units {
 		if number, ok := strings.CutSuffix(s, u.suffix); ok {
-			s, factor = number, float64(u.factor)
+			s, factor = number, u.factor
 			break
 		}
 	}
-	n, err := strconv.ParseFloat(s, 64)
-	if err != nil {
-		return err
-	}
-	bits := n * factor
-	if bits < 0 || bits != math.Trunc(bits) || bits >= 1<<53 {
+	n, _ := new(big.Rat).SetString(s) // of the form's digits
+	n.Mul(n, new(big.Rat).SetUint64(factor))
+	if !n.IsInt() || n.Num().BitLen() > 53 {
 		return fmt.Errorf("%q is not a whole number of bit/s below 2^53", text)
 	}
-	*r = BitRate(bits)
+	*r = BitRate(n.Num().Uint64())
 	return nil
 }
+
+// MarshalText is what String gives.
+func (r BitRate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // String is the rate in the largest unit that needs no fraction, as UnmarshalText reads it.
 func (r BitRate) String() string { return r.in("/s") }
@@ -345,9 +357,9 @@ type flaw struct {
 
 func (f *flaw) Error() string {
 	if len(f.path) == 0 {
-		return f.problem + ": " + f.remedy
+		return f.problem + ": want " + f.remedy
 	}
-	return strings.Join(f.path, ".") + ": " + f.problem + ": " + f.remedy
+	return strings.Join(f.path, ".") + ": " + f.problem + ": want " + f.remedy
 }
 
 func (t Topology) hostNICs() map[string]map[string]NIC {
@@ -379,7 +391,7 @@ func (t Topology) check() *flaw {
 	case !titleForm.MatchString(t.Name):
 		return &flaw{path: []string{"name"}, problem: fmt.Sprintf("name %q", t.Name), remedy: "a small letter, then up to 31 small letters, digits and hyphens"}
 	case t.Fabric != "" && t.Fabric != Open:
-		return &flaw{path: []string{"fabric"}, problem: fmt.Sprintf("unknown fabric %q", t.Fabric), remedy: "fabric: open"}
+		return &flaw{path: []string{"fabric"}, problem: fmt.Sprintf("unknown fabric %q", t.Fabric), remedy: "open"}
 	}
 	for _, check := range []func() *flaw{t.checkNames, t.checkSegments, t.checkTors, t.checkNICs, t.checkNetworks, t.checkBlocks, t.checkContainers} {
 		if f := check(); f != nil {
@@ -416,7 +428,7 @@ func (t Topology) checkNames() *flaw {
 				continue
 			}
 			if other, taken := machines[name]; taken {
-				return &flaw{path: path, key: true, problem: fmt.Sprintf("%s %s has the name of the %s", kind.noun, name, other), remedy: "each machine a name of its own"}
+				return &flaw{path: path, key: true, problem: fmt.Sprintf("the %s %s has the name of another machine, the %s", kind.noun, name, other), remedy: "a name of its own for each machine"}
 			}
 			machines[name] = kind.noun
 		}
@@ -434,17 +446,22 @@ func checkName(path []string, noun, name string) *flaw {
 	return nil
 }
 
+const (
+	leastMTU = 1280  // RFC 8200 section 5
+	mostMTU  = 65535 // RFC 791 section 3.1
+)
+
 func (t Topology) checkSegments() *flaw {
 	for _, name := range names(t.Segments) {
 		s := t.Segments[name]
 		path := []string{"segments", name}
-		if s.MTU != 0 && s.MTU < 1280 {
+		if s.MTU != 0 && s.MTU < leastMTU {
 			return &flaw{path: append(path, "mtu"), problem: fmt.Sprintf("MTU %d is too small for IPv6", s.MTU), remedy: "at least 1280 (RFC 8200 section 5)"}
 		}
-		if s.MTU > 65535 {
-			return &flaw{path: append(path, "mtu"), problem: fmt.Sprintf("MTU %d is larger than an IP packet", s.MTU), remedy: "at most 65535"}
+		if s.MTU > mostMTU {
+			return &flaw{path: append(path, "mtu"), problem: fmt.Sprintf("MTU %d is larger than an IP packet", s.MTU), remedy: "at most 65535 (RFC 791 section 3.1)"}
 		}
-		if f := checkPair(path, s.V4, s.V6); f != nil {
+		if f := checkPair(path, "segment "+name, s.V4, s.V6); f != nil {
 			return f
 		}
 		machines := len(t.Hosts)
@@ -460,7 +477,7 @@ func (t Topology) checkSegments() *flaw {
 }
 
 // checkPair checks an IPv4 and an IPv6 block.
-func checkPair(path []string, v4, v6 netip.Prefix) *flaw {
+func checkPair(path []string, whose string, v4, v6 netip.Prefix) *flaw {
 	for _, b := range []struct {
 		key, family, example, lengths string
 		prefix                        netip.Prefix
@@ -474,7 +491,7 @@ func checkPair(path []string, v4, v6 netip.Prefix) *flaw {
 		addr := b.prefix.Addr()
 		switch {
 		case !b.prefix.IsValid():
-			return &flaw{path: path, problem: fmt.Sprintf("%s has no %s block", strings.Join(path[:len(path)-1], " "), b.family), remedy: fmt.Sprintf("%s: %s", b.key, b.example)}
+			return &flaw{path: path, problem: fmt.Sprintf("%s has no %s block", whose, b.family), remedy: fmt.Sprintf("%s: %s", b.key, b.example)}
 		case !b.is:
 			return &flaw{path: path, problem: fmt.Sprintf("%s is not an %s block", b.prefix, b.family), remedy: fmt.Sprintf("%s: %s", b.key, b.example)}
 		case b.prefix.Bits() < b.shortest || b.prefix.Bits() > b.longest:
@@ -516,7 +533,7 @@ func (t Topology) checkTors() *flaw {
 
 func (t Topology) checkSegment(path []string, name string) *flaw {
 	if _, known := t.Segments[name]; !known {
-		return &flaw{path: path, problem: fmt.Sprintf("unknown segment %q", name), remedy: "segments are " + list(names(t.Segments))}
+		return &flaw{path: path, problem: fmt.Sprintf("unknown segment %q", name), remedy: "one of " + list(names(t.Segments))}
 	}
 	return nil
 }
@@ -544,7 +561,7 @@ func (t Topology) checkNICs() *flaw {
 				field := func(key string) []string { return append(slices.Clone(path), key) }
 				segment := field("segment")
 				if nic.Segment == "" {
-					return &flaw{path: segment, problem: fmt.Sprintf("interface %s of %s has no segment", name, machine), remedy: "segments are " + list(names(t.Segments))}
+					return &flaw{path: segment, problem: fmt.Sprintf("interface %s of %s has no segment", name, machine), remedy: "one of " + list(names(t.Segments))}
 				}
 				if f := t.checkSegment(segment, nic.Segment); f != nil {
 					return f
@@ -582,7 +599,7 @@ func (t Topology) checkNetworks() *flaw {
 				return &flaw{path: append(path, "nic"), problem: fmt.Sprintf("host %s has no interface %q", host, n.NIC), remedy: "an interface that every host has"}
 			}
 		}
-		if f := checkPair(path, n.V4, n.V6); f != nil {
+		if f := checkPair(path, "network "+name, n.V4, n.V6); f != nil {
 			return f
 		}
 	}
@@ -620,7 +637,7 @@ func (t Topology) checkContainers() *flaw {
 		path := []string{"hosts", host, "containers"}
 		for _, network := range names(h.Containers) {
 			if _, known := t.Networks[network]; !known {
-				return &flaw{path: append(path, network), key: true, problem: fmt.Sprintf("unknown network %q", network), remedy: "networks are " + list(names(t.Networks))}
+				return &flaw{path: append(path, network), key: true, problem: fmt.Sprintf("unknown network %q", network), remedy: "one of " + list(names(t.Networks))}
 			}
 			if n := h.Containers[network]; n < 0 || n > 0xffff {
 				return &flaw{path: append(path, network), problem: fmt.Sprintf("%d containers", n), remedy: "0 to 65535"}

@@ -480,7 +480,11 @@ func (t Table) line(at string, remove bool) string {
 			if policy == "" {
 				policy = "accept"
 			}
-			fmt.Fprintf(&b, "\t\ttype %s hook %s priority %d; policy %s;\n", c.Type, c.Hook, c.Priority, policy)
+			hook := c.Hook
+			if c.Device != "" {
+				hook += " device " + c.Device
+			}
+			fmt.Fprintf(&b, "\t\ttype %s hook %s priority %d; policy %s;\n", c.Type, hook, c.Priority, policy)
 		}
 		for _, r := range c.Rules {
 			fmt.Fprintf(&b, "\t\t%s\n", r.line(t.Family))

@@ -1,0 +1,313 @@
+package topology_test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/modebench/modebench/topology"
+)
+
+func plan(t testing.TB, name string) *topology.Plan {
+	t.Helper()
+	lab, err := topology.Read(name, source(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := topology.NewPlan(lab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// The plan of each topology that comes with the program, to be read in review.
+func TestPlan(t *testing.T) {
+	for _, name := range files(t) {
+		golden(t, "testdata/"+strings.TrimSuffix(strings.TrimPrefix(name, "topologies/"), ".yaml")+".plan.txt", describe(plan(t, name)))
+	}
+}
+
+func describe(p *topology.Plan) string {
+	var b strings.Builder
+	for _, s := range p.Segments {
+		fmt.Fprintf(&b, "segment %s %s %s mtu %d\n", s.Name, s.V4, s.V6, s.MTU)
+	}
+	for _, n := range p.Networks {
+		fmt.Fprintf(&b, "network %s nic %s %s %s gateways %s %s bridge %s\n", n.Name, n.NIC, n.V4, n.V6, n.Gateway4, n.Gateway6, n.Bridge)
+	}
+	for _, m := range p.Machines {
+		fmt.Fprintf(&b, "\n%s %s\n", m.Role, m.Name)
+		for _, i := range m.NICs {
+			fmt.Fprintf(&b, "  %s on %s %s mtu %d %s %s to %s/%s", i.Name, i.Segment, i.MAC, i.MTU, i.V4, i.V6, i.Peer.Machine, i.Peer.Interface)
+			if i.Rate != 0 {
+				fmt.Fprintf(&b, " rate %s", i.Rate)
+			}
+			b.WriteString("\n")
+		}
+		for _, c := range m.Containers {
+			fmt.Fprintf(&b, "  %s on %s %s %s %s %s %s %s\n", c.ID(), c.Network, c.Device, c.MAC, c.Segment4, c.Segment6, c.Private4, c.Private6)
+		}
+	}
+	return b.String()
+}
+
+func TestPlanRefuses(t *testing.T) {
+	good, err := topology.Read("", source(t, "topologies/one-host.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good.Hosts = map[string]topology.Host{"h1": {NICs: map[string]topology.NIC{"eth0": {Segment: "rock"}}}}
+	p, err := topology.NewPlan(good)
+	if want := `hosts.h1.nics.eth0.segment: unknown segment "rock": want one of rack`; p != nil || err == nil || err.Error() != want {
+		t.Errorf("got %v and %v, want the error %s", p, err, want)
+	}
+}
+
+func TestContainer(t *testing.T) {
+	p := plan(t, "topologies/two-hosts.yaml")
+	for _, h := range p.Hosts() {
+		for _, c := range h.Containers {
+			again, err := p.Container(h.Name, c.Network, c.Number)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c, again, addresses); diff != "" {
+				t.Errorf("%s is not decided as at the start: %s", c.ID(), diff)
+			}
+		}
+	}
+	for _, c := range []struct {
+		host, network string
+		number        int
+		want          string
+	}{
+		{"h1", "blue", 253, ""},
+		{"h1", "blue", 254, "container 254 of network blue on h1: networks.blue.v4: network blue has 253 container addresses in 172.17.0.0/24, and number 254 is needed: want a larger block or fewer containers"},
+		{"h1", "blue", 255, "container 255 of network blue on h1: segments.rack.v4: segment rack has 254 container addresses for each of 2 hosts in 198.18.0.0/22, and number 255 is needed: want a larger block or fewer containers"},
+		{"h1", "blue", 0, "container 0 of network blue on h1: number 0: want 1 or more"},
+		{"h3", "blue", 1, `container 1 of network blue on h3: unknown host "h3": want one of h1, h2`},
+		{"x", "blue", 1, `container 1 of network blue on x: unknown host "x": want one of h1, h2`},
+		{"h1", "red", 1, `container 1 of network red on h1: unknown network "red": want one of blue, green`},
+	} {
+		_, err := p.Container(c.host, c.network, c.number)
+		if got := fmt.Sprint(err); c.want == "" && err != nil || c.want != "" && got != c.want {
+			t.Errorf("%s %s %d: got %v, want %q", c.host, c.network, c.number, err, c.want)
+		}
+	}
+}
+
+var addresses = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+
+// drawTopology is any topology that NewPlan may have to plan: of these blocks some are too small.
+func drawTopology(t *rapid.T) topology.Topology {
+	count := func(label string, least, most int) int { return rapid.IntRange(least, most).Draw(t, label) }
+	lab := topology.Topology{
+		Name:     "drawn",
+		Segments: map[string]topology.Segment{},
+		Tors:     map[string]topology.Tor{},
+		Hosts:    map[string]topology.Host{},
+		External: map[string]topology.External{},
+		Networks: map[string]topology.Network{},
+	}
+	segments := count("segments", 1, 3)
+	for i := range segments {
+		name := fmt.Sprintf("s%d", i)
+		lab.Segments[name] = topology.Segment{
+			V4:  netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), count("length", 16, 28)),
+			V6:  netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, byte(i)}), 64),
+			MTU: rapid.SampledFrom([]int{0, 1280, 1500, 9000}).Draw(t, "mtu"),
+		}
+		tor := fmt.Sprintf("t%d", count("tor", 1, 2))
+		lab.Tors[tor] = topology.Tor{Joins: append(lab.Tors[tor].Joins, name)}
+	}
+	nics := func() map[string]topology.NIC {
+		nics := map[string]topology.NIC{}
+		for i := range segments {
+			nics[fmt.Sprintf("eth%d", i)] = topology.NIC{Segment: fmt.Sprintf("s%d", i)}
+		}
+		return nics
+	}
+	for i := range count("networks", 1, 3) {
+		lab.Networks[fmt.Sprintf("n%d", i)] = topology.Network{
+			NIC: fmt.Sprintf("eth%d", count("nic", 0, segments-1)),
+			V4:  netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i), 0}), count("private length", 24, 28)),
+			V6:  netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, byte(i)}), 64),
+		}
+	}
+	for i := range count("hosts", 1, 12) {
+		containers := map[string]int{}
+		for name := range lab.Networks {
+			containers[name] = 0
+		}
+		h := topology.Host{NICs: nics(), Containers: containers}
+		for n := range len(lab.Networks) {
+			h.Containers[fmt.Sprintf("n%d", n)] = count("containers", 0, 20)
+		}
+		lab.Hosts[fmt.Sprintf("h%d", i+1)] = h
+	}
+	for i := range count("externals", 0, 3) {
+		lab.External[fmt.Sprintf("x%d", i+1)] = topology.External{NICs: nics()}
+	}
+	return lab
+}
+
+// Whatever can be planned is planned without two things in one place, and twice alike.
+func TestPlanProperties(t *testing.T) {
+	planned := 0
+	rapid.Check(t, func(t *rapid.T) {
+		lab := drawTopology(t)
+		p, err := topology.NewPlan(lab)
+		if err != nil {
+			if !strings.Contains(err.Error(), ": want ") {
+				t.Fatalf("refused without a remedy: %v", err)
+			}
+			return
+		}
+		planned++
+		again, err := topology.NewPlan(lab)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(describe(p), describe(again)); diff != "" {
+			t.Fatalf("planned twice, differently: %s", diff)
+		}
+		checkPlan(t, p)
+	})
+	if planned == 0 {
+		t.Error("nothing drawn could be planned")
+	}
+}
+
+// checkPlan checks what holds of every plan.
+func checkPlan(t interface{ Fatalf(string, ...any) }, p *topology.Plan) {
+	once := map[string]string{}
+	claim := func(what fmt.Stringer, scope, who string) {
+		key := scope + " " + what.String()
+		if other, taken := once[key]; taken {
+			t.Fatalf("%s has %s of %s, in %q", who, what, other, scope)
+		}
+		once[key] = who
+	}
+	within := func(block, address netip.Prefix, who string) {
+		if address.Bits() != block.Bits() || !block.Contains(address.Addr()) || address == block {
+			t.Fatalf("%s has %s, outside of %s", who, address, block)
+		}
+		if last := lastAddress(block); address.Addr() == last && block.Addr().Is4() {
+			t.Fatalf("%s has %s, the broadcast address of %s", who, address, block)
+		}
+	}
+	segments := map[string]topology.PlannedSegment{}
+	for _, s := range p.Segments {
+		segments[s.Name] = s
+		if s.MTU < 1280 {
+			t.Fatalf("segment %s has the MTU %d", s.Name, s.MTU)
+		}
+	}
+	for i := range p.Machines {
+		m := &p.Machines[i]
+		if p.Machine(m.Name) != m {
+			t.Fatalf("two machines are called %s", m.Name)
+		}
+		for _, nic := range m.NICs {
+			who := m.Name + "/" + nic.Name
+			claim(name(nic.Name), "devices of "+m.Name, who)
+			claim(nic.MAC, "MACs", who)
+			s := segments[nic.Segment]
+			if nic.MTU != s.MTU {
+				t.Fatalf("%s has the MTU %d on segment %s of %d", who, nic.MTU, s.Name, s.MTU)
+			}
+			if nic.MAC[0]&3 != 2 {
+				t.Fatalf("%s has the MAC %s, not a unicast one that is locally administered", who, nic.MAC)
+			}
+			peer := p.Machine(nic.Peer.Machine).NIC(nic.Peer.Interface)
+			if peer == nil || peer.Peer != (topology.Port{Machine: m.Name, Interface: nic.Name}) || peer.Segment != nic.Segment {
+				t.Fatalf("%s is joined with %v, which is joined with %v", who, nic.Peer, peer)
+			}
+			if m.Role == topology.RoleTor {
+				continue
+			}
+			within(s.V4, nic.V4, who)
+			within(s.V6, nic.V6, who)
+			claim(nic.V4.Addr(), "addresses", who)
+			claim(nic.V6.Addr(), "addresses", who)
+		}
+		for _, c := range m.Containers {
+			n := p.Network(c.Network)
+			s := segments[m.NIC(n.NIC).Segment]
+			claim(name(c.Name), "containers of "+m.Name, c.ID())
+			claim(name(c.Device), "devices of "+m.Name, c.ID())
+			claim(c.MAC, "MACs", c.ID())
+			within(s.V4, c.Segment4, c.ID())
+			within(s.V6, c.Segment6, c.ID())
+			within(n.V4, c.Private4, c.ID())
+			within(n.V6, c.Private6, c.ID())
+			claim(c.Segment4.Addr(), "addresses", c.ID())
+			claim(c.Segment6.Addr(), "addresses", c.ID())
+			claim(c.Private4.Addr(), "private addresses of "+m.Name, c.ID())
+			claim(c.Private6.Addr(), "private addresses of "+m.Name, c.ID())
+			if c.Private4.Addr() == n.Gateway4 || c.Private6.Addr() == n.Gateway6 {
+				t.Fatalf("%s has the gateway's address", c.ID())
+			}
+		}
+		if m.Role == topology.RoleHost {
+			for _, n := range p.Networks {
+				claim(name(n.Bridge), "devices of "+m.Name, n.Name)
+			}
+		}
+	}
+	for device := range once {
+		if what, is := strings.CutPrefix(device, "devices of "); is {
+			if _, d, _ := strings.Cut(what, " "); len(d) > 15 {
+				t.Fatalf("device name %s has more than 15 bytes", d)
+			}
+		}
+	}
+	for _, s := range topology.Underlay(p) {
+		if p.Machine(s.On) == nil || s.String() == "" {
+			t.Fatalf("step on %q: %s", s.On, s)
+		}
+	}
+}
+
+type name string
+
+func (n name) String() string { return string(n) }
+
+func lastAddress(p netip.Prefix) netip.Addr {
+	last := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(last)*8; i++ {
+		last[i/8] |= 0x80 >> (i % 8)
+	}
+	addr, _ := netip.AddrFromSlice(last)
+	return addr
+}
+
+// A larger lab than those that come with the program: 100 hosts with 10 containers each.
+func TestPlanLarge(t *testing.T) {
+	lab := topology.Topology{
+		Name:     "large",
+		Segments: map[string]topology.Segment{"rack": {V4: netip.MustParsePrefix("10.0.0.0/16"), V6: netip.MustParsePrefix("2001:db8::/64")}},
+		Tors:     map[string]topology.Tor{"tor": {Joins: []string{"rack"}}},
+		Hosts:    map[string]topology.Host{},
+		Networks: map[string]topology.Network{"blue": {NIC: "eth0", V4: netip.MustParsePrefix("172.17.0.0/24"), V6: netip.MustParsePrefix("fd17::/64")}},
+	}
+	for i := range 100 {
+		lab.Hosts[fmt.Sprintf("h%d", i+1)] = topology.Host{
+			NICs:       map[string]topology.NIC{"eth0": {Segment: "rack"}},
+			Containers: map[string]int{"blue": 10},
+		}
+	}
+	p, err := topology.NewPlan(lab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkPlan(t, p)
+	if h := p.Hosts()[9]; h.Name != "h10" || h.NIC("eth0").V4.String() != "10.0.0.10/16" {
+		t.Errorf("the tenth host is %s with %s, want h10 with 10.0.0.10/16", h.Name, h.NIC("eth0").V4)
+	}
+}
