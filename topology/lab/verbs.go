@@ -281,7 +281,7 @@ type IP struct {
 	RouterAlert   bool
 	DSCP          int
 	HeaderOK      bool   // the header checksum is right (IPv6 has none: true)
-	Transport     string // transport checksum: ok, wrong, unfinished (left to the device), none
+	Transport     string // transport checksum: ok, wrong, unfinished (left to the device), none; empty: a fragment, or cut
 }
 
 // ICMP is a message of either family, other than neighbour discovery.
