@@ -29,7 +29,8 @@ type Mode struct {
 	// Addrs are the addresses, IPv4 before IPv6, by which the container is reached when attached to the host, with the
 	// length of their subnet. Nil: none beyond the loopback's.
 	Addrs func(*topology.Plan, *topology.Machine, topology.Container) []netip.Prefix
-	// Device is the interface with these addresses, as the container sees it; empty: none beyond the loopback.
+	// Device is the interface with these addresses, as the container sees it. Empty: the host's own of the container's
+	// network, or, without addresses, none beyond the loopback. See DeviceOf.
 	Device string
 
 	order int
@@ -77,6 +78,18 @@ func Find(name string) (Mode, bool) {
 		return Mode{}, false
 	}
 	return registry[i], true
+}
+
+// DeviceOf is the interface with the container's addresses, as it sees it when attached to the host; empty: none beyond
+// the loopback.
+func (m Mode) DeviceOf(p *topology.Plan, host *topology.Machine, c topology.Container) string {
+	switch {
+	case m.Addrs == nil:
+		return ""
+	case m.Device == "":
+		return nic(p, host, c.Network).Name
+	}
+	return m.Device
 }
 
 // Wire is everything that the mode asks of the plan's hosts for the containers that are attached at the start.

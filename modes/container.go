@@ -1,0 +1,46 @@
+package modes
+
+import (
+	"net/netip"
+
+	"github.com/modebench/modebench/topology"
+)
+
+var _ = register(30, Mode{
+	Name: "container",
+	Doc: "Containers of one network on one host share one network namespace, as those of a pod do. The first of them is " +
+		"wired as in the mode bridge; the others enter its namespace.",
+	GoodFor: "Parts of one application that belong together: helpers beside a server, proxies, and tools that diagnose it " +
+		"from within. They talk over loopback.",
+	BadFor: "Parts that want the same port, or that must not see each other's traffic. Where the first container is all " +
+		"that holds the namespace, one that is started again in its place gets another.",
+	Needs: []Kernel{Veth, Bridge, NFTNAT},
+	Setup: bridgeSetup,
+	Attach: func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
+		first := owner(host, c)
+		if first.ID() == c.ID() {
+			return bridgeAttach(p, host, c)
+		}
+		s := steps{on: host.Name}
+		s.enter(c, first.Name)
+		return s.all
+	},
+	Publish: func(p *topology.Plan, host *topology.Machine, c topology.Container, port Port) []topology.Step {
+		return publish(p, host, owner(host, c), port)
+	},
+	Addrs: func(p *topology.Plan, host *topology.Machine, c topology.Container) []netip.Prefix {
+		return privateAddrs(p, host, owner(host, c))
+	},
+	Device: eth0,
+})
+
+// owner is the container whose namespace another one is in when attached to a host: the first of its network that is
+// planned there, also for one that comes from another host; else the container itself.
+func owner(host *topology.Machine, c topology.Container) topology.Container {
+	for _, first := range host.Containers {
+		if first.Network == c.Network {
+			return first
+		}
+	}
+	return c
+}

@@ -1,0 +1,37 @@
+package modes
+
+import (
+	"net"
+
+	"github.com/modebench/modebench/topology"
+)
+
+// macvlan is what the modes of the kernel's driver have in common: a device on the host's interface, in the container,
+// with an address on the segment.
+func macvlan(m Mode, parentMode string, mac func(topology.Container) net.HardwareAddr) Mode {
+	m.Needs = []Kernel{MACVLAN}
+	m.Attach = func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
+		s := steps{on: host.Name}
+		s.own(c)
+		s.in(c.Name,
+			topology.Step{Link: &topology.Link{
+				Name: eth0, Kind: "macvlan", MAC: mac(c),
+				Parent: nic(p, host, c.Network).Name, ParentMode: parentMode,
+			}},
+			// How long duplicate address detection waits for an objection (RetransTimer of RFC 4862 section 5.1): a second
+			// is for networks with slow stations. The setting belongs to a device; its default is the machine's.
+			sysctl("net/ipv6/neigh/"+eth0+"/retrans_time_ms", "100"),
+		)
+		s.start(c, c.Segment4, c.Segment6)
+		return s.all
+	}
+	m.Addrs = segmentAddrs
+	m.Device = eth0
+	return m
+}
+
+func ownMAC(c topology.Container) net.HardwareAddr { return c.MAC }
+
+// parentMAC leaves the MAC address to the kernel, for a device that has its parent's: another one would be given to the
+// parent too.
+func parentMAC(topology.Container) net.HardwareAddr { return nil }

@@ -1,0 +1,82 @@
+package modes
+
+import (
+	"net/netip"
+
+	"github.com/modebench/modebench/topology"
+)
+
+// steps are gathered for one host, in the order in which they are carried out.
+type steps struct {
+	on  string
+	all []topology.Step
+}
+
+// host adds steps in the host's own namespace.
+func (s *steps) host(more ...topology.Step) { s.in("", more...) }
+
+// in adds steps in a container's namespace.
+func (s *steps) in(container string, more ...topology.Step) {
+	for _, step := range more {
+		step.On, step.In = s.on, container
+		s.all = append(s.all, step)
+	}
+}
+
+// own adds a namespace of the container's own, which announces the addresses of its devices when they come up.
+func (s *steps) own(c topology.Container) {
+	s.host(topology.Step{Space: &topology.Space{Name: c.Name}})
+	s.all = append(s.all, topology.Defaults(s.on, c.Name)...)
+	s.in(c.Name,
+		// Of the devices that are made later: without it their peers learn of a new holder only when an entry times out.
+		sysctl("net/ipv4/conf/default/arp_notify", "1"),
+		sysctl("net/ipv6/conf/default/ndisc_notify", "1"),
+	)
+}
+
+// enter adds the namespace of another container of the host, or of the host itself ("host").
+func (s *steps) enter(c topology.Container, whose string) {
+	s.host(topology.Step{Space: &topology.Space{Name: c.Name, Share: whose}})
+}
+
+// start numbers the container's device and brings it up, in this order: an address that a device has when it comes up
+// is announced by gratuitous ARP, one that it gets later is not.
+func (s *steps) start(c topology.Container, addrs ...netip.Prefix) {
+	for _, a := range addrs {
+		s.in(c.Name, topology.Step{Addr: &topology.Addr{Link: eth0, Prefix: a}})
+	}
+	s.in(c.Name, topology.Step{Set: &topology.LinkSet{Name: eth0, State: "up"}})
+}
+
+// eth0 is the name of every device that a mode makes in a container.
+const eth0 = "eth0"
+
+func sysctl(key, value string) topology.Step {
+	return topology.Step{Sysctl: &topology.Sysctl{Key: key, Value: value}}
+}
+
+// alone is an address with no others in its subnet.
+func alone(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// everywhere is the destination of a default route in the family of an address.
+func everywhere(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+// nic is the host's interface that a network's traffic leaves by.
+func nic(p *topology.Plan, host *topology.Machine, network string) *topology.Interface {
+	return host.NIC(p.Network(network).NIC)
+}
+
+// privateAddrs are those of the modes that number containers from their network's private block.
+func privateAddrs(_ *topology.Plan, _ *topology.Machine, c topology.Container) []netip.Prefix {
+	return []netip.Prefix{c.Private4, c.Private6}
+}
+
+// segmentAddrs are those of the modes that put containers on the segment itself.
+func segmentAddrs(_ *topology.Plan, _ *topology.Machine, c topology.Container) []netip.Prefix {
+	return []netip.Prefix{c.Segment4, c.Segment6}
+}

@@ -1,0 +1,88 @@
+package modes_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/modebench/modebench/fixtures"
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/topology"
+)
+
+var update = flag.Bool("update", false, "write the golden wirings anew")
+
+// defaultPlan is the plan of the topology that every mode's golden wiring is of.
+func defaultPlan(t *testing.T) *topology.Plan {
+	t.Helper()
+	const file = "topologies/two-hosts.yaml"
+	data, err := fixtures.FS.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	top, err := topology.Read(file, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := topology.NewPlan(top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// golden compares a text with a file of fixtures/wiring, or writes it.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("../fixtures/wiring", name+".txt")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s says otherwise (-want +got); where the change is right: go test ./modes -update\n%s", path, diff)
+	}
+}
+
+// What a mode does to a host is a document, to be read by whoever reviews a change of the mode.
+func TestGoldenWirings(t *testing.T) {
+	p := defaultPlan(t)
+	var published strings.Builder
+	known := []string{"published"}
+	for _, m := range modes.All() {
+		known = append(known, m.Name)
+		golden(t, m.Name, m.Wire(p).String())
+		if m.Publish == nil {
+			continue
+		}
+		host := p.Hosts()[0]
+		for _, c := range host.Containers[:2] {
+			fmt.Fprintf(&published, "# mode %s: port 8080 of %s for port 80 of %s\n", m.Name, host.Name, c.ID())
+			for _, s := range m.Publish(p, host, c, modes.Port{Proto: "tcp", Host: 8080, Container: 80}) {
+				fmt.Fprintln(&published, s)
+			}
+		}
+	}
+	golden(t, "published", published.String())
+	files, err := filepath.Glob("../fixtures/wiring/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if !slices.Contains(known, strings.TrimSuffix(filepath.Base(f), ".txt")) {
+			t.Errorf("%s is the wiring of no mode", f)
+		}
+	}
+}
