@@ -1,0 +1,339 @@
+package suites
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/lab"
+)
+
+// Place is a network namespace of the lab: a machine's own, or a container's on the machine where it is attached.
+type Place struct{ Machine, Container string }
+
+// String is the place as evidence names it, such as h1 or h1/c1.
+func (p Place) String() string {
+	if p.Container == "" {
+		return p.Machine
+	}
+	return p.Machine + "/" + p.Container
+}
+
+// Bench is a lab with one mode set up, as a spec may use it.
+type Bench struct {
+	lab    *lab.Lab
+	plan   *topology.Plan
+	mode   modes.Mode
+	rewire func([]topology.Step) []topology.Step // a sabotage's
+
+	mu       sync.Mutex
+	attached map[string]attachment // by place
+	port     uint16                // last that was given out
+	token    int
+	closers  []func(context.Context) error // what ends with the spec
+}
+
+type attachment struct {
+	container topology.Container
+	owner     string
+}
+
+// specOwner owns the steps of a spec.
+const specOwner = "spec"
+
+// newBench starts a lab, sets the mode up and attaches the containers that the plan has. rewire, where it is not nil,
+// changes the steps of every attachment.
+func newBench(ctx context.Context, d lab.Driver, p *topology.Plan, m modes.Mode, rewire func([]topology.Step) []topology.Step) (*Bench, error) {
+	l, err := lab.Start(ctx, d, p)
+	if err != nil {
+		return nil, err
+	}
+	b := &Bench{lab: l, plan: p, mode: m, rewire: rewire, attached: map[string]attachment{}, port: 20000}
+	if err := b.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("mode %s: %w", m.Name, err), l.Close())
+	}
+	return b, nil
+}
+
+func (b *Bench) start(ctx context.Context) error {
+	w := b.mode.Wire(b.plan)
+	if err := b.lab.Apply(ctx, "mode", w.Setup); err != nil {
+		return err
+	}
+	perHost := map[string][]topology.Container{}
+	for _, a := range w.Attached {
+		perHost[a.Host] = append(perHost[a.Host], a.Container)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for host, cs := range perHost {
+		g.Go(func() error { // in order: where containers share a namespace, its owner comes first
+			for _, c := range cs {
+				if _, err := b.attach(ctx, c, host); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	for _, m := range b.plan.Machines {
+		g.Go(func() error {
+			if err := b.lab.Do(ctx, m.Name, "Capture.Arm", lab.Nothing{}, &lab.Nothing{}); err != nil {
+				return err
+			}
+			if m.Role == topology.RoleTor {
+				return nil
+			}
+			for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+				var r lab.Listening
+				err := b.lab.Do(ctx, m.Name, "Probe.Listen", lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(any, controlPort)}, &r)
+				if err == nil && r.Refusal.Errno != "" {
+					err = errors.New(r.Refusal.Text)
+				}
+				if err != nil {
+					return fmt.Errorf("control listener: %w", err)
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// controlPort is where every host and external machine answers controls: the echo port of RFC 862.
+const controlPort = 7
+
+// Close ends the lab.
+func (b *Bench) Close() error { return b.lab.Close() }
+
+// reset undoes what a spec did.
+func (b *Bench) reset(ctx context.Context) error {
+	b.mu.Lock()
+	closers := b.closers
+	b.closers = nil
+	b.mu.Unlock()
+	var errs []error
+	for _, c := range slices.Backward(closers) {
+		errs = append(errs, c(ctx))
+	}
+	return errors.Join(append(errs, b.lab.Undo(ctx, specOwner))...)
+}
+
+func (b *Bench) atEnd(f func(context.Context) error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closers = append(b.closers, f)
+}
+
+// Plan is what the lab runs.
+func (b *Bench) Plan() *topology.Plan { return b.plan }
+
+// Mode is the mode that is set up.
+func (b *Bench) Mode() modes.Mode { return b.mode }
+
+// Containers are the attached containers, each at its place: by machine, then by number.
+func (b *Bench) Containers(host, network string) []Place {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []Place
+	for place, a := range b.attached {
+		machine, _, _ := strings.Cut(place, "/")
+		if machine == host && a.container.Network == network {
+			out = append(out, Place{machine, a.container.Name})
+		}
+	}
+	slices.SortFunc(out, func(x, y Place) int {
+		return b.attached[x.String()].container.Number - b.attached[y.String()].container.Number
+	})
+	return out
+}
+
+// Apply carries steps out until the spec ends.
+func (b *Bench) Apply(ctx context.Context, steps ...topology.Step) error {
+	return b.lab.Apply(ctx, specOwner, steps)
+}
+
+// Attempt tries a step that the kernel may refuse, without the capabilities named (such as net_admin). It is undone at
+// once where it is not refused. The refusal's Errno is empty then.
+func (b *Bench) Attempt(ctx context.Context, s topology.Step, without ...string) (lab.Refusal, error) {
+	var r lab.Refusal
+	err := b.lab.Do(ctx, s.On, "Host.Attempt", lab.Attempt{Step: s, Without: without}, &r)
+	return r, err
+}
+
+// Attach attaches a container to a host as the mode does. It is detached when the spec ends, if not before.
+func (b *Bench) Attach(ctx context.Context, c topology.Container, host string) (Place, error) {
+	p, err := b.attach(ctx, c, host)
+	if err == nil {
+		b.atEnd(func(ctx context.Context) error { return b.Detach(ctx, p) })
+	}
+	return p, err
+}
+
+func (b *Bench) attach(ctx context.Context, c topology.Container, host string) (Place, error) {
+	p := Place{host, c.Name}
+	steps := b.mode.Attach(b.plan, b.plan.Machine(host), c)
+	if b.rewire != nil {
+		steps = b.rewire(steps)
+	}
+	owner := "attach " + p.String()
+	if err := b.lab.Apply(ctx, owner, steps); err != nil {
+		return p, fmt.Errorf("attach %s: %w", p, err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.attached[p.String()] = attachment{c, owner}
+	return p, nil
+}
+
+// Detach detaches a container. One that is not attached is no error.
+func (b *Bench) Detach(ctx context.Context, p Place) error {
+	b.mu.Lock()
+	a, ok := b.attached[p.String()]
+	delete(b.attached, p.String())
+	b.mu.Unlock()
+	if !ok {
+		a.owner = "attach " + p.String()
+	}
+	if err := b.lab.Do(ctx, p.Machine, "Host.Undo", lab.Undo{Owner: a.owner}, &lab.Nothing{}); err != nil {
+		return fmt.Errorf("detach %s: %w", p, err)
+	}
+	return nil
+}
+
+// State is everything of a machine that modes change.
+func (b *Bench) State(ctx context.Context, machine string) (lab.State, error) {
+	var s lab.State
+	err := b.lab.Do(ctx, machine, "Host.State", lab.Nothing{}, &s)
+	return s, err
+}
+
+// Listen opens a listener until the spec ends. Port 0 is replaced by one that nothing else of the lab uses. A refusal is
+// no error.
+func (b *Bench) Listen(ctx context.Context, at Place, l lab.Listen) (lab.Listening, error) {
+	l.In = at.Container
+	if l.Addr.Port() == 0 {
+		l.Addr = netip.AddrPortFrom(l.Addr.Addr(), b.freePort())
+	}
+	var r lab.Listening
+	if err := b.lab.Do(ctx, at.Machine, "Probe.Listen", l, &r); err != nil || r.Refusal.Errno != "" {
+		return r, err
+	}
+	b.atEnd(func(ctx context.Context) error {
+		return b.lab.Do(ctx, at.Machine, "Probe.Stop", r.Handle, &lab.Tally{})
+	})
+	return r, nil
+}
+
+func (b *Bench) freePort() uint16 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.port++
+	return b.port
+}
+
+// Ask sends one message from a place and waits for its answer. Without a token it gets one of its own.
+func (b *Bench) Ask(ctx context.Context, at Place, a lab.Ask) (lab.Answer, error) {
+	a.In = at.Container
+	if a.Token == "" {
+		a.Token = b.newToken()
+	}
+	var r lab.Answer
+	err := b.lab.Do(ctx, at.Machine, "Probe.Ask", a, &r)
+	return r, err
+}
+
+func (b *Bench) newToken() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.token++
+	return "t" + strconv.Itoa(b.token)
+}
+
+// Send puts one frame on a device, as described.
+func (b *Bench) Send(ctx context.Context, at Place, device string, p lab.Packet) error {
+	return b.lab.Do(ctx, at.Machine, "Probe.Send", lab.Send{In: at.Container, Device: device, Packet: p}, &lab.Nothing{})
+}
+
+// Record begins a recording of every device of the lab. The function that it returns gives what was recorded since, in
+// the order of time, of all packets for which keep is true.
+func (b *Bench) Record(ctx context.Context) (func(context.Context, func(lab.Packet) bool) ([]lab.Packet, error), error) {
+	marks := make([]lab.Mark, len(b.plan.Machines))
+	if err := b.each(ctx, func(ctx context.Context, i int, m string) error {
+		return b.lab.Do(ctx, m, "Capture.Mark", lab.Nothing{}, &marks[i])
+	}); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, keep func(lab.Packet) bool) ([]lab.Packet, error) {
+		got := make([][]lab.Packet, len(marks))
+		if err := b.each(ctx, func(ctx context.Context, i int, m string) error {
+			return b.lab.Do(ctx, m, "Capture.Since", marks[i], &got[i])
+		}); err != nil {
+			return nil, err
+		}
+		var all []lab.Packet
+		for _, ps := range got {
+			for _, p := range ps {
+				if keep == nil || keep(p) {
+					all = append(all, p)
+				}
+			}
+		}
+		slices.SortStableFunc(all, func(x, y lab.Packet) int { return x.When.Compare(y.When) })
+		return all, nil
+	}, nil
+}
+
+func (b *Bench) each(ctx context.Context, f func(ctx context.Context, i int, machine string) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for i, m := range b.plan.Machines {
+		g.Go(func() error { return f(ctx, i, m.Name) })
+	}
+	return g.Wait()
+}
+
+// Do asks a machine for a verb that the bench has no word of its own for.
+func (b *Bench) Do(ctx context.Context, machine, verb string, args, reply any) error {
+	return b.lab.Do(ctx, machine, verb, args, reply)
+}
+
+// Eventually waits until true, asking again and again, and tells whether it came true before the deadline.
+func eventually(ctx context.Context, within time.Duration, f func() (bool, error)) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, err := f()
+		if ok || err != nil {
+			return ok, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false, nil
+		}
+	}
+}
+
+// at names a packet's device as evidence does.
+func at(p lab.Packet) string { return Place{p.Machine, p.In}.String() + ":" + p.Device }
+
+// seen is a packet as evidence.
+func seen(p lab.Packet) reports.Evidence {
+	way := "in"
+	if p.Outgoing {
+		way = "out"
+	}
+	return reports.Evidence{At: at(p), Saw: way + " " + p.Text}
+}

@@ -1,0 +1,165 @@
+package suites
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/onsi/ginkgo/v2"
+
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/lab"
+)
+
+// Run is everything that observing modes needs. Its functions are called one at a time.
+type Run struct {
+	Driver       lab.Driver
+	Plan         *topology.Plan
+	Modes        []modes.Mode
+	Suites       []string                                // those of specs, and throughput
+	Features     []string                                // empty: all
+	Expectations map[string]map[string]modes.Expectation // by mode and feature
+	Fidelity     reports.Fidelity
+	Measure      Measure // how throughput is measured
+
+	Emit func(Event)                                        // what happens, as it happens
+	Keep func(name string, ps []lab.Packet) (string, error) // keeps a failed spec's packets; gives the file's name
+}
+
+// Event is one thing that happened: a mode's lab is being started or was, a cell has its result.
+type Event struct {
+	Kind   string          `json:"kind"` // starting, started, cell, phase
+	Mode   string          `json:"mode"`
+	Result *reports.Result `json:"result,omitempty"` // of a cell
+	Phase  *reports.Phase  `json:"phase,omitempty"`
+	Counts *reports.Counts `json:"counts,omitempty"` // started: what the mode put on the first host
+}
+
+// Cell is one planned result.
+type Cell struct{ Suite, Mode, Feature string }
+
+// String is the cell as reports name it.
+func (c Cell) String() string { return c.Suite + "/" + c.Mode + "/" + c.Feature }
+
+// specs are the chosen ones.
+func (r *Run) specs() []Spec {
+	return slices.DeleteFunc(Specs(), func(s Spec) bool {
+		return !slices.Contains(r.Suites, s.Suite) || len(r.Features) > 0 && !slices.Contains(r.Features, s.Feature.Name)
+	})
+}
+
+// Cells is the manifest: every result that the run owes.
+func (r *Run) Cells() []Cell {
+	var out []Cell
+	for _, m := range r.Modes {
+		for _, s := range r.specs() {
+			out = append(out, Cell{s.Suite, m.Name, s.Feature.Name})
+		}
+	}
+	return append(out, r.measuredCells()...)
+}
+
+// specTimeout bounds one spec. One that takes longer is not decided.
+const specTimeout = 30 * time.Second
+
+// Declare declares a container of specs for each mode. It is called while ginkgo builds its tree.
+func (r *Run) Declare() {
+	for _, m := range r.Modes {
+		ginkgo.Describe(m.Name, ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
+			o := &observer{run: r, mode: m}
+			ginkgo.BeforeAll(func(ctx ginkgo.SpecContext) { o.start(ctx) })
+			for _, s := range r.specs() {
+				ginkgo.It(s.Feature.Name, func(ctx ginkgo.SpecContext) {
+					result := o.observe(ctx, s)
+					r.Emit(Event{Kind: "cell", Mode: m.Name, Result: &result})
+					switch result.Outcome {
+					case reports.Fail:
+						ginkgo.Fail(Failure(result))
+					case reports.Unable:
+						ginkgo.Skip(result.Detail)
+					}
+				})
+			}
+			ginkgo.AfterAll(func() {
+				if err := o.stop(); err != nil {
+					ginkgo.Fail(err.Error())
+				}
+			})
+		})
+	}
+	r.declareMeasurement()
+}
+
+// observer runs a mode's specs one after another in one lab, and starts another lab where one is spoilt.
+type observer struct {
+	run    *Run
+	mode   modes.Mode
+	bench  *Bench
+	failed error                                 // why there is no bench
+	rewire func([]topology.Step) []topology.Step // what a sabotage does to the steps of attaching
+}
+
+func (o *observer) start(ctx context.Context) {
+	began := time.Now()
+	o.run.Emit(Event{Kind: "starting", Mode: o.mode.Name})
+	if o.bench, o.failed = newBench(ctx, o.run.Driver, o.run.Plan, o.mode, o.rewire); o.failed != nil {
+		return
+	}
+	o.run.Emit(Event{Kind: "started", Mode: o.mode.Name, Phase: &reports.Phase{Name: "lab " + o.mode.Name, Seconds: time.Since(began).Seconds()}})
+}
+
+func (o *observer) stop() error {
+	if o.bench == nil {
+		return nil
+	}
+	return o.bench.Close()
+}
+
+func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) {
+	began := time.Now()
+	want, ok := o.run.Expectations[o.mode.Name][s.Feature.Name]
+	defer func() {
+		result.Fidelity, result.Seconds = o.run.Fidelity, time.Since(began).Seconds()
+	}()
+	switch {
+	case !ok:
+		return judge(s, o.mode, want, Observation{}, fmt.Errorf("fixtures/expectations/%s.yaml says nothing of %s", o.mode.Name, s.Feature.Name))
+	case o.failed != nil:
+		return judge(s, o.mode, want, Observation{}, o.failed)
+	}
+	got, err := o.try(ctx, s)
+	result = judge(s, o.mode, want, got, err)
+	return result
+}
+
+// try runs one spec and puts the bench back. A bench that cannot be put back is replaced.
+func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, specTimeout, fmt.Errorf("undecided after %s", specTimeout))
+	defer cancel()
+	recorded, err := o.bench.Record(ctx)
+	if err != nil {
+		return got, err
+	}
+	got, err = s.Run(ctx, o.bench)
+	want := o.run.Expectations[o.mode.Name][s.Feature.Name]
+	if o.run.Keep != nil && (err != nil || got.Status != want.Expect) {
+		if ps, recordErr := recorded(context.WithoutCancel(ctx), nil); recordErr == nil && len(ps) > 0 {
+			if name, keepErr := o.run.Keep(o.mode.Name+"-"+s.Feature.Name, ps); keepErr == nil {
+				got.capture = name
+			}
+		}
+	}
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), specTimeout)
+	defer cancel()
+	if spoilt := o.bench.reset(ctx); spoilt != nil {
+		closed := o.bench.Close()
+		o.start(ctx)
+		if err == nil && (o.failed != nil || closed != nil) {
+			err = fmt.Errorf("put back: %w", spoilt)
+		}
+	}
+	return got, err
+}

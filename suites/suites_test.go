@@ -1,0 +1,227 @@
+package suites
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/onsi/ginkgo/v2"
+	"github.com/onsi/gomega"
+
+	"github.com/modebench/modebench/fixtures"
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/host"
+	"github.com/modebench/modebench/topology/host/traffic"
+	"github.com/modebench/modebench/topology/netns"
+	"github.com/modebench/modebench/topology/space"
+)
+
+var (
+	onlyModes    = flag.String("modes", "", "observe these modes only, comma-separated")
+	onlyFeatures = flag.String("features", "", "observe these features only, comma-separated")
+	onlySabotage = flag.Bool("only-sabotage", false, "run the sabotages only")
+	noSabotage   = flag.Bool("no-sabotage", false, "run no sabotage")
+)
+
+// TestMain starts the tests again as root of an empty network namespace; and is the programs that labs start.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "host":
+			exit(netns.Main(os.Args[2], os.Stdin, os.Stdout))
+		case "agent":
+			exit(traffic.Main())
+		case "idle":
+			exit(host.Idle())
+		}
+	}
+	const isolated = "MODEBENCH_ISOLATED"
+	if os.Getenv(isolated) != "" {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command(space.Self, os.Args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), isolated+"=1")
+	space.Isolate(cmd)
+	if err := space.Start(cmd); err != nil {
+		fmt.Fprintf(os.Stderr, "network namespaces: %v\n", err)
+		os.Exit(1)
+	}
+	exit(cmd.Wait())
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func chosen(list string, all []string) []string {
+	if list == "" {
+		return all
+	}
+	return strings.Split(list, ",")
+}
+
+// TestSuites observes every cell, and shows for every spec that its sabotages turn it red.
+func TestSuites(t *testing.T) {
+	gomega.RegisterFailHandler(ginkgo.Fail)
+	expectations, err := modes.Expectations(fixtures.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := fixtures.FS.ReadFile("topologies/two-hosts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	top, err := topology.Read("two-hosts.yaml", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := topology.NewPlan(top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, m := range modes.All() {
+		names = append(names, m.Name)
+	}
+	run := &Run{
+		Driver: netns.Driver{}, Plan: p, Suites: []string{"conformance", "packets", "lifecycle"}, Expectations: expectations,
+		Emit: func(e Event) {},
+	}
+	for _, name := range chosen(*onlyModes, names) {
+		m, ok := modes.Find(name)
+		if !ok {
+			t.Fatalf("-modes: %q is no mode", name)
+		}
+		run.Modes = append(run.Modes, m)
+	}
+	run.Features = chosen(*onlyFeatures, nil)
+	seen := map[Cell]int{}
+	run.Emit = func(e Event) {
+		if e.Kind == "cell" {
+			seen[Cell{e.Result.Suite, e.Result.Mode, e.Result.Feature}]++
+		}
+	}
+	if !*onlySabotage {
+		run.Declare()
+	}
+	if !*noSabotage {
+		declareSabotage(run)
+	}
+	suite, reporter := ginkgo.GinkgoConfiguration()
+	reporter.Succinct = true
+	if !ginkgo.RunSpecs(t, "modes", suite, reporter) || *onlySabotage {
+		return
+	}
+	for _, c := range run.Cells() {
+		if seen[c] != 1 {
+			t.Errorf("%s: ran %d times: want once", c, seen[c])
+		}
+	}
+}
+
+// declareSabotage declares, for each mode, the sabotages of all specs that break that mode: on a lab of its own, each
+// spec as expected before the break, and not as expected with it.
+func declareSabotage(r *Run) {
+	for _, m := range r.Modes {
+		ginkgo.Describe("sabotage of "+m.Name, ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
+			o := &observer{run: r, mode: m}
+			ginkgo.BeforeAll(func(ctx ginkgo.SpecContext) { o.start(ctx) })
+			for _, s := range r.specs() {
+				for _, sabotage := range s.Sabotage {
+					if sabotage.Mode != m.Name {
+						continue
+					}
+					ginkgo.It(s.Feature.Name+": "+sabotage.Doc, func(ctx ginkgo.SpecContext) {
+						gomega.Expect(o.failed).NotTo(gomega.HaveOccurred())
+						result := o.sabotaged(ctx, s, sabotage)
+						if result.Outcome != reports.Fail {
+							ginkgo.Fail(fmt.Sprintf("%s: %s, with %s: outcome %s: want fail: %s", m.Name, s.Feature.Name, sabotage.Doc, result.Outcome, result.Detail))
+						}
+					})
+				}
+			}
+			ginkgo.AfterAll(func() { gomega.Expect(o.stop()).To(gomega.Succeed()) })
+		})
+	}
+}
+
+// sabotaged observes a spec on a mode that is broken.
+func (o *observer) sabotaged(ctx context.Context, s Spec, how Sabotage) reports.Result {
+	if how.Rewire != nil {
+		// What happens to the steps of attaching must be there from the start.
+		if err := o.stop(); err != nil {
+			return reports.Result{Outcome: reports.Unable, Detail: err.Error()}
+		}
+		defer func() { _ = o.stop(); o.rewire = nil; o.start(ctx) }()
+		o.rewire = how.Rewire
+		if o.start(ctx); o.failed != nil {
+			return reports.Result{Outcome: reports.Unable, Detail: o.failed.Error()}
+		}
+	}
+	broken := s
+	broken.Run = func(ctx context.Context, b *Bench) (Observation, error) {
+		if how.Steps != nil {
+			if err := b.Apply(ctx, how.Steps(b.plan)...); err != nil {
+				return Observation{}, fmt.Errorf("sabotage: %w", err)
+			}
+		}
+		return s.Run(ctx, b)
+	}
+	return o.observe(ctx, broken)
+}
+
+// TestEverySpecIsSabotaged finds specs that nothing is known to turn red, and sabotages of modes that do not exist.
+func TestEverySpecIsSabotaged(t *testing.T) {
+	for _, s := range Specs() {
+		if len(s.Sabotage) == 0 {
+			t.Errorf("%s: no sabotage", s.Feature.Name)
+		}
+		for _, how := range s.Sabotage {
+			if _, ok := modes.Find(how.Mode); !ok {
+				t.Errorf("%s: %s: sabotages %q, which is no mode", s.Feature.Name, how.Doc, how.Mode)
+			}
+		}
+	}
+}
+
+// TestManifest finds cells without an expectation, expectations without a spec, and features in an unknown group.
+func TestManifest(t *testing.T) {
+	expectations, err := modes.Expectations(fixtures.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	specs := map[string]bool{}
+	for _, s := range Specs() {
+		if specs[s.Feature.Name] {
+			t.Errorf("%s: two specs observe it", s.Feature.Name)
+		}
+		specs[s.Feature.Name] = true
+		if !slices.Contains(groups, s.Feature.Group) {
+			t.Errorf("%s: group %q: want one of %v", s.Feature.Name, s.Feature.Group, groups)
+		}
+	}
+	for _, m := range modes.All() {
+		for f := range specs {
+			if _, ok := expectations[m.Name][f]; !ok {
+				t.Errorf("%s: %s: no expectation", m.Name, f)
+			}
+		}
+		for f := range expectations[m.Name] {
+			if !specs[f] {
+				t.Errorf("%s: %s: an expectation that no spec tests", m.Name, f)
+			}
+		}
+	}
+}
