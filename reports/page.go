@@ -1,13 +1,537 @@
 package reports
 
 import (
+	"cmp"
+	"embed"
+	"fmt"
 	"html/template"
 	"io"
+	"slices"
+	"strings"
 )
 
-var pageTemplate = template.Must(template.New("page").Parse(`<!doctype html><html lang="en"><meta charset="utf-8"><title>modebench</title><h1>{{.}}</h1></html>
-`))
+//go:embed page/page.html page/page.css page/page.js
+var pageFiles embed.FS
+
+var pageTemplate = template.Must(template.New("page.html").Funcs(template.FuncMap{
+	"quantity": quantity,
+	"duration": duration,
+	"times":    times,
+	"shell":    shell,
+	"plural":   plural,
+	"memory":   gibibytes,
+	"bar":      bar,
+	"glyph":    func(state string) string { return glyphs[state] },
+	"join":     strings.Join,
+	"css":      func() template.CSS { return template.CSS(pageFile("page.css")) },
+	"js":       func() template.JS { return template.JS(pageFile("page.js")) },
+}).ParseFS(pageFiles, "page/page.html"))
+
+func pageFile(name string) string {
+	data, err := pageFiles.ReadFile("page/" + name)
+	if err != nil {
+		panic(err) // it is embedded: it cannot be missing
+	}
+	return string(data)
+}
+
+// page is what the template shows, in the order in which it shows it.
+type page struct {
+	Results
+	Headline   string
+	Warnings   []string
+	Provenance string
+	Answers    []answer
+	Costs      []string // titles of the ratios in the answers
+	Matrix     matrixView
+	Meanings   []struct{ State, Text string }
+	Charts     []chartSet
+	NAT        *natView
+	Apart      []matrixView
+	Claims     []topicView
+	ClaimKinds []claimKind
+	Wirings    []wiringView
+	Drawing    template.HTML
+	Unable     []unableView
+	Manifest   []manifestRow
+	Fidelities []Fidelity
+}
+
+type answer struct {
+	Mode
+	Title, Slug string
+	Tally       tally
+	Bar         template.HTML
+	Costs       []Summary
+}
+
+type matrixView struct {
+	Name   string
+	Modes  []modeView
+	Groups []groupView
+}
+
+type modeView struct{ Title, Slug string }
+
+type groupView struct {
+	Name, Slug string
+	Tally      tally
+	Rows       []rowView
+}
+
+type rowView struct {
+	Feature
+	Slug   string
+	Tally  tally
+	Cells  []cellView
+	Differ bool // some mode works where another is blocked
+}
+
+type cellView struct {
+	Mode         string
+	ID, Href     string
+	State, Glyph string
+	Meaning      string
+	Title        string
+	Results      []Result
+}
+
+// chartSet is what was measured over one path with one profile.
+type chartSet struct {
+	Title, Doc, Slug string
+	Fidelity         Fidelity
+	Open             bool
+	Charts           []chartView
+	Latency          *latencyView
+}
+
+type chartView struct {
+	Title, Doc, Sense string
+	SVG               template.HTML
+	Rows              []chartRowOf
+	Noise             float64
+}
+
+type latencyView struct {
+	SVG   template.HTML
+	Names []string
+	Rows  []latencyRow
+}
+
+type natView struct {
+	Sentence string
+	Charts   []chartView
+}
+
+type topicView struct {
+	Topic  string
+	Claims []claimView
+}
+
+type claimView struct {
+	ClaimVerdict
+	Documented, Class string
+	Cells             []claimCellView
+}
+
+type claimCellView struct {
+	ClaimCell
+	Href, State, Glyph string
+}
+
+type claimKind struct {
+	Class, Text string
+	N           int
+}
+
+type wiringView struct {
+	Mode
+	Title, Slug string
+	Drawing     template.HTML
+}
+
+type unableView struct {
+	Reason string
+	Cells  []string
+}
+
+type manifestRow struct {
+	Suite, Mode string
+	N           map[string]int
+}
 
 func writePage(w io.Writer, res Results) error {
-	return pageTemplate.Execute(w, headlineText(res, tabulate(res, inMatrix)))
+	t := tabulate(res, inMatrix)
+	sums := Summarise(res)
+	heads := headlines(sums)
+	names := titles(allModes(res, t))
+	p := page{
+		Results: res, Headline: headlineText(res, t), Warnings: warnings(res), Provenance: provenance(res),
+		Meanings: meanings, Drawing: drawGraph(res.Run.Topology, "The lab: its machines and what joins them."),
+	}
+	p.Matrix = viewMatrix(t, names, "")
+	for _, i := range []int{0, 2} {
+		p.Costs = append(p.Costs, metrics[i].Title)
+	}
+	for _, m := range allModes(res, t) {
+		a := answer{Mode: m, Title: names[m.key()], Slug: slug(names[m.key()]), Tally: t.tally(m)}
+		a.Bar = bar(a.Tally)
+		for _, i := range []int{0, 2} {
+			a.Costs = append(a.Costs, heads[m.key()][i])
+		}
+		p.Answers = append(p.Answers, a)
+		p.Wirings = append(p.Wirings, wiringView{m, a.Title, a.Slug, drawGraph(m.Graph, "The lab with the devices of "+a.Title+".")})
+	}
+	p.Charts = chartSets(sums, names)
+	p.NAT = viewNAT(NATCost(res))
+	for _, suite := range apartSuites {
+		apart := tabulate(res, func(r Result) bool { return r.Suite == suite })
+		if len(apart.Features) > 0 {
+			p.Apart = append(p.Apart, viewMatrix(apart, names, suite))
+		}
+	}
+	p.Claims, p.ClaimKinds = viewClaims(res, t, names)
+	p.Unable = unables(res)
+	p.Manifest = manifest(res)
+	for _, r := range res.Results {
+		if !slices.Contains(p.Fidelities, r.Fidelity) {
+			p.Fidelities = append(p.Fidelities, r.Fidelity)
+		}
+	}
+	return pageTemplate.Execute(w, p)
 }
+
+// allModes are the listed modes, then those that only results name.
+func allModes(res Results, t table) []Mode {
+	modes := slices.Clone(res.Modes)
+	for _, m := range t.Modes {
+		if !slices.ContainsFunc(modes, func(o Mode) bool { return o.key() == m.key() }) {
+			modes = append(modes, m)
+		}
+	}
+	return modes
+}
+
+// slug makes an anchor of a name.
+func slug(name string) string {
+	clean := strings.Map(func(c rune) rune {
+		switch {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+			return c
+		case 'A' <= c && c <= 'Z':
+			return c - 'A' + 'a'
+		default:
+			return '-'
+		}
+	}, name)
+	return strings.Trim(clean, "-")
+}
+
+func viewMatrix(t table, names map[modeKey]string, suite string) matrixView {
+	v := matrixView{Name: suite}
+	prefix := "cell-"
+	if suite != "" {
+		prefix = suite + "-"
+	}
+	text := map[string]string{}
+	for _, m := range meanings {
+		text[m.State] = m.Text
+	}
+	for _, m := range t.Modes {
+		v.Modes = append(v.Modes, modeView{names[m.key()], slug(names[m.key()])})
+	}
+	for _, f := range t.Features {
+		if n := len(v.Groups); n == 0 || v.Groups[n-1].Name != f.Group {
+			v.Groups = append(v.Groups, groupView{Name: f.Group, Slug: slug(f.Group)})
+		}
+		g := &v.Groups[len(v.Groups)-1]
+		row := rowView{Feature: f, Slug: prefix + slug(f.Name)}
+		for _, m := range t.Modes {
+			c := t.at(m, f)
+			state := c.state()
+			id := row.Slug + "--" + slug(names[m.key()])
+			view := cellView{
+				Mode: names[m.key()], ID: id, Href: "#" + id, State: state, Glyph: glyphs[state], Meaning: text[state], Title: text[state], Results: c.Results,
+			}
+			if len(c.Results) > 0 {
+				why := c.Results[0].Reason
+				if !asExpected(state) {
+					why = c.Results[0].Detail
+				}
+				if why != "" {
+					view.Title += ": " + why
+				}
+			}
+			row.Cells = append(row.Cells, view)
+			row.Tally.add(state)
+			g.Tally.add(state)
+		}
+		row.Differ = row.Tally.Works > 0 && row.Tally.Blocked > 0 || row.Tally.Fail > 0
+		g.Rows = append(g.Rows, row)
+	}
+	return v
+}
+
+// chartSets parts the headline measurements by fidelity, path and profile: numbers of two fidelities never share a chart.
+func chartSets(sums []Summary, names map[modeKey]string) []chartSet {
+	type key struct {
+		fidelity      Fidelity
+		path, profile string
+	}
+	var order []key
+	byKey := map[key][]Summary{}
+	for _, s := range sums {
+		if s.Suite != "throughput" {
+			continue
+		}
+		k := key{s.Fidelity, s.Path, s.Profile}
+		if byKey[k] == nil {
+			order = append(order, k)
+		}
+		byKey[k] = append(byKey[k], s)
+	}
+	slices.SortStableFunc(order, func(a, b key) int {
+		return cmp.Or(cmp.Compare(a.profile, b.profile), -cmp.Compare(a.path, b.path))
+	})
+	fidelities := map[Fidelity]bool{}
+	for _, k := range order {
+		fidelities[k.fidelity] = true
+	}
+	var rank []modeKey
+	for _, s := range sums {
+		if k := (modeKey{s.Mode, s.Implementation}); !slices.Contains(rank, k) {
+			rank = append(rank, k)
+		}
+	}
+	var sets []chartSet
+	for _, k := range order {
+		set := chartSet{
+			Title: pathWords[k.path], Doc: profileWords[k.profile], Fidelity: k.fidelity, Open: len(sets) == 0 || k.profile == order[0].profile,
+			Slug: "cost-" + slug(k.path+"-"+k.profile+"-"+k.fidelity.Driver+"-"+k.fidelity.Accelerator),
+		}
+		if len(fidelities) > 1 {
+			set.Doc += " · " + strings.Join(strings.Fields(k.fidelity.Kernel+" "+k.fidelity.Driver+" "+k.fidelity.Accelerator), ", ")
+		}
+		for _, m := range metrics {
+			c := chartView{Title: m.Title, Doc: m.Doc, Sense: sense(m.Unit)}
+			for _, s := range byKey[k] {
+				if s.Feature == m.Feature && s.Unit == m.Unit {
+					c.Rows = append(c.Rows, chartRowOf{rowTitle(s, names), s})
+					c.Noise = max(c.Noise, s.Noise)
+				}
+			}
+			if len(c.Rows) > 0 {
+				c.SVG = ratioChart(c.Rows, c.Title+" as ratios to host, "+set.Title+"; the table below has the numbers")
+				set.Charts = append(set.Charts, c)
+			}
+		}
+		set.Latency = viewLatency(byKey[k], names, set.Title)
+		if len(set.Charts) > 0 {
+			sets = append(sets, set)
+		}
+	}
+	return sets
+}
+
+var (
+	pathWords    = map[string]string{"same-host": "On one host", "cross-host": "Between hosts", "": "Measured"}
+	profileWords = map[string]string{"pinned": "both ends on one processor", "steered": "receive steering over two processors", "": ""}
+)
+
+func sense(unit string) string {
+	if units[unit].better > 0 {
+		return "more is better"
+	}
+	return "less is better"
+}
+
+func rowTitle(s Summary, names map[modeKey]string) string {
+	title := names[modeKey{s.Mode, s.Implementation}]
+	if title == "" {
+		title = s.Mode
+	}
+	if s.Variant != "" {
+		title += ", " + s.Variant
+	}
+	return title
+}
+
+func viewLatency(sums []Summary, names map[modeKey]string, where string) *latencyView {
+	v := &latencyView{Names: latencyNames}
+	at := map[string]int{}
+	for _, s := range sums {
+		i := slices.Index(latencyUnits, s.Unit)
+		if s.Feature != metrics[0].Feature || i < 0 {
+			continue
+		}
+		title := rowTitle(s, names)
+		row, ok := at[title]
+		if !ok {
+			row = len(v.Rows)
+			at[title] = row
+			v.Rows = append(v.Rows, latencyRow{title, make([]float64, len(latencyUnits))})
+		}
+		v.Rows[row].Values[i] = s.Median
+	}
+	if len(v.Rows) == 0 {
+		return nil
+	}
+	v.SVG = latencyChart(v.Rows, "Percentiles of the round trip, "+where+"; the table below has the numbers")
+	return v
+}
+
+func viewNAT(costs []Summary) *natView {
+	v := &natView{Sentence: natSentence(costs)}
+	for _, i := range []int{0, 2, 3, 6} {
+		m := metrics[i]
+		c := chartView{Title: m.Title, Doc: m.Doc, Sense: sense(m.Unit)}
+		for _, s := range costs {
+			if s.Feature == m.Feature && s.Unit == m.Unit {
+				c.Rows = append(c.Rows, chartRowOf{strings.Replace(s.Variant, netfilter, " + nf", 1), s})
+				c.Noise = max(c.Noise, s.Noise)
+			}
+		}
+		if len(c.Rows) > 0 {
+			c.SVG = ratioChart(c.Rows, c.Title+" of a bridge with NAT as ratios to the same bridge without; the table below has the numbers")
+			v.Charts = append(v.Charts, c)
+		}
+	}
+	if len(v.Charts) == 0 {
+		return nil
+	}
+	return v
+}
+
+func viewClaims(res Results, t table, names map[modeKey]string) ([]topicView, []claimKind) {
+	ids := map[[2]string]string{}
+	for _, m := range t.Modes {
+		for _, f := range t.Features {
+			k := [2]string{m.Name, f.Name}
+			if ids[k] == "" {
+				ids[k] = "#cell-" + slug(f.Name) + "--" + slug(names[m.key()])
+			}
+		}
+	}
+	var topics []topicView
+	index := map[string]int{}
+	var kinds []claimKind
+	for _, c := range Claims(res) {
+		v := claimView{ClaimVerdict: c, Documented: verdictWords[c.Verdict], Class: slug(c.Here)}
+		for _, e := range c.Evidence {
+			state := stateMissing
+			switch {
+			case e.Outcome == Fail:
+				state = stateFail
+			case e.Outcome == Unable:
+				state = stateUnable
+			case e.Outcome == Pass:
+				state = Result{Outcome: Pass, Observed: e.Observed}.state()
+			}
+			href := ids[[2]string{e.Mode, e.Feature}]
+			if href == "" {
+				href = "#cost"
+			}
+			v.Cells = append(v.Cells, claimCellView{e, href, state, glyphs[state]})
+		}
+		i, ok := index[c.Topic]
+		if !ok {
+			i = len(topics)
+			index[c.Topic] = i
+			topics = append(topics, topicView{Topic: c.Topic})
+		}
+		topics[i].Claims = append(topics[i].Claims, v)
+		j := slices.IndexFunc(kinds, func(k claimKind) bool { return k.Text == c.Here })
+		if j < 0 {
+			j = len(kinds)
+			kinds = append(kinds, claimKind{Class: v.Class, Text: c.Here})
+		}
+		kinds[j].N++
+	}
+	slices.SortStableFunc(kinds, func(a, b claimKind) int { return cmp.Compare(b.N, a.N) })
+	return topics, kinds
+}
+
+// unables groups what this machine could not tell by the reason, the most frequent first.
+func unables(res Results) []unableView {
+	var list []unableView
+	index := map[string]int{}
+	for _, r := range res.Results {
+		if r.Outcome != Unable {
+			continue
+		}
+		i, ok := index[r.Detail]
+		if !ok {
+			i = len(list)
+			index[r.Detail] = i
+			list = append(list, unableView{Reason: r.Detail})
+		}
+		list[i].Cells = append(list[i].Cells, strings.Join([]string{r.Suite, r.Mode, r.Feature}, "/"))
+	}
+	slices.SortStableFunc(list, func(a, b unableView) int { return cmp.Compare(len(b.Cells), len(a.Cells)) })
+	return list
+}
+
+// manifest counts the cells that ran by suite, mode and outcome.
+func manifest(res Results) []manifestRow {
+	var rows []manifestRow
+	index := map[[2]string]int{}
+	for _, r := range res.Results {
+		k := [2]string{r.Suite, r.Mode}
+		i, ok := index[k]
+		if !ok {
+			i = len(rows)
+			index[k] = i
+			rows = append(rows, manifestRow{Suite: r.Suite, Mode: r.Mode, N: map[string]int{}})
+		}
+		rows[i].N[r.Outcome]++
+		rows[i].N["all"]++
+	}
+	for _, missing := range res.Run.Missing {
+		parts := strings.SplitN(missing, "/", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		k := [2]string{parts[0], parts[1]}
+		i, ok := index[k]
+		if !ok {
+			i = len(rows)
+			index[k] = i
+			rows = append(rows, manifestRow{Suite: parts[0], Mode: parts[1], N: map[string]int{}})
+		}
+		rows[i].N["missing"]++
+	}
+	return rows
+}
+
+// Span is the number of columns of the matrix.
+func (v matrixView) Span() int { return 1 + len(v.Modes) }
+
+// NoiseText writes the noise floor of a chart.
+func (c chartView) NoiseText() string { return fmt.Sprintf("±%.1f %%", 100*c.Noise) }
+
+// Percent writes the share of a phase in the run.
+func (p page) Percent(seconds float64) string {
+	if p.Run.Seconds <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.0f %%", 100*seconds/p.Run.Seconds)
+}
+
+// Interval writes the ratio of a summary and its interval.
+func (s Summary) Text() string { return s.interval() }
+
+// Shown tells whether the summary shows a difference to its baseline.
+func (s Summary) Shown() bool {
+	return s.Interval && s.Verdict != NoDifference && s.Verdict != Reference && s.Blocks > 0
+}
+
+// Width writes the interval without the ratio.
+func (s Summary) Width() string {
+	if !s.Interval {
+		return "–"
+	}
+	return fmt.Sprintf("%.2f to %.2f", s.Low, s.High)
+}
+
+// Value writes the median the way people read it.
+func (s Summary) Value() string { return quantity(s.Median, s.Unit) }
