@@ -34,7 +34,7 @@ func Mortal(cmd *exec.Cmd) {
 
 // Start starts cmd from a thread that lasts as long as the process: a parent-death signal follows the thread that
 // forked (prctl(2), PR_SET_PDEATHSIG).
-func Start(cmd *exec.Cmd) error { return visit(cmd.Start) }
+func Start(cmd *exec.Cmd) error { return send(errand{f: cmd.Start, stays: true}) }
 
 // Start starts cmd inside the namespace, likewise.
 func (s *Space) Start(cmd *exec.Cmd) error { return s.Do(cmd.Start) }

@@ -82,11 +82,14 @@ var visitors struct {
 }
 
 type errand struct {
-	f    func() error
-	done chan<- error
+	f     func() error
+	stays bool // f enters no namespace, so the thread need not come home, which takes CAP_SYS_ADMIN
+	done  chan<- error
 }
 
-func visit(f func() error) error {
+func visit(f func() error) error { return send(errand{f: f}) }
+
+func send(e errand) error {
 	visitors.Lock()
 	if visitors.home == nil {
 		home, err := open()
@@ -105,7 +108,8 @@ func visit(f func() error) error {
 	}
 	visitors.Unlock()
 	done := make(chan error, 1)
-	jobs <- errand{f, done}
+	e.done = done
+	jobs <- e
 	return <-done
 }
 
@@ -114,9 +118,11 @@ func attend(jobs chan errand) {
 	runtime.LockOSThread()
 	for j := range jobs {
 		err := j.f()
-		if back := unix.Setns(int(visitors.home.fd.Fd()), unix.CLONE_NEWNET); back != nil {
-			j.done <- errors.Join(err, fmt.Errorf("leave network namespace: %w", back))
-			return
+		if !j.stays {
+			if back := unix.Setns(int(visitors.home.fd.Fd()), unix.CLONE_NEWNET); back != nil {
+				j.done <- errors.Join(err, fmt.Errorf("leave network namespace: %w", back))
+				return
+			}
 		}
 		visitors.Lock()
 		visitors.idle = append(visitors.idle, jobs)
