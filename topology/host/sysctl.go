@@ -1,0 +1,57 @@
+package host
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"strings"
+)
+
+const sysctls = "/proc/sys/"
+
+// sysctl reads a setting of the namespace of the calling thread: below net, /proc/sys shows each thread its own
+// namespace. A setting that this kernel does not have is fs.ErrNotExist.
+func sysctl(key string) (string, error) {
+	if err := checkSysctl(key); err != nil {
+		return "", err
+	}
+	b, err := os.ReadFile(sysctls + key)
+	return strings.TrimSpace(string(b)), err
+}
+
+// setSysctl changes a setting of the namespace of the calling thread and returns what it was.
+func setSysctl(key, value string) (was string, err error) {
+	was, err = sysctl(key)
+	if err != nil {
+		return "", fmt.Errorf("sysctl %s: %w", key, cause(err))
+	}
+	f, err := os.OpenFile(sysctls+key, os.O_WRONLY, 0)
+	if err != nil {
+		return "", fmt.Errorf("sysctl %s=%s: %w", key, value, cause(err))
+	}
+	// The kernel takes a setting in one write and answers it there.
+	_, err = f.WriteString(value)
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return "", fmt.Errorf("sysctl %s=%s: %w", key, value, cause(err))
+	}
+	return was, nil
+}
+
+// checkSysctl refuses keys outside of net: other settings are the whole machine's.
+func checkSysctl(key string) error {
+	if !strings.HasPrefix(key, "net/") || path.Clean(key) != key {
+		return fmt.Errorf("%q: want a path below net with slashes, such as net/ipv4/ip_forward", key)
+	}
+	return nil
+}
+
+// cause leaves out the path, which the caller names.
+func cause(err error) error {
+	if p, ok := err.(*os.PathError); ok {
+		return p.Err
+	}
+	return err
+}
