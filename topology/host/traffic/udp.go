@@ -60,7 +60,7 @@ func converse(fd int, kind uint32, number uint64) error {
 		}
 		for {
 			n, err := call(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&heard[0])), header, 0, 0)
-			if err == unix.EAGAIN {
+			if err == unix.EAGAIN || err == nil && n == 0 { // shut, which the next put finds out
 				break
 			}
 			if err != nil {
