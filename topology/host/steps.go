@@ -267,9 +267,9 @@ func (h *Host) addLink(nl netlinks, in string, l topology.Link) (func() error, e
 			PeerNamespace: netlink.NsFd(peer.File().Fd()),
 		}
 	case "macvlan":
-		mode, ok := macvlanModes[l.ParentMode]
-		if !ok {
-			return nil, fmt.Errorf("macvlan mode %q: want private, vepa, bridge or passthru", l.ParentMode)
+		mode, err := macvlanMode(l.ParentMode)
+		if err != nil {
+			return nil, err
 		}
 		own, err := h.netlink("", hands{})
 		if err != nil {
@@ -294,12 +294,17 @@ func (h *Host) addLink(nl netlinks, in string, l topology.Link) (func() error, e
 	return func() error { return removeLink(nl, l.Name) }, nil
 }
 
-var macvlanModes = map[string]netlink.MacvlanMode{
-	"":         netlink.MACVLAN_MODE_DEFAULT, // the kernel's own default
-	"private":  netlink.MACVLAN_MODE_PRIVATE,
-	"vepa":     netlink.MACVLAN_MODE_VEPA,
-	"bridge":   netlink.MACVLAN_MODE_BRIDGE,
-	"passthru": netlink.MACVLAN_MODE_PASSTHRU,
+// macvlanMode is the mode of a name; the empty name is the kernel's own default.
+func macvlanMode(name string) (netlink.MacvlanMode, error) {
+	if name == "" {
+		return netlink.MACVLAN_MODE_DEFAULT, nil
+	}
+	for mode, of := range macvlanModes {
+		if of == name {
+			return mode, nil
+		}
+	}
+	return 0, fmt.Errorf("macvlan mode %q: want private, vepa, bridge or passthru", name)
 }
 
 // setLink changes what is asked for, and takes back the same fields only.
@@ -349,13 +354,16 @@ func (h *Host) setLink(nl netlinks, in string, s topology.LinkSet, hs hands) (fu
 	})
 	change(s.Mode != "", func() {
 		if m, ok := l.(*netlink.Macvlan); ok {
-			for name, mode := range macvlanModes {
-				if mode == m.Mode {
-					back.Mode = name
-				}
-			}
+			back.Mode = macvlanModes[m.Mode]
 		}
-	}, func() { try(nl.LinkSetMacvlanMode(l, macvlanModes[s.Mode])) })
+	}, func() {
+		mode, err := macvlanMode(s.Mode)
+		if err != nil {
+			try(err)
+			return
+		}
+		try(nl.LinkSetMacvlanMode(l, mode))
+	})
 	change(s.State != "", func() { back.State = map[bool]string{true: "up", false: "down"}[was.Flags&net.FlagUp != 0] }, func() {
 		if s.State == "up" {
 			try(nl.LinkSetUp(l))
