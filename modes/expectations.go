@@ -1,8 +1,128 @@
 package modes
 
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
 // Expectation is what a mode should do about one feature, as documented; never what was observed.
 type Expectation struct {
-	Expect string // works, blocked, not-applicable
-	Reason string // why, in a sentence that a person who chooses a mode understands
-	Source string // RFC section, kernel document or source path, product documentation
+	Expect string `yaml:"expect"` // works, blocked, not-applicable
+	Reason string `yaml:"reason"` // why, in a sentence that a person who chooses a mode understands
+	Source string `yaml:"source"` // RFC section, kernel document or source path, product documentation
+}
+
+// Expectations reads what every mode should do: mode → feature → expectation, from the files expectations/MODE.yaml of
+// fsys. Every entry is complete. An error names file, line and column, and what would be right.
+func Expectations(fsys fs.FS) (map[string]map[string]Expectation, error) {
+	names, err := fs.Glob(fsys, "expectations/*.yaml")
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		return nil, errors.New("expectations/*.yaml: no such file: want one for each mode")
+	}
+	all := map[string]map[string]Expectation{}
+	for _, name := range names {
+		f, body, err := open(fsys, name)
+		if err != nil {
+			return nil, err
+		}
+		features, ok := body.(*ast.MappingNode)
+		if !ok {
+			return nil, f.at(body.GetToken(), "this is no mapping", "FEATURE: {expect: …, reason: …, source: …}")
+		}
+		mode := map[string]Expectation{}
+		for _, pair := range features.Values {
+			feature := pair.Key.GetToken()
+			var e Expectation
+			if err := f.decode(pair.Value, &e); err != nil {
+				return nil, err
+			}
+			if err := f.oneOf(feature, "expect", e.Expect, "works", "blocked", "not-applicable"); err != nil {
+				return nil, err
+			}
+			if err := f.text(feature, "reason", e.Reason); err != nil {
+				return nil, err
+			}
+			if err := f.text(feature, "source", e.Source); err != nil {
+				return nil, err
+			}
+			mode[feature.Value] = e
+		}
+		all[strings.TrimSuffix(path.Base(name), ".yaml")] = mode
+	}
+	return all, nil
+}
+
+// A file is a YAML file of which errors tell the place.
+type file string
+
+// open reads a file of one YAML document, without duplicate keys, and returns the document's body.
+func open(fsys fs.FS, name string) (file, ast.Node, error) {
+	f := file(name)
+	data, err := fs.ReadFile(fsys, name)
+	if err != nil {
+		return f, nil, err
+	}
+	parsed, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return f, nil, f.wrong(err)
+	}
+	switch {
+	case len(parsed.Docs) == 0 || parsed.Docs[0].Body == nil:
+		return f, nil, fmt.Errorf("%s:1:1: the file is empty: want one document", name)
+	case len(parsed.Docs) > 1:
+		return f, nil, f.at(parsed.Docs[1].Start, "a second document", "one document a file")
+	}
+	return f, parsed.Docs[0].Body, nil
+}
+
+// decode refuses keys that v, a pointer to a struct, does not have.
+func (f file) decode(n ast.Node, v any) error {
+	if _, ok := n.(*ast.MappingNode); !ok {
+		return f.at(n.GetToken(), "this is no mapping", "key: value")
+	}
+	if err := yaml.NodeToValue(n, v, yaml.Strict()); err != nil {
+		return f.wrong(err)
+	}
+	return nil
+}
+
+// wrong gives an error of the YAML library the form of the others.
+func (f file) wrong(err error) error {
+	if e := yaml.Error(nil); errors.As(err, &e) {
+		p := e.GetToken().Position
+		return fmt.Errorf("%s:%d:%d: %s", f, p.Line, p.Column, e.GetMessage())
+	}
+	return fmt.Errorf("%s: %w", f, err)
+}
+
+func (f file) at(t *token.Token, problem, want string) error {
+	return fmt.Errorf("%s:%d:%d: %s: want %s", f, t.Position.Line, t.Position.Column, problem, want)
+}
+
+// text wants a text for a key of the entry that begins at t.
+func (f file) text(t *token.Token, key, value string) error {
+	if strings.TrimSpace(value) == "" {
+		return f.at(t, fmt.Sprintf("%s has no %s", t.Value, key), "one")
+	}
+	return nil
+}
+
+// oneOf wants one of some words for a key of the entry that begins at t.
+func (f file) oneOf(t *token.Token, key, value string, words ...string) error {
+	if !slices.Contains(words, value) {
+		return f.at(t, fmt.Sprintf("%s of %s is %q", key, t.Value, value), strings.Join(words, ", "))
+	}
+	return nil
 }

@@ -1,0 +1,104 @@
+package modes_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/modebench/modebench/fixtures"
+	"github.com/modebench/modebench/modes"
+)
+
+// Every mode answers the same questions: a feature that one file lacks is a hole in the matrix.
+func TestExpectationsAreComplete(t *testing.T) {
+	all, err := modes.Expectations(fixtures.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	features := map[string]bool{}
+	for _, mode := range all {
+		for feature := range mode {
+			features[feature] = true
+		}
+	}
+	if len(features) < 45 {
+		t.Errorf("%d features, want at least 45", len(features))
+	}
+	want := slices.Sorted(maps.Keys(features))
+	for name, mode := range all {
+		if d := cmp.Diff(want, slices.Sorted(maps.Keys(mode))); d != "" {
+			t.Errorf("expectations/%s.yaml (-all features +its own):\n%s", name, d)
+		}
+	}
+}
+
+func TestExpectationsCoverTheModes(t *testing.T) {
+	all, err := modes.Expectations(fixtures.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, m := range modes.All() {
+		names = append(names, m.Name)
+	}
+	slices.Sort(names)
+	if d := cmp.Diff(names, slices.Sorted(maps.Keys(all))); d != "" {
+		t.Errorf("modes without expectations, or expectations without a mode (-modes +files):\n%s", d)
+	}
+}
+
+func TestExpectationsRead(t *testing.T) {
+	const text = "interface:\n  expect: blocked\n  reason: There is none.\n  source: veth(4)\n"
+	got, err := modes.Expectations(fstest.MapFS{"expectations/none.yaml": {Data: []byte(text)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]map[string]modes.Expectation{"none": {
+		"interface": {Expect: "blocked", Reason: "There is none.", Source: "veth(4)"},
+	}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+func TestExpectationsRefuse(t *testing.T) {
+	const good = "a: {expect: works, reason: r, source: s}\n"
+	for _, test := range []struct{ name, text, want string }{
+		{"nothing", "", "expectations/x.yaml:1:1: the file is empty"},
+		{"a list", "- a\n", "expectations/x.yaml:1:1: this is no mapping"},
+		{"no entry", good + "b: works\n", "expectations/x.yaml:2:4: this is no mapping"},
+		{"unknown key", good + "b:\n  expect: works\n  reason: r\n  source: s\n  why: x\n", `expectations/x.yaml:6:3: unknown field "why"`},
+		{"duplicate feature", good + good, `expectations/x.yaml:2:1: mapping key "a" already defined`},
+		{"duplicate key", good + "b: {expect: works, expect: blocked, reason: r, source: s}\n", `expectations/x.yaml:2:20: mapping key "expect" already defined`},
+		{"bad word", good + "b: {expect: sometimes, reason: r, source: s}\n", `expectations/x.yaml:2:1: expect of b is "sometimes": want works, blocked, not-applicable`},
+		{"no expectation", good + "b: {reason: r, source: s}\n", `expectations/x.yaml:2:1: expect of b is ""`},
+		{"no reason", good + "b: {expect: works, source: s}\n", "expectations/x.yaml:2:1: b has no reason"},
+		{"blank source", good + "b: {expect: works, reason: r, source: ' '}\n", "expectations/x.yaml:2:1: b has no source"},
+		{"wrong type", good + "b: {expect: [works], reason: r, source: s}\n", "expectations/x.yaml:2:13: "},
+		{"second document", good + "---\n" + good, "expectations/x.yaml:2:1: a second document"},
+		{"no YAML", good + "b: {\n", "expectations/x.yaml:2:"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := modes.Expectations(fstest.MapFS{"expectations/x.yaml": {Data: []byte(test.text)}})
+			refused(t, err, test.want)
+		})
+	}
+	_, err := modes.Expectations(fstest.MapFS{})
+	refused(t, err, "expectations/*.yaml: no such file")
+}
+
+func refused(t *testing.T, err error, want string) {
+	t.Helper()
+	switch {
+	case err == nil:
+		t.Errorf("accepted, want an error that begins with %q", want)
+	case !strings.HasPrefix(err.Error(), want):
+		t.Errorf("error %q, want one that begins with %q", err, want)
+	case strings.Contains(err.Error(), "\n"):
+		t.Errorf("error %q has several lines", err)
+	}
+}
