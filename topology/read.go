@@ -15,6 +15,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
@@ -39,9 +40,9 @@ func (e *Error) Error() string {
 func Read(name string, data []byte) (Topology, error) {
 	d := decoder{file: name, lines: strings.Split(string(data), "\n"), places: map[string]place{}}
 	var t Topology
-	f, err := parse(data)
+	f, err := d.parse(data)
 	if err != nil {
-		return Topology{}, d.syntax(err)
+		return Topology{}, err
 	}
 	switch {
 	case len(f.Docs) == 0 || f.Docs[0].Body == nil:
@@ -58,15 +59,50 @@ func Read(name string, data []byte) (Topology, error) {
 	return t, nil
 }
 
+// What a file may be: the parser's time grows with the square of both.
+const (
+	mostBytes = 128 << 10
+	mostDepth = 16 // a good file has five
+)
+
 // parse answers what the parser cannot take with an error also where it panics.
-func parse(data []byte) (f *ast.File, err error) {
+func (d *decoder) parse(data []byte) (f *ast.File, err error) {
+	if len(data) > mostBytes {
+		return nil, d.at(nil, fmt.Sprintf("the file has %d bytes", len(data)), fmt.Sprintf("at most %d", mostBytes))
+	}
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("not YAML that can be read: %v", p)
+			f, err = nil, d.at(nil, fmt.Sprintf("this cannot be parsed: %v", p), yamlSpec)
 		}
 	}()
-	return parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey()) // pairs finds them
+	tokens := lexer.Tokenize(string(data))
+	depth, entries, line := 0, 0, 0
+	for _, t := range tokens {
+		switch t.Type {
+		case token.SequenceStartType, token.MappingStartType:
+			depth++
+		case token.SequenceEndType, token.MappingEndType:
+			depth--
+		case token.SequenceEntryType, token.MappingKeyType:
+			if t.Position.Line != line {
+				entries, line = 0, t.Position.Line
+			}
+			entries++
+		}
+		if depth > mostDepth || entries > mostDepth {
+			return nil, d.at(t, fmt.Sprintf("more than %d collections in one another", mostDepth), "a topology, which has five")
+		}
+	}
+	f, err = parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // pairs finds them
+	if e := yaml.Error(nil); errors.As(err, &e) {
+		return nil, d.at(e.GetToken(), e.GetMessage(), yamlSpec)
+	} else if err != nil {
+		return nil, d.at(nil, err.Error(), yamlSpec)
+	}
+	return f, nil
 }
+
+const yamlSpec = "YAML (https://yaml.org/spec/1.2.2)"
 
 // A decoder turns nodes into values, strictly, and keeps the place of each. The YAML library's own decoder would take
 // 1500.5, null and "1500" for an integer and tell no place for a bad prefix.
@@ -250,15 +286,6 @@ func kind(n ast.Node) string {
 		return "a merge key"
 	}
 	return "a " + strings.ToLower(n.Type().YAMLName())
-}
-
-// syntax is the parser's error, with its place.
-func (d *decoder) syntax(err error) error {
-	var e yaml.Error
-	if errors.As(err, &e) {
-		return d.at(e.GetToken(), e.GetMessage(), "YAML (https://yaml.org/spec/1.2.2)")
-	}
-	return d.at(nil, err.Error(), "YAML (https://yaml.org/spec/1.2.2)")
 }
 
 func (d *decoder) flaw(f *flaw) error {

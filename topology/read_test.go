@@ -37,6 +37,9 @@ var edits = []edit{
 	{"not a mapping", "", "- a\n- b\n", true},
 	{"broken YAML", "joins: [rack, annex]", "joins: [rack, annex", false},
 	{"tab", "    v4: 198.18.0.0/22", "\tv4: 198.18.0.0/22", false},
+	{"nested too deeply", "", strings.Repeat("[", 1e5), false},
+	{"nested too deeply in a line", "", strings.Repeat("- ", 1e3), false},
+	{"too large", "", "# " + strings.Repeat("a", 1<<17), false},
 	{"anchor", "nics: {eth0: rack}", "nics: &n {eth0: rack}", false},
 	{"alias", "nic: eth1", "nic: *n", false},
 	{"merge key", "nics: {eth0: rack}", "<<: {eth0: rack}", true},
@@ -144,7 +147,12 @@ func TestReadRefuses(t *testing.T) {
 		if e.File != "lab.yaml" || e.Line < 1 || e.Column < 1 || e.Problem == "" || e.Remedy == "" || !strings.HasSuffix(e.Excerpt, "^") {
 			t.Errorf("%s: incomplete: %#v", c.name, e)
 		}
-		fmt.Fprintf(&b, "# %s\n%v\n\n", c.name, err)
+		if len(e.Excerpt) < 1000 {
+			fmt.Fprintf(&b, "# %s\n%v\n\n", c.name, err)
+		} else {
+			e.Excerpt = "(long)"
+			fmt.Fprintf(&b, "# %s\n%v\n\n", c.name, e)
+		}
 	}
 	golden(t, "testdata/refused.txt", b.String())
 }

@@ -377,10 +377,10 @@ func (a Addr) line(at string, remove bool) string {
 		w = words{"ip -n", at, "addr", addDel(remove), a.Prefix.Addr().String(), "peer", a.Peer.String()}
 	}
 	w.add("dev", a.Link)
-	if a.NoDAD {
+	if a.NoDAD && !remove {
 		w.add("nodad")
 	}
-	if a.NoPrefixRoute {
+	if a.NoPrefixRoute && !remove {
 		w.add("noprefixroute")
 	}
 	return w.String()

@@ -1,0 +1,316 @@
+package topology_test
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/modebench/modebench/topology"
+)
+
+var (
+	mac4 = net.HardwareAddr{2, 3, 0, 1, 0, 4}
+	mac5 = net.HardwareAddr{2, 3, 0, 1, 0, 5}
+)
+
+func pfx(s string) netip.Prefix  { return netip.MustParsePrefix(s) }
+func addr(s string) netip.Addr   { return netip.MustParseAddr(s) }
+func to(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+var table = topology.Table{
+	Family: "inet", Name: "modebench",
+	Chains: []topology.Chain{
+		{Name: "prerouting", Type: "nat", Hook: "prerouting", Priority: -100, Rules: []topology.Rule{
+			{Match: []topology.Match{{Field: "fib daddr type", Value: "local"}, {Field: "meta nfproto", Value: "ipv4"}, {Field: "tcp dport", Value: "8080"}}, Verdict: topology.Verdict{Kind: "dnat", To: to("172.17.0.2:80")}, Comment: "publish"},
+			{Match: []topology.Match{{Field: "ip6 daddr", Value: "2001:db8:18::1"}, {Field: "udp dport", Value: "53"}}, Verdict: topology.Verdict{Kind: "dnat", To: to("[fd17::2]:53")}},
+			{Match: []topology.Match{{Field: "ip daddr", Value: "198.18.0.1"}, {Field: "meta l4proto", Value: "icmp"}}, Verdict: topology.Verdict{Kind: "dnat", To: netip.AddrPortFrom(addr("172.17.0.2"), 0)}},
+		}},
+		{Name: "postrouting", Type: "nat", Hook: "postrouting", Priority: 100, Rules: []topology.Rule{
+			{Match: []topology.Match{{Field: "ip saddr", Value: "172.17.0.0/24"}, {Field: "oifname", Not: true, Value: "br-blue"}}, Verdict: topology.Verdict{Kind: "masquerade", FullyRandom: true}},
+			{Match: []topology.Match{{Field: "ip6 saddr", Value: "fd17::/64"}, {Field: "oifname", Value: "eth0"}}, Verdict: topology.Verdict{Kind: "snat", To: netip.AddrPortFrom(addr("2001:db8:18::1"), 0)}},
+		}},
+		{Name: "forward", Type: "filter", Hook: "forward", Policy: "drop", Rules: []topology.Rule{
+			{Match: []topology.Match{{Field: "ct state", Value: "established,related"}}, Verdict: topology.Verdict{Kind: "accept"}},
+			{Match: []topology.Match{{Field: "ct status", Value: "dnat"}}, Verdict: topology.Verdict{Kind: "accept"}},
+			{Match: []topology.Match{{Field: "ct state", Not: true, Value: "new,untracked"}}, Verdict: topology.Verdict{Kind: "count"}, Comment: "old"},
+			{Match: []topology.Match{{Field: "iifname", Value: "br-*"}}, Verdict: topology.Verdict{Kind: "jump", Chain: "leave"}},
+		}},
+		{Name: "leave", Rules: []topology.Rule{
+			{Match: []topology.Match{{Field: "ether saddr", Value: mac4.String()}, {Field: "ether daddr", Not: true, Value: mac5.String()}}, Verdict: topology.Verdict{Kind: "return"}},
+			{Match: []topology.Match{{Field: "meta l4proto", Value: "tcp,udp"}, {Field: "th dport", Value: "25"}}, Verdict: topology.Verdict{Kind: "reject"}},
+			{Match: []topology.Match{{Field: "tcp sport", Value: "1-1023"}}, Verdict: topology.Verdict{Kind: "drop"}},
+			{Match: []topology.Match{{Field: "udp sport", Value: "67"}}, Verdict: topology.Verdict{Kind: "drop"}},
+		}},
+	},
+}
+
+const tableText = `table inet modebench {
+	chain prerouting {
+		type nat hook prerouting priority -100; policy accept;
+		fib daddr type local meta nfproto ipv4 tcp dport 8080 counter dnat ip to 172.17.0.2:80 comment "publish"
+		ip6 daddr 2001:db8:18::1 udp dport 53 counter dnat ip6 to [fd17::2]:53
+		ip daddr 198.18.0.1 meta l4proto icmp counter dnat ip to 172.17.0.2
+	}
+
+	chain postrouting {
+		type nat hook postrouting priority 100; policy accept;
+		ip saddr 172.17.0.0/24 oifname != "br-blue" counter masquerade fully-random
+		ip6 saddr fd17::/64 oifname "eth0" counter snat ip6 to 2001:db8:18::1
+	}
+
+	chain forward {
+		type filter hook forward priority 0; policy drop;
+		ct state { established, related } counter accept
+		ct status dnat counter accept
+		ct state != { new, untracked } counter comment "old"
+		iifname "br-*" counter jump leave
+	}
+
+	chain leave {
+		ether saddr 02:03:00:01:00:04 ether daddr != 02:03:00:01:00:05 counter return
+		meta l4proto { tcp, udp } th dport 25 counter reject
+		tcp sport 1-1023 counter drop
+		udp sport 67 counter drop
+	}
+}
+`
+
+func TestStepString(t *testing.T) {
+	for _, c := range []struct {
+		step        topology.Step
+		does, again string // again: with Remove; empty: a step that has no opposite
+	}{
+		{topology.Step{Space: &topology.Space{Name: "c1"}},
+			"ip netns add h1-c1 && ip -n h1-c1 link set dev lo up", "ip netns del h1-c1"},
+		{topology.Step{Space: &topology.Space{Name: "c2", Share: "c1"}},
+			"ln -s h1-c1 /run/netns/h1-c2 # h1/c2 enters the namespace of h1/c1", "rm /run/netns/h1-c2"},
+		{topology.Step{Space: &topology.Space{Name: "c3", Share: "host"}},
+			"ln -s h1 /run/netns/h1-c3 # h1/c3 enters the namespace of h1", "rm /run/netns/h1-c3"},
+
+		{topology.Step{Link: &topology.Link{Name: "br-blue", Kind: "bridge", MAC: mac4, MTU: 1500, NoSnooping: true, Up: true}},
+			"ip -n h1 link add name br-blue address 02:03:00:01:00:04 mtu 1500 up type bridge mcast_snooping 0", "ip -n h1 link del dev br-blue"},
+		{topology.Step{Link: &topology.Link{Name: "veth-c1", Kind: "veth", MTU: 1500, Master: "br-blue", Up: true, PeerName: "eth0", PeerIn: "c1", PeerMAC: mac4, PeerMTU: 1500}},
+			"ip -n h1 link add name veth-c1 mtu 1500 master br-blue up type veth peer name eth0 netns h1-c1 address 02:03:00:01:00:04 mtu 1500", "ip -n h1 link del dev veth-c1"},
+		{topology.Step{In: "c1", Link: &topology.Link{Name: "v0", Kind: "veth", PeerName: "v1"}},
+			"ip -n h1-c1 link add name v0 type veth peer name v1 netns h1", "ip -n h1-c1 link del dev v0"},
+		{topology.Step{Link: &topology.Link{Name: "v0", Kind: "veth", PeerName: "v1"}},
+			"ip -n h1 link add name v0 type veth peer name v1", "ip -n h1 link del dev v0"},
+		{topology.Step{In: "c1", Link: &topology.Link{Name: "eth0", Kind: "macvlan", MAC: mac4, Parent: "eth0", ParentMode: "bridge", Up: true}},
+			"ip -n h1 link add link eth0 name eth0 netns h1-c1 address 02:03:00:01:00:04 up type macvlan mode bridge", "ip -n h1-c1 link del dev eth0"},
+		{topology.Step{Link: &topology.Link{Name: "mv0", Kind: "macvlan", Parent: "eth0", ParentMode: "passthru"}},
+			"ip -n h1 link add link eth0 name mv0 type macvlan mode passthru", "ip -n h1 link del dev mv0"},
+
+		{topology.Step{In: "c1", Set: &topology.LinkSet{Name: "eth0", State: "up", MTU: 1400, MAC: mac5, Promisc: "on"}},
+			"ip -n h1-c1 link set dev eth0 address 02:03:00:01:00:05 mtu 1400 promisc on up", ""},
+		{topology.Step{Set: &topology.LinkSet{Name: "veth-c1", Master: "br-blue", Hairpin: "on", Isolated: "off"}},
+			"ip -n h1 link set dev veth-c1 master br-blue && ip -n h1 link set dev veth-c1 type bridge_slave hairpin on isolated off", ""},
+		{topology.Step{Set: &topology.LinkSet{Name: "veth-c1", Master: "none"}},
+			"ip -n h1 link set dev veth-c1 nomaster", ""},
+		{topology.Step{In: "c1", Set: &topology.LinkSet{Name: "eth0", Mode: "private"}},
+			"ip -n h1-c1 link set dev eth0 type macvlan mode private", ""},
+
+		{topology.Step{Addr: &topology.Addr{Link: "br-blue", Prefix: pfx("172.17.0.1/24")}},
+			"ip -n h1 addr add 172.17.0.1/24 dev br-blue", "ip -n h1 addr del 172.17.0.1/24 dev br-blue"},
+		{topology.Step{In: "c1", Addr: &topology.Addr{Link: "eth0", Prefix: pfx("fd17::2/64"), NoDAD: true, NoPrefixRoute: true}},
+			"ip -n h1-c1 addr add fd17::2/64 dev eth0 nodad noprefixroute", "ip -n h1-c1 addr del fd17::2/64 dev eth0"},
+		{topology.Step{Addr: &topology.Addr{Link: "veth-c1", Prefix: pfx("172.17.0.1/32"), Peer: pfx("172.17.0.2/32")}},
+			"ip -n h1 addr add 172.17.0.1 peer 172.17.0.2/32 dev veth-c1", "ip -n h1 addr del 172.17.0.1 peer 172.17.0.2/32 dev veth-c1"},
+
+		{topology.Step{In: "c1", Route: &topology.Route{Dst: pfx("0.0.0.0/0"), Via: addr("172.17.0.1")}},
+			"ip -n h1-c1 route add default via 172.17.0.1", "ip -n h1-c1 route del default via 172.17.0.1"},
+		{topology.Step{In: "c1", Route: &topology.Route{Dst: pfx("::/0"), Via: addr("fe80::1"), Link: "eth0"}},
+			"ip -n h1-c1 -6 route add default via fe80::1 dev eth0", "ip -n h1-c1 -6 route del default via fe80::1 dev eth0"},
+		{topology.Step{Route: &topology.Route{Dst: pfx("172.17.0.2/32"), Link: "veth-c1", Scope: "link", Src: addr("172.17.0.1"), MTU: 1400}},
+			"ip -n h1 route add 172.17.0.2/32 dev veth-c1 scope link src 172.17.0.1 mtu 1400", "ip -n h1 route del 172.17.0.2/32 dev veth-c1 scope link src 172.17.0.1 mtu 1400"},
+		{topology.Step{Route: &topology.Route{Dst: pfx("10.0.0.0/8"), Via: addr("fe80::2"), Link: "eth0", OnLink: true}},
+			"ip -n h1 route add 10.0.0.0/8 via inet6 fe80::2 dev eth0 onlink", "ip -n h1 route del 10.0.0.0/8 via inet6 fe80::2 dev eth0 onlink"},
+
+		{topology.Step{Neigh: &topology.Neigh{Link: "br-blue", IP: addr("172.17.0.9"), MAC: mac4}},
+			"ip -n h1 neigh add 172.17.0.9 lladdr 02:03:00:01:00:04 dev br-blue nud permanent", "ip -n h1 neigh del 172.17.0.9 dev br-blue"},
+		{topology.Step{Neigh: &topology.Neigh{Link: "eth0", IP: addr("2001:db8:18::101"), Proxy: true}},
+			"ip -n h1 neigh add proxy 2001:db8:18::101 dev eth0", "ip -n h1 neigh del proxy 2001:db8:18::101 dev eth0"},
+		{topology.Step{Neigh: &topology.Neigh{Link: "veth-c1", MAC: mac4, FDB: true}},
+			"bridge -n h1 fdb add 02:03:00:01:00:04 dev veth-c1 master static", "bridge -n h1 fdb del 02:03:00:01:00:04 dev veth-c1 master static"},
+		{topology.Step{Neigh: &topology.Neigh{Link: "vxlan0", MAC: mac4, IP: addr("198.18.0.2"), FDB: true}},
+			"bridge -n h1 fdb append 02:03:00:01:00:04 dev vxlan0 dst 198.18.0.2 self permanent", "bridge -n h1 fdb del 02:03:00:01:00:04 dev vxlan0 dst 198.18.0.2 self permanent"},
+
+		{topology.Step{Sysctl: &topology.Sysctl{Key: "net/ipv4/ip_forward", Value: "1"}},
+			"ip netns exec h1 sysctl -qw net/ipv4/ip_forward=1", ""},
+		{topology.Step{In: "c1", Sysctl: &topology.Sysctl{Key: "net/ipv4/ip_local_port_range", Value: "1024 65000", Optional: true}},
+			"ip netns exec h1-c1 sysctl -e -qw net/ipv4/ip_local_port_range='1024 65000'", ""},
+
+		{topology.Step{Offload: &topology.Offload{Link: "veth-c1", Feature: "tx-checksum"}},
+			"ip netns exec h1 ethtool -K veth-c1 tx off", ""},
+		{topology.Step{In: "c1", Offload: &topology.Offload{Link: "eth0", Feature: "gro", On: true}},
+			"ip netns exec h1-c1 ethtool -K eth0 gro on", ""},
+
+		{topology.Step{Shape: &topology.Shape{Link: "eth0", Rate: 100e6}},
+			"tc -n h1 qdisc add dev eth0 root tbf rate 100mbit burst 65536 limit 690536", "tc -n h1 qdisc del dev eth0 root"},
+		{topology.Step{Shape: &topology.Shape{Link: "eth0", Rate: 1_234_567, Delay: 2500 * time.Microsecond, Loss: 0.01}},
+			"tc -n h1 qdisc add dev eth0 root netem delay 2500us loss 1% rate 1234567bit", "tc -n h1 qdisc del dev eth0 root"},
+
+		{topology.Step{Table: &table},
+			"ip netns exec h1 nft -f - <<'END'\n" + tableText + "END", "ip netns exec h1 nft delete table inet modebench"},
+		{topology.Step{Table: &topology.Table{Family: "ip", Name: "nat", Chains: []topology.Chain{{Name: "out", Rules: []topology.Rule{{Verdict: topology.Verdict{Kind: "snat", To: to("198.18.0.1:1024")}}}}}}},
+			"ip netns exec h1 nft -f - <<'END'\ntable ip nat {\n\tchain out {\n\t\tcounter snat to 198.18.0.1:1024\n\t}\n}\nEND", "ip netns exec h1 nft delete table ip nat"},
+	} {
+		c.step.On = "h1"
+		if diff := cmp.Diff(c.does, c.step.String()); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+		if c.again == "" {
+			continue
+		}
+		c.step.Remove = true
+		if diff := cmp.Diff(c.again, c.step.String()); diff != "" {
+			t.Errorf("removed: -want +got:\n%s", diff)
+		}
+	}
+}
+
+// sample uses a kind of step where it can be used, and none that a kernel may lack.
+func sample(t testing.TB, p *topology.Plan) topology.Wiring {
+	t.Helper()
+	w := topology.Wiring{Mode: "sample", Setup: []topology.Step{
+		{On: "h2", Sysctl: &topology.Sysctl{Key: "net/ipv4/ip_forward", Value: "1"}},
+	}}
+	blue := p.Network("blue")
+	on := func(s topology.Step) { s.On = "h1"; w.Setup = append(w.Setup, s) }
+	on(topology.Step{Sysctl: &topology.Sysctl{Key: "net/ipv4/ip_forward", Value: "1"}})
+	// With a MAC of its own: with its first port its MAC would change, and the kernel then forgets even permanent neighbours.
+	on(topology.Step{Link: &topology.Link{Name: blue.Bridge, Kind: "bridge", MAC: net.HardwareAddr{2, 4, 0, 0, 0, 1}, Up: true}})
+	on(topology.Step{Addr: &topology.Addr{Link: blue.Bridge, Prefix: netip.PrefixFrom(blue.Gateway4, blue.V4.Bits())}})
+	on(topology.Step{Addr: &topology.Addr{Link: blue.Bridge, Prefix: netip.PrefixFrom(blue.Gateway6, blue.V6.Bits()), NoDAD: true}})
+	on(topology.Step{Table: &table})
+	on(topology.Step{Neigh: &topology.Neigh{Link: "eth0", IP: addr("198.18.1.9"), Proxy: true}})
+	on(topology.Step{Neigh: &topology.Neigh{Link: blue.Bridge, IP: addr("172.17.0.9"), MAC: mac4}})
+	on(topology.Step{Route: &topology.Route{Dst: pfx("10.0.0.0/8"), Via: addr("198.18.0.2"), MTU: 1400}})
+
+	c := p.Machine("h1").Containers[0]
+	a := topology.Attachment{Container: c, Host: "h1", Steps: []topology.Step{
+		{On: "h1", Space: &topology.Space{Name: c.Name}},
+		{On: "h1", Link: &topology.Link{Name: c.Device, Kind: "veth", Master: blue.Bridge, Up: true, PeerName: "eth0", PeerIn: c.Name, PeerMAC: c.MAC, PeerMTU: 1500}},
+		{On: "h1", Set: &topology.LinkSet{Name: c.Device, Hairpin: "on", Isolated: "on"}},
+		{On: "h1", Neigh: &topology.Neigh{Link: c.Device, MAC: mac5, FDB: true}},
+		{On: "h1", Offload: &topology.Offload{Link: c.Device, Feature: "tso"}},
+		{On: "h1", In: c.Name, Set: &topology.LinkSet{Name: "eth0", State: "up"}},
+		{On: "h1", In: c.Name, Addr: &topology.Addr{Link: "eth0", Prefix: c.Private4}},
+		{On: "h1", In: c.Name, Addr: &topology.Addr{Link: "eth0", Prefix: c.Private6, NoDAD: true}},
+		{On: "h1", In: c.Name, Route: &topology.Route{Dst: pfx("0.0.0.0/0"), Via: blue.Gateway4}},
+		{On: "h1", In: c.Name, Route: &topology.Route{Dst: pfx("::/0"), Via: blue.Gateway6, Link: "eth0"}},
+	}}
+	a.Steps = append(a.Steps, topology.Defaults("h1", c.Name)...)
+	shared, err := p.Container("h1", "blue", 9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Attached = append(w.Attached, a, topology.Attachment{Container: shared, Host: "h1", Steps: []topology.Step{
+		{On: "h1", Space: &topology.Space{Name: shared.Name, Share: c.Name}},
+		{On: "h1", In: shared.Name, Set: &topology.LinkSet{Name: "lo", State: "up"}},
+	}})
+	moved := p.Machine("h2").Containers[0]
+	moved.Name = "c8"
+	w.Attached = append(w.Attached, topology.Attachment{Container: moved, Host: "h1", Steps: []topology.Step{
+		{On: "h1", Space: &topology.Space{Name: moved.Name}},
+		{On: "h1", In: moved.Name, Link: &topology.Link{Name: "eth0", Kind: "macvlan", MAC: moved.MAC, Parent: "eth0", ParentMode: "bridge", Up: true}},
+		{On: "h1", In: moved.Name, Addr: &topology.Addr{Link: "eth0", Prefix: moved.Segment4}},
+	}})
+	return w
+}
+
+func TestWiringString(t *testing.T) {
+	p := plan(t, "topologies/rated.yaml")
+	golden(t, "testdata/sample.wiring.txt", sample(t, p).String())
+	var b strings.Builder
+	for _, s := range topology.Underlay(p) {
+		fmt.Fprintln(&b, s)
+	}
+	golden(t, "testdata/rated.underlay.txt", b.String())
+}
+
+// scratch runs a shell script in namespaces of its own, with nothing of the machine's below /run.
+func scratch(t *testing.T, script string, tools ...string) {
+	t.Helper()
+	for _, tool := range append(tools, "unshare", "mount", "sh") {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("unable: %v", err)
+		}
+	}
+	flags := []string{"-n", "-m"}
+	if os.Getuid() != 0 {
+		flags = append(flags, "-U", "-r")
+	}
+	unshare := func(script string) *exec.Cmd {
+		cmd := exec.Command("unshare", append(flags, "sh", "-e")...)
+		cmd.Stdin = strings.NewReader(script)
+		return cmd
+	}
+	const begin = "mount -t tmpfs tmpfs /run\n"
+	if out, err := unshare(begin).CombinedOutput(); err != nil {
+		t.Skipf("unable: no namespaces here: %v: %s", err, out)
+	}
+	var out bytes.Buffer
+	cmd := unshare(begin + script)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v:\n%s", err, out.String())
+	}
+}
+
+// The text of a table is one that nft takes.
+func TestTableIsNFT(t *testing.T) {
+	scratch(t, "nft -c -f - <<'END'\n"+tableText+"END\n", "nft")
+}
+
+// The printed lines are not only to be read: run by a shell, they make a lab whose machines answer one another, and
+// printed with Remove they take it down again.
+func TestScriptMakesLab(t *testing.T) {
+	p := plan(t, "topologies/rated.yaml")
+	var b strings.Builder
+	line := func(s fmt.Stringer) { fmt.Fprintln(&b, s) }
+	for _, m := range p.Machines {
+		fmt.Fprintf(&b, "ip netns add %s && ip -n %s link set dev lo up\n", m.Name, m.Name)
+	}
+	for _, m := range p.Machines {
+		for _, nic := range m.NICs {
+			if m.Role == topology.RoleTor {
+				peer := p.Machine(nic.Peer.Machine).NIC(nic.Peer.Interface)
+				made := topology.Step{On: m.Name, Link: &topology.Link{Name: nic.Name, Kind: "veth", MAC: nic.MAC, MTU: nic.MTU, PeerName: "end", PeerMAC: peer.MAC, PeerMTU: peer.MTU}}
+				line(made)
+				fmt.Fprintf(&b, "ip -n %s link set dev end netns %s name %s\n", m.Name, nic.Peer.Machine, peer.Name)
+			}
+		}
+	}
+	for _, s := range topology.Underlay(p) {
+		line(s)
+	}
+	w := sample(t, p)
+	line(w)
+	for _, target := range []string{"198.18.0.254", "2001:db8:18::fe"} {
+		fmt.Fprintf(&b, "ip netns exec h2 ping -q -n -c 1 -W 5 %s\n", target)
+	}
+	for _, target := range []string{"172.17.0.2", "fd17::2"} {
+		fmt.Fprintf(&b, "ip netns exec h1 ping -q -n -c 1 -W 5 %s\n", target)
+	}
+	steps := w.Setup
+	for _, a := range w.Attached {
+		steps = append(steps, a.Steps...)
+	}
+	for i := range steps {
+		s := steps[len(steps)-1-i]
+		s.Remove = true
+		if s.Set == nil && s.Sysctl == nil && s.Offload == nil {
+			line(s)
+		}
+	}
+	b.WriteString("test -z \"$(ip -n h1 neigh show proxy)$(ip netns exec h1 nft list tables)\"\n")
+	scratch(t, b.String(), "ip", "bridge", "nft", "tc", "ethtool", "sysctl", "ping")
+}
