@@ -341,32 +341,31 @@ func (r reader) conntrack(s *lab.SpaceState) error {
 	if n, err := sysctl("net/netfilter/nf_conntrack_count"); err == nil && n == "0" {
 		return nil
 	}
-	for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		flows, err := dump(func() ([]*netlink.ConntrackFlow, error) {
-			return r.ConntrackTableList(netlink.ConntrackTable, family)
-		})
-		switch {
-		case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
-			return nil // a kernel without connection tracking, or without its netlink
-		case err != nil:
-			return err
+	// Both families in one walk through it.
+	flows, err := dump(func() ([]*netlink.ConntrackFlow, error) {
+		return r.ConntrackTableList(netlink.ConntrackTable, unix.AF_UNSPEC)
+	})
+	switch {
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+		return nil // a kernel without connection tracking, or without its netlink
+	case err != nil:
+		return err
+	}
+	for _, f := range flows {
+		proto, ok := connProtos[f.Forward.Protocol]
+		if !ok {
+			proto = strconv.Itoa(int(f.Forward.Protocol))
 		}
-		for _, f := range flows {
-			proto, ok := connProtos[f.Forward.Protocol]
-			if !ok {
-				proto = strconv.Itoa(int(f.Forward.Protocol))
-			}
-			c := lab.Conntrack{
-				Proto:    proto,
-				Src:      netip.AddrPortFrom(addrOf(f.Forward.SrcIP), f.Forward.SrcPort),
-				Dst:      netip.AddrPortFrom(addrOf(f.Forward.DstIP), f.Forward.DstPort),
-				ReplySrc: netip.AddrPortFrom(addrOf(f.Reverse.SrcIP), f.Reverse.SrcPort),
-				ReplyDst: netip.AddrPortFrom(addrOf(f.Reverse.DstIP), f.Reverse.DstPort),
-				Timeout:  time.Duration(f.TimeOut) * time.Second,
-			}
-			c.NAT = c.Src != c.ReplyDst || c.Dst != c.ReplySrc
-			s.Conntrack = append(s.Conntrack, c)
+		c := lab.Conntrack{
+			Proto:    proto,
+			Src:      netip.AddrPortFrom(addrOf(f.Forward.SrcIP), f.Forward.SrcPort),
+			Dst:      netip.AddrPortFrom(addrOf(f.Forward.DstIP), f.Forward.DstPort),
+			ReplySrc: netip.AddrPortFrom(addrOf(f.Reverse.SrcIP), f.Reverse.SrcPort),
+			ReplyDst: netip.AddrPortFrom(addrOf(f.Reverse.DstIP), f.Reverse.DstPort),
+			Timeout:  time.Duration(f.TimeOut) * time.Second,
 		}
+		c.NAT = c.Src != c.ReplyDst || c.Dst != c.ReplySrc
+		s.Conntrack = append(s.Conntrack, c)
 	}
 	slices.SortFunc(s.Conntrack, func(a, b lab.Conntrack) int {
 		return cmp.Or(cmp.Compare(a.Proto, b.Proto), a.Src.Compare(b.Src), a.Dst.Compare(b.Dst), a.ReplySrc.Compare(b.ReplySrc))

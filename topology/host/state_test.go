@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -129,20 +130,22 @@ func furnish() error {
 				Rate:       12500000, Buffer: netlink.Xmittime(12500000, 16000), Limit: 100000,
 			})
 		},
-		func() error {
-			return addTable(topology.Table{Family: "ip", Name: "t", Chains: []topology.Chain{
-				{Name: "out", Type: "filter", Hook: "output", Rules: []topology.Rule{rule("count", "new", "ct state == new")}},
-				{Name: "pre", Type: "nat", Hook: "output", Priority: -100, Rules: []topology.Rule{
-					nat("dnat", "127.0.0.1:4001", false, "udp dport == 4000"),
-				}},
-			}})
-		},
 	} {
 		if err := do(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// track makes the namespace follow its connections and redirect one.
+func track() error {
+	return addTable(topology.Table{Family: "inet", Name: "t", Chains: []topology.Chain{
+		{Name: "out", Type: "filter", Hook: "output", Rules: []topology.Rule{rule("count", "new", "ct state == new")}},
+		{Name: "pre", Type: "nat", Hook: "output", Priority: -100, Rules: []topology.Rule{
+			nat("dnat", "127.0.0.1:4001", false, "udp dport == 4000"),
+		}},
+	}})
 }
 
 func TestState(t *testing.T) {
@@ -152,6 +155,9 @@ func TestState(t *testing.T) {
 	}
 	var c net.Conn
 	err := s.Do(func() (err error) {
+		if err := track(); err != nil {
+			return err
+		}
 		l, err := net.Listen("tcp", "127.0.0.1:80")
 		if err != nil {
 			return err
@@ -161,7 +167,15 @@ func TestState(t *testing.T) {
 			return err
 		}
 		t.Cleanup(func() { c.Close() })
-		_, err = c.Write([]byte("x"))
+		if _, err = c.Write([]byte("x")); err != nil {
+			return err
+		}
+		six, err := net.Dial("udp", "[::1]:5000")
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { six.Close() })
+		_, err = six.Write([]byte("x"))
 		return err
 	})
 	if err != nil {
@@ -175,6 +189,13 @@ func TestState(t *testing.T) {
 		t.Fatalf("spaces: %+v", all.Spaces)
 	}
 	got := all.Spaces["c"]
+
+	// Entries of both families come by the same request.
+	if !slices.ContainsFunc(got.Conntrack, func(c lab.Conntrack) bool {
+		return c.Proto == "udp" && c.Dst == netip.MustParseAddrPort("[::1]:5000") && c.Src == c.ReplyDst && !c.NAT
+	}) {
+		t.Errorf("no IPv6 connection among %+v", got.Conntrack)
+	}
 
 	// What follows from what was made is compared; what the kernel adds as time goes by, such as counters, is not.
 	index := map[string]int{}
@@ -234,8 +255,8 @@ func TestState(t *testing.T) {
 	if d := cmp.Diff([]string{"dev v0 root tbf rate 100000000bit"}, got.Qdiscs); d != "" {
 		t.Errorf("qdiscs (-want +got):\n%s", d)
 	}
-	if got.Sockets != 2 {
-		t.Errorf("%d sockets, want a listener and a client", got.Sockets)
+	if got.Sockets != 3 {
+		t.Errorf("%d sockets, want a listener and two clients", got.Sockets)
 	}
 	if len(got.Rules) != 2 || got.Rules[0].Comment != "new" || got.Rules[0].Packets == 0 {
 		t.Errorf("rules: %+v", got.Rules)
@@ -309,18 +330,40 @@ func TestRouteTexts(t *testing.T) {
 	})
 }
 
+// Five devices; where connections are tracked, the machine's table of them dominates.
 func BenchmarkState(b *testing.B) {
-	s, err := space.New()
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer s.Close()
-	if err := s.Do(furnish); err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		if _, err := state(map[string]*space.Space{"": s}); err != nil {
-			b.Fatal(err)
-		}
+	for _, c := range []struct {
+		name string
+		with func() error
+	}{
+		{"connections=0", func() error { return nil }},
+		{"connections=1", func() error {
+			if err := track(); err != nil {
+				return err
+			}
+			c, err := net.Dial("udp", "127.0.0.1:4000")
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, err = c.Write([]byte("x"))
+			return err
+		}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			s, err := space.New()
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+			if err := errors.Join(s.Do(furnish), s.Do(c.with)); err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				if _, err := state(map[string]*space.Space{"": s}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const sysctls = "/proc/sys/"
@@ -15,8 +17,18 @@ func sysctl(key string) (string, error) {
 	if err := checkSysctl(key); err != nil {
 		return "", err
 	}
-	b, err := os.ReadFile(sysctls + key)
-	return strings.TrimSpace(string(b)), err
+	// A state reads hundreds of them; os.File would make each known to the poller.
+	fd, err := unix.Open(sysctls+key, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: sysctls + key, Err: err}
+	}
+	defer unix.Close(fd)
+	var b [4096]byte // the longest there are
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return "", &os.PathError{Op: "read", Path: sysctls + key, Err: err}
+	}
+	return strings.TrimSpace(string(b[:n])), nil
 }
 
 // setSysctl changes a setting of the namespace of the calling thread and returns what it was.
