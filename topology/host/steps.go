@@ -8,7 +8,6 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/topology"
@@ -47,8 +46,10 @@ func (h *Host) netlink(in string, hs hands) (netlinks, error) {
 	if nl := h.links[in]; nl != nil {
 		return nl, nil
 	}
-	nl, err := netlink.NewHandleAt(netns.NsHandle(s.File().Fd()), unix.NETLINK_ROUTE)
-	if err != nil {
+	// Not NewHandleAt: it reads the namespace to come back to by process id, which is another's in a PID namespace of
+	// its own below the machine's /proc.
+	var nl netlinks
+	if err := s.Do(func() (err error) { nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); return err }); err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
 	h.links[in] = nl
