@@ -120,7 +120,7 @@ func TestSuites(t *testing.T) {
 		declareSabotage(run)
 	}
 	suite, reporter := ginkgo.GinkgoConfiguration()
-	reporter.Succinct = true
+	reporter.Succinct = !reporter.Verbose && !reporter.VeryVerbose
 	if !ginkgo.RunSpecs(t, "modes", suite, reporter) || *onlySabotage {
 		return
 	}
