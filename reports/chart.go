@@ -162,7 +162,13 @@ func latencyChart(rows []latencyRow, label string) template.HTML {
 			}
 		}
 	}
-	axis(&b, s, height, ticks, func(v float64) string { return strings.Replace(duration(v), ".00", "", 1) })
+	axis(&b, s, height, ticks, func(v float64) string {
+		number, unit, _ := strings.Cut(duration(v), " ")
+		if strings.Contains(number, ".") {
+			number = strings.TrimRight(strings.TrimRight(number, "0"), ".")
+		}
+		return number + " " + unit
+	})
 	for i, r := range rows {
 		y := chartHead + chartRow*(float64(i)+0.5)
 		rowName(&b, r.Name, y)

@@ -106,3 +106,11 @@ func shell(args []string) string {
 	}
 	return strings.Join(quoted, " ")
 }
+
+// lowerFirst writes a title within a sentence; an abbreviation keeps its capitals.
+func lowerFirst(s string) string {
+	if len(s) > 1 && s[1] >= 'a' {
+		return strings.ToLower(s[:1]) + s[1:]
+	}
+	return s
+}

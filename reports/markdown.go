@@ -203,7 +203,7 @@ func natSentence(costs []Summary) string {
 				if s.Variant != k.variant || s.Feature != metrics[i].Feature || s.Unit != metrics[i].Unit || s.Blocks == 0 {
 					continue
 				}
-				text := fmt.Sprintf("%s %s", strings.ToLower(metrics[i].Title), s.interval())
+				text := fmt.Sprintf("%s %s", lowerFirst(metrics[i].Title), s.interval())
 				if s.Verdict == NoDifference {
 					text += " (" + NoDifference + ")"
 				}

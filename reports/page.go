@@ -62,7 +62,12 @@ type answer struct {
 	Title, Slug string
 	Tally       tally
 	Bar         template.HTML
-	Costs       []Summary
+	Costs       []costView
+}
+
+type costView struct {
+	Summary
+	Short string
 }
 
 type matrixView struct {
@@ -177,7 +182,7 @@ func writePage(w io.Writer, res Results) error {
 		a := answer{Mode: m, Title: names[m.key()], Slug: slug(names[m.key()]), Tally: t.tally(m)}
 		a.Bar = bar(a.Tally)
 		for _, i := range []int{0, 2} {
-			a.Costs = append(a.Costs, heads[m.key()][i])
+			a.Costs = append(a.Costs, costView{heads[m.key()][i], metrics[i].Short})
 		}
 		p.Answers = append(p.Answers, a)
 		p.Wirings = append(p.Wirings, wiringView{m, a.Title, a.Slug, drawGraph(m.Graph, "The lab with the devices of "+a.Title+".")})
@@ -504,7 +509,7 @@ func manifest(res Results) []manifestRow {
 }
 
 // Span is the number of columns of the matrix.
-func (v matrixView) Span() int { return 1 + len(v.Modes) }
+func (v matrixView) Span() int { return 2 + len(v.Modes) }
 
 // NoiseText writes the noise floor of a chart.
 func (c chartView) NoiseText() string { return fmt.Sprintf("±%.1f %%", 100*c.Noise) }

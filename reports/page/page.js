@@ -77,7 +77,7 @@
       groups.forEach((group, g) => {
         let any = false;
         for (const row of [...group.rows].slice(1)) {
-          const cells = [...row.cells].slice(1);
+          const cells = [...row.cells].slice(1, 1 + heads.length);
           cells.forEach((cell, i) => cell.classList.toggle("hide", !visible(i)));
           const states = cells.filter((_, i) => visible(i)).map(cell => cell.className.replace("hide", "").trim());
           const wanted = (shown.size === 0 || shown.has(g)) && (!differ || new Set(states).size > 1) &&
@@ -85,7 +85,7 @@
           row.classList.toggle("hide", !wanted);
           if (wanted) { any = true; features++; }
         }
-        group.rows[0].cells[0].colSpan = 1 + heads.filter((_, i) => visible(i)).length;
+        group.rows[0].cells[0].colSpan = 2 + heads.filter((_, i) => visible(i)).length;
         group.classList.toggle("hide", !any);
       });
       count.value = `${features} features × ${heads.filter((_, i) => visible(i)).length} modes`;

@@ -1,0 +1,124 @@
+package reports
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// browser returns the command of a headless Chromium that has dir as its home, or skips.
+func browser(t *testing.T, dir string, args ...string) *exec.Cmd {
+	t.Helper()
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		t.Cleanup(cancel)
+		cmd := exec.CommandContext(ctx, path, append([]string{
+			"--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--user-data-dir=" + filepath.Join(dir, "profile"),
+			"--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1400,1000",
+		}, args...)...)
+		cmd.Env = append(os.Environ(), "HOME="+dir)
+		return cmd
+	}
+	t.Skip("no chromium on PATH: install the package chromium to test the page in a browser")
+	return nil
+}
+
+// external matches what a page would load from elsewhere; links to follow by hand are no loads.
+var external = regexp.MustCompile(`(?i)<(?:script|img|iframe|source|video|audio|embed|object|use|image)\b[^>]*\b(?:src|href|data|srcset)=["']?(?:https?:)?//|<link\b[^>]*\bhref=["']?(?:https?:)?//|@import|url\(["']?(?:https?:)?//|\bfetch\(|XMLHttpRequest|WebSocket|sendBeacon`)
+
+func TestPageLoadsNothing(t *testing.T) {
+	page := documents(t, readRecorded(t))["index.html"]
+	if found := external.Find(page); found != nil {
+		t.Errorf("the page loads from elsewhere: %s", found)
+	}
+	for _, bad := range []string{`<script src="https://a.example/x.js">`, `<link rel=stylesheet href=//a.example/x.css>`, `url(http://a.example/x.woff)`} {
+		if !external.MatchString(bad) {
+			t.Errorf("%s is not recognised as a load from elsewhere", bad)
+		}
+	}
+}
+
+func TestPageInBrowser(t *testing.T) {
+	dir := t.TempDir()
+	page := documents(t, readRecorded(t))["index.html"]
+	end := bytes.LastIndex(page, []byte("</body>"))
+	// What a reader does, after the page's own script: pin, filter, swap, sort, open a cell, close it.
+	act := `<script>
+	const said = [];
+	const press = text => { const b = [...document.querySelectorAll("#tools button")].find(b => b.textContent === text); if (!b) throw new Error("no button " + text); b.click(); };
+	const rows = () => document.querySelectorAll("#answer table.matrix tbody tr:not(.group):not(.hide)").length;
+	const heads = () => document.querySelectorAll("#answer table.matrix thead th.mode:not(.hide)").length;
+	said.push("all=" + rows() + "x" + heads());
+	press("bridge"); press("host"); press("only differences");
+	said.push("pinned=" + heads());
+	press("modes as rows");
+	said.push("swapped=" + document.querySelectorAll("#answer table.matrix:not([hidden]) tbody tr").length);
+	press("modes as rows"); press("only differences"); press("bridge"); press("host");
+	said.push("again=" + rows() + "x" + heads());
+	document.querySelectorAll("button.sort").forEach(b => b.click());
+	const link = document.querySelector("#answer table.matrix td a");
+	link.click();
+	said.push("panel=" + !document.getElementById("panel").hidden + (document.querySelector("#panel dl") ? "+evidence" : ""));
+	dispatchEvent(new KeyboardEvent("keydown", {key: "Escape"}));
+	said.push("closed=" + document.getElementById("panel").hidden);
+	const requests = performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:"));
+	document.documentElement.dataset.requests = requests.join(" ");
+	document.documentElement.dataset.wide = document.documentElement.scrollWidth > innerWidth;
+	document.documentElement.dataset.said = said.join(" ");
+	</script>`
+	file := filepath.Join(dir, "index.html")
+	if err := os.WriteFile(file, []byte(string(page[:end])+act+string(page[end:])), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	cmd := browser(t, dir, "--virtual-time-budget=3000", "--dump-dom", "file://"+file)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	dom, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("chromium: %v\n%s", err, stderr.String())
+	}
+	tag, _, _ := strings.Cut(string(dom), "<head>")
+	attribute := func(name string) (string, bool) {
+		m := regexp.MustCompile(`data-` + name + `="([^"]*)"`).FindStringSubmatch(tag)
+		if m == nil {
+			return "", false
+		}
+		return m[1], true
+	}
+	if errors, ok := attribute("errors"); ok {
+		t.Errorf("script errors: %s", errors)
+	}
+	if ready, _ := attribute("ready"); ready != "1" {
+		t.Errorf("the page's script did not reach its end: %s", tag)
+	}
+	if requests, ok := attribute("requests"); !ok || requests != "" {
+		t.Errorf("the page requested %q", requests)
+	}
+	if wide, _ := attribute("wide"); wide != "false" {
+		t.Error("the page is wider than the window")
+	}
+	res := readRecorded(t)
+	table := tabulate(res, inMatrix)
+	said, _ := attribute("said")
+	all := strings.Fields(said)
+	if len(all) != 6 {
+		t.Fatalf("the page did not let a reader act: %q", said)
+	}
+	size := "=" + strconv.Itoa(len(table.Features)) + "x" + strconv.Itoa(len(table.Modes))
+	for i, want := range []string{"all" + size, "pinned=2", "swapped=2", "again" + size, "panel=true+evidence", "closed=true"} {
+		if all[i] != want {
+			t.Errorf("acting on the page: %s, want %s", all[i], want)
+		}
+	}
+}
