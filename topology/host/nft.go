@@ -58,14 +58,17 @@ func addTable(t topology.Table) error {
 		return fmt.Errorf("table %s %s: %w", t.Family, t.Name, unix.EEXIST)
 	}
 	err = commit(changes)
-	if errors.Is(err, unix.ENOBUFS) {
-		// So many acknowledgements overran the socket. The transaction is whole all the same, one way or the other.
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ENOBUFS):
+		// So many answers overran the socket. The transaction is whole all the same, one way or the other.
 		if has, again := hasTable(t); again == nil && has {
 			return nil
 		}
-	}
-	if err == nil {
-		return nil
+		return fmt.Errorf("table %s %s: %w", t.Family, t.Name, err)
+	case errors.Is(err, unix.EMSGSIZE):
+		return fmt.Errorf("table %s %s: %d parts in one transaction: %w: net.core.wmem_max is too small", t.Family, t.Name, len(changes), err)
 	}
 	// A transaction that ends by deleting the table changes nothing: the shortest that is refused names the culprit.
 	undo := change{"", func(c *nftables.Conn) { c.DelTable(&nftables.Table{Family: families[t.Family], Name: t.Name}) }}
