@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -191,7 +192,7 @@ type Verdict struct {
 }
 
 // String is a shell script that does the same with iproute2, sysctl, ethtool and nft: each host's steps below a heading of
-// its own, then those of each container attached to it.
+// its own, then those of each container attached to it. The steps of Defaults are a function of the script.
 func (w Wiring) String() string {
 	var hosts []string
 	setup := map[string][]Step{}
@@ -210,11 +211,16 @@ func (w Wiring) String() string {
 		attached[a.Host] = append(attached[a.Host], a)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "# mode %s\n", w.Mode)
 	write := func(heading string, steps []Step) {
 		fmt.Fprintf(&b, "\n# %s\n", heading)
-		for _, s := range steps {
-			fmt.Fprintln(&b, s)
+		for i := 0; i < len(steps); i++ {
+			d := Defaults(steps[i].On, steps[i].In)
+			if len(steps)-i >= len(d) && reflect.DeepEqual(steps[i:i+len(d)], d) {
+				fmt.Fprintf(&b, "defaults %s\n", space(steps[i].On, steps[i].In))
+				i += len(d) - 1
+				continue
+			}
+			fmt.Fprintln(&b, steps[i])
 		}
 	}
 	for _, host := range hosts {
@@ -229,7 +235,17 @@ func (w Wiring) String() string {
 			write(heading, a.Steps)
 		}
 	}
-	return b.String()
+	script := b.String()
+	b.Reset()
+	fmt.Fprintf(&b, "# mode %s\n", w.Mode)
+	if strings.Contains(script, "\ndefaults ") {
+		b.WriteString("\n# what every new namespace is set to\ndefaults() {\n")
+		for _, s := range Defaults("$1", "") {
+			fmt.Fprintf(&b, "\t%s\n", s)
+		}
+		b.WriteString("}\n")
+	}
+	return b.String() + script
 }
 
 // String is the shell line that does the same, with a machine's namespace named after the machine and a container's
