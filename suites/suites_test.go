@@ -144,7 +144,9 @@ func declareSabotage(r *Run) {
 						continue
 					}
 					ginkgo.It(s.Feature.Name+": "+sabotage.Doc, func(ctx ginkgo.SpecContext) {
-						gomega.Expect(o.failed).NotTo(gomega.HaveOccurred())
+						if o.failed != nil {
+							ginkgo.Fail(o.failed.Error())
+						}
 						result := o.sabotaged(ctx, s, sabotage)
 						if result.Outcome != reports.Fail {
 							ginkgo.Fail(fmt.Sprintf("%s: %s, with %s: outcome %s: want fail: %s", m.Name, s.Feature.Name, sabotage.Doc, result.Outcome, result.Detail))
