@@ -350,19 +350,21 @@ func TestGroupsAndBroadcasts(t *testing.T) {
 	}
 	// Link-local addresses are of a device.
 	var local netip.Addr
-	p.in(t, "client", func() error {
-		dev, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
-		}
-		addrs, err := dev.Addrs()
-		for _, a := range addrs {
-			if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().IsLinkLocalUnicast() {
-				local = prefix.Addr()
+	for deadline := time.Now().Add(10 * time.Second); !local.IsValid() && time.Now().Before(deadline); <-time.After(time.Millisecond) {
+		p.in(t, "client", func() error {
+			dev, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
 			}
-		}
-		return err
-	})
+			addrs, err := netlink.AddrList(dev, netlink.FAMILY_V6)
+			for _, a := range addrs {
+				if a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 {
+					local = netip.AddrFrom16([16]byte(a.IP))
+				}
+			}
+			return err
+		})
+	}
 	for _, proto := range []string{"udp", "tcp", "icmp"} {
 		port := uint16(0)
 		if proto != "icmp" {
