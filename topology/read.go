@@ -328,7 +328,7 @@ func oneLine(s string) string {
 	return strings.NewReplacer("\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(s)
 }
 
-var rateForm = regexp.MustCompile(`^[0-9]{1,15}(\.[0-9]{1,9})?([kMG]?bit/s)?$`)
+var rateForm = regexp.MustCompile(`^[0-9]{1,16}(\.[0-9]{1,9})?([kMG]?bit/s)?$`)
 
 // UnmarshalText reads a rate: a number with bit/s, kbit/s, Mbit/s, Gbit/s (powers of 1000), or in bit/s without a unit.
 func (r *BitRate) UnmarshalText(text []byte) error {

@@ -1,10 +1,13 @@
 package topology_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/modebench/modebench/topology"
 )
@@ -155,4 +158,76 @@ func TestReadRefuses(t *testing.T) {
 		}
 	}
 	golden(t, "testdata/refused.txt", b.String())
+}
+
+func TestReadImpairments(t *testing.T) {
+	const file = "topologies/one-host.yaml"
+	data := strings.Replace(string(source(t, file)), "eth0: rack", "eth0: {segment: rack, rate: 2.5Mbit/s, delay: 5ms, loss: 0.01}", 1)
+	lab, err := topology.Read(file, []byte(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := topology.NIC{Segment: "rack", Rate: 2_500_000, Delay: "5ms", Loss: 0.01}
+	if diff := cmp.Diff(want, lab.Hosts["h1"].NICs["eth0"]); diff != "" {
+		t.Fatalf("-want +got:\n%s", diff)
+	}
+	p, err := topology.NewPlan(lab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Both ends of the cable, so that it holds in both directions.
+	var got []string
+	for _, s := range topology.Underlay(p) {
+		if s.Shape != nil {
+			got = append(got, s.String())
+		}
+	}
+	if diff := cmp.Diff([]string{
+		"tc -n tor qdisc add dev h1-eth0 root netem delay 5000us loss 1% rate 2500kbit",
+		"tc -n h1 qdisc add dev eth0 root netem delay 5000us loss 1% rate 2500kbit",
+	}, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// A topology is stored in results as JSON, and comes back as it was.
+func TestTopologyJSON(t *testing.T) {
+	for _, name := range files(t) {
+		lab, err := topology.Read(name, source(t, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := json.Marshal(lab)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again topology.Topology
+		if err := json.Unmarshal(data, &again); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(lab, again, addresses); diff != "" {
+			t.Errorf("%s: -before +after:\n%s", name, diff)
+		}
+	}
+}
+
+func TestBitRate(t *testing.T) {
+	for text, want := range map[string]topology.BitRate{
+		"100Mbit/s": 100e6, "1Gbit/s": 1e9, "0.7Gbit/s": 700e6, "64kbit/s": 64e3, "9600bit/s": 9600, "9600": 9600, "0": 0,
+		"9007199254740991": 1<<53 - 1,
+	} {
+		var got, again topology.BitRate
+		if err := got.UnmarshalText([]byte(text)); err != nil || got != want {
+			t.Errorf("%s is %d, %v; want %d", text, uint64(got), err, uint64(want))
+		}
+		if err := again.UnmarshalText([]byte(got.String())); err != nil || again != got {
+			t.Errorf("%s prints as %s, which is %d, %v", text, got, uint64(again), err)
+		}
+	}
+	for _, text := range []string{"", "-1", "1e9", "1/3", "1Mbit", "1 Mbit/s", "0.5", "9007199254740992", "1Tbit/s", "NaN"} {
+		var got topology.BitRate
+		if err := got.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is %s, want an error", text, got)
+		}
+	}
 }

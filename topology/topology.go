@@ -6,8 +6,8 @@ import "net/netip"
 
 // Topology is one topology file.
 //
-// Names of segments, tors, hosts, externals and networks are one namespace each, match [a-z][a-z0-9]{0,7}, and are
-// written in a file as the keys of a mapping.
+// Names are written in a file as the keys of a mapping and match [a-z][a-z0-9]{0,7}. Those of segments and of networks
+// are one namespace each; those of tors, hosts and externals together are one.
 type Topology struct {
 	Name     string              `yaml:"name" json:"name"`
 	Fabric   Fabric              `yaml:"fabric,omitempty" json:"fabric,omitempty"`
@@ -27,7 +27,7 @@ const Open Fabric = "open"
 // Segment is a layer-2 network.
 type Segment struct {
 	V4  netip.Prefix `yaml:"v4" json:"v4"`                       // the block that machines and containers on the segment are numbered from
-	V6  netip.Prefix `yaml:"v6" json:"v6"`                       // likewise; /64 or longer than /48
+	V6  netip.Prefix `yaml:"v6" json:"v6"`                       // likewise; of /49 to /64
 	MTU int          `yaml:"mtu,omitempty" json:"mtu,omitempty"` // bytes; 0 means 1500; IPv6 needs 1280 (RFC 8200 section 5)
 }
 
