@@ -22,8 +22,13 @@ import (
 
 // TestMain runs the tests inside an empty network namespace, and agents where the package starts this binary as one.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "agent" {
-		if err := Main(); err != nil {
+	roles := map[string]func() error{
+		"agent":   Main,
+		"dial":    func() error { return dial(os.Args[2]) },
+		"dialled": func() error { return dialled(os.Args[2]) },
+	}
+	if len(os.Args) > 1 && roles[os.Args[1]] != nil {
+		if err := roles[os.Args[1]](); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
