@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -26,7 +27,7 @@ type Error struct {
 	Line, Column int    // from 1; a column counts characters
 	Problem      string // what is wrong
 	Remedy       string // what would be right instead
-	Excerpt      string // the line, with a caret below the column
+	Excerpt      string // the line, or the part of a long one, with a caret below the column
 }
 
 // Error is one line, file:line:column: problem: want remedy, and then the excerpt.
@@ -307,21 +308,33 @@ func (d *decoder) at(t *token.Token, problem, remedy string) *Error {
 		e.Line = min(max(t.Position.Line, 1), len(d.lines))
 		e.Column = max(t.Position.Column, 1)
 	}
-	line := strings.TrimRight(d.lines[e.Line-1], "\r")
-	// Tabs stay tabs below, so that the caret stands where the reader's terminal puts the character.
-	var indent strings.Builder
-	for i, r := range []rune(line) {
-		if i >= e.Column-1 {
-			break
-		}
-		if r != '\t' {
-			r = ' '
-		}
-		indent.WriteRune(r)
-	}
-	margin := fmt.Sprintf("%4d | ", e.Line)
-	e.Excerpt = margin + line + "\n" + strings.Repeat(" ", len(margin)-2) + "| " + indent.String() + "^"
+	e.Excerpt = excerpt(strings.TrimRight(d.lines[e.Line-1], "\r"), e.Line, e.Column)
 	return e
+}
+
+// excerpt is a line of a file, or what fits a terminal of a long one, with a caret below the column.
+func excerpt(text string, line, column int) string {
+	const most = 120
+	shown := []rune(strings.Map(func(r rune) rune {
+		if r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, text))
+	at := min(column-1, len(shown))
+	if len(shown) > most {
+		from := min(max(at-most/2, 0), len(shown)-most)
+		shown, at = shown[from:from+most], at-from
+	}
+	// Tabs stay tabs below, so that the caret stands where the reader's terminal puts the character.
+	indent := strings.Map(func(r rune) rune {
+		if r == '\t' {
+			return r
+		}
+		return ' '
+	}, string(shown[:at]))
+	margin := fmt.Sprintf("%4d | ", line)
+	return margin + string(shown) + "\n" + strings.Repeat(" ", len(margin)-2) + "| " + indent + "^"
 }
 
 func oneLine(s string) string {
