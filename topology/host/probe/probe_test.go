@@ -110,6 +110,17 @@ func newPath(t *testing.T) *path {
 		return nil, fmt.Errorf("no container %q", container)
 	})
 	t.Cleanup(func() { _ = p.Close() })
+	// A link that has just come up drops what is sent at once; from here on it is the probe that is tested.
+	for family, addr := range serverAddrs {
+		for _, a := range []lab.Ask{{In: "client", To: at(addr, 0)}, {In: "router", To: at(clientAddrs[family], 0)}} {
+			a.Proto, a.Wait = "icmp", 100*time.Millisecond
+			for deadline := time.Now().Add(10 * time.Second); !p.ask(t, a).Answered; {
+				if time.Now().After(deadline) {
+					t.Fatalf("%v does not come up", a.To)
+				}
+			}
+		}
+	}
 	return p
 }
 
@@ -470,7 +481,10 @@ func TestAFrameIsSentAsDescribed(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("no answer in %v", packets)
+			for _, q := range packets {
+				t.Log(q.In, q.Text)
+			}
+			t.Fatal("no answer")
 		}
 	}
 }
