@@ -162,8 +162,8 @@ type Listen struct {
 	Proto     string         // udp, tcp
 	Addr      netip.AddrPort // unspecified address: any of its family; port 0: the kernel's choice
 	Group     netip.Addr     // multicast group to join on Device; invalid: none
-	Device    string
-	Silent    bool // record, but answer nothing
+	Device    string         // bind to it
+	Silent    bool           // record, but answer nothing
 	ReusePort bool
 }
 
@@ -210,11 +210,11 @@ type Answer struct {
 	Peer     netip.AddrPort // who answered
 	Seen     Seen           // what the listener saw (udp, tcp)
 	TTL      int            // of the answer; 0: unknown
-	RTT      time.Duration
-	MTU      int // path MTU as the kernel knows it afterwards; 0: unknown
+	RTT      time.Duration  // of tcp with the time to connect
+	MTU      int            // path MTU as the kernel knows it afterwards; 0: unknown
 }
 
-// Flow asks again and again.
+// Flow asks again and again, by udp. The tokens of its messages are Token.0, Token.1 and so on.
 type Flow struct {
 	Ask
 	Every time.Duration // pace
