@@ -28,11 +28,17 @@ const (
 )
 
 // drawGraph draws a graph from left to right: machines outside, then switches, then hosts, and within each what is nearest
-// to the wire first. The same graph is drawn the same way.
+// to the wire first. The same graph is drawn the same way. Of nodes with one identifier the first is drawn, one without is not.
 func drawGraph(g Graph, label string) template.HTML {
 	if len(g.Nodes) == 0 {
 		return ""
 	}
+	known := map[string]bool{"": true}
+	g.Nodes = slices.DeleteFunc(slices.Clone(g.Nodes), func(n Node) bool {
+		again := known[n.ID]
+		known[n.ID] = true
+		return again
+	})
 	parent := parents(g)
 	kids := map[string][]*box{}
 	for _, n := range g.Nodes {

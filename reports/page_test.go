@@ -24,7 +24,7 @@ func browser(t *testing.T, dir string, args ...string) *exec.Cmd {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		t.Cleanup(cancel)
 		cmd := exec.CommandContext(ctx, path, append([]string{
-			"--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--user-data-dir=" + filepath.Join(dir, "profile"),
+			"--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--user-data-dir=" + filepath.Join(dir, "profile"),
 			"--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1400,1000",
 		}, args...)...)
 		cmd.Env = append(os.Environ(), "HOME="+dir)
