@@ -140,12 +140,12 @@ func within(fd, option int, t unix.Timeval) error {
 
 var errHungUp = errors.New("peer hung up")
 
-// get fills b.
+// get fills b. recv(2) and send(2) take a shorter way to the socket than read(2) and write(2).
 func get(fd int, b []byte) (n int, err error) {
 	for n < len(b) {
-		more, err := call(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[n])), uintptr(len(b)-n), 0, 0)
+		more, err := call(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[n])), uintptr(len(b)-n), 0, 0)
 		if err != nil {
-			return n, os.NewSyscallError("read", err)
+			return n, os.NewSyscallError("recv", err)
 		}
 		if more == 0 {
 			return n, errHungUp
@@ -155,12 +155,12 @@ func get(fd int, b []byte) (n int, err error) {
 	return n, nil
 }
 
-// put writes all of b.
+// put sends all of b.
 func put(fd int, b []byte) error {
 	for len(b) > 0 {
-		n, err := call(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0)
+		n, err := call(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_NOSIGNAL, 0)
 		if err != nil {
-			return os.NewSyscallError("write", err)
+			return os.NewSyscallError("send", err)
 		}
 		b = b[n:]
 	}

@@ -121,7 +121,7 @@ func TestVersus(t *testing.T) {
 			c := contests[i]
 			var got [2]float64
 			for _, who := range random.Perm(2) {
-				quiet(5 * time.Second)
+				quiet(2 * time.Second)
 				var err error
 				if got[who], err = []func() (float64, error){c.ours, c.theirs}[who](); err != nil {
 					t.Fatalf("%s: %v", c.name, err)
