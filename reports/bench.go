@@ -74,7 +74,9 @@ func benchName(r Result) string {
 		}
 	}
 	part("mode", r.Mode)
-	part("implementation", r.Implementation)
+	if r.Implementation != "kernel" {
+		part("implementation", r.Implementation)
+	}
 	part("variant", r.Variant)
 	if r.Suite != "throughput" {
 		part("suite", r.Suite)

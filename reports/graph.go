@@ -49,7 +49,9 @@ func drawGraph(g Graph, label string) template.HTML {
 	fill = func(b *box, id string, mirror bool) {
 		list := thin(kids[id])
 		for _, kid := range list {
-			fill(kid, kid.ID, mirror || id == "" && kid.Kind == "external")
+			if len(kid.ids) > 0 {
+				fill(kid, kid.ID, mirror || id == "" && kid.Kind == "external")
+			}
 		}
 		if id != "" && len(list) == 1 && len(list[0].columns) == 0 && len(b.Notes) == 0 {
 			only := list[0]
