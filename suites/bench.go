@@ -107,7 +107,29 @@ func (b *Bench) start(ctx context.Context) error {
 			return nil
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return b.ready(ctx)
+}
+
+// ready waits until every host answers every external machine: until then, silence would say nothing.
+func (b *Bench) ready(ctx context.Context) error {
+	for _, x := range b.plan.Externals() {
+		for _, h := range b.plan.Hosts() {
+			for _, f := range []Family{IPv4, IPv6} {
+				to := addrOf(b, Place{Machine: h.Name}, f)
+				ok, err := eventually(ctx, patience, func() (bool, error) {
+					r, err := b.Ask(ctx, Place{Machine: x.Name}, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(to, controlPort), Wait: 50 * time.Millisecond})
+					return r.Answered, err
+				})
+				if err != nil || !ok {
+					return errors.Join(err, fmt.Errorf("the underlay is not ready after %s: %s does not reach %s at %s", patience, x.Name, h.Name, to))
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // controlPort is where every host and external machine answers controls: the echo port of RFC 862.

@@ -61,17 +61,35 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 		return err
 	}
 	probes, agents := probe.New(h.find), traffic.New(h.find)
-	defer probes.Close()
-	defer agents.Close()
-	defer h.endSpawned()
+	// Verbs that still wait for something when the stream ends would hold its end up.
+	ended := sync.OnceFunc(func() {
+		_ = probes.Close()
+		_ = agents.Close()
+		h.endSpawned()
+	})
+	defer ended()
 	s := rpc.NewServer()
 	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": probes, "Traffic": agents} {
 		if err := s.RegisterName(verb, service); err != nil {
 			return err
 		}
 	}
-	s.ServeConn(stream)
+	s.ServeConn(watched{stream, ended})
 	return nil
+}
+
+// watched calls ended when the stream does.
+type watched struct {
+	io.ReadWriteCloser
+	ended func()
+}
+
+func (w watched) Read(p []byte) (int, error) {
+	n, err := w.ReadWriteCloser.Read(p)
+	if err != nil {
+		w.ended()
+	}
+	return n, err
 }
 
 // find returns the namespace of a container, or the machine's own for the empty name.

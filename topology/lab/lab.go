@@ -38,8 +38,19 @@ func Start(ctx context.Context, d Driver, p *topology.Plan) (*Lab, error) {
 	for i, m := range p.Machines {
 		l.hosts[m.Name] = rpc.NewClient(conns[i])
 	}
-	if err := l.Apply(ctx, "underlay", topology.Underlay(p)); err != nil {
-		return nil, errors.Join(fmt.Errorf("underlay: %w", err), l.Close())
+	// Tors last: a port that comes up with its far end ready forwards at once, another waits for the kernel's link watch.
+	var ends, tors []topology.Step
+	for _, s := range topology.Underlay(p) {
+		if p.Machine(s.On).Role == topology.RoleTor {
+			tors = append(tors, s)
+		} else {
+			ends = append(ends, s)
+		}
+	}
+	for _, steps := range [][]topology.Step{ends, tors} {
+		if err := l.Apply(ctx, "underlay", steps); err != nil {
+			return nil, errors.Join(fmt.Errorf("underlay: %w", err), l.Close())
+		}
 	}
 	return l, nil
 }
