@@ -240,7 +240,7 @@ func (l *listener) connections() {
 			if err != nil {
 				continue // that connection is gone already: accept(2)
 			}
-			k, err := l.of.keep(fd, l.v6)
+			k, err := l.of.keep(l.in, fd, l.v6)
 			if err != nil {
 				return true // closed meanwhile
 			}

@@ -49,6 +49,18 @@ func (s *Service) Close() error {
 	return nil
 }
 
+// Forget closes what is open in a container's namespace, which sockets would keep alive. Listeners and flows there see
+// and ask no more; Seen and Stop still tell of them.
+func (s *Service) Forget(container string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k := range s.sockets {
+		if k.in == container {
+			_ = k.file.Close() // whoever uses it notices, and drops it
+		}
+	}
+}
+
 // open makes a socket in a container's namespace.
 func (s *Service) open(container string, domain, kind, proto int) (*socket, error) {
 	sp, err := s.find(container)
@@ -63,12 +75,12 @@ func (s *Service) open(container string, domain, kind, proto int) (*socket, erro
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
-	return s.keep(fd, domain == unix.AF_INET6)
+	return s.keep(container, fd, domain == unix.AF_INET6)
 }
 
 // keep takes a nonblocking socket into care: it is closed by its close, or by Close.
-func (s *Service) keep(fd int, v6 bool) (*socket, error) {
-	k, err := newSocket(s, fd, v6)
+func (s *Service) keep(container string, fd int, v6 bool) (*socket, error) {
+	k, err := newSocket(s, container, fd, v6)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/rpc"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,7 +100,9 @@ func newPath(t *testing.T) *path {
 			}
 			return nil
 		})
-		if err := p.capture.Watch(name, p.spaces[name]); err != nil {
+	}
+	for name, sp := range p.spaces {
+		if err := p.capture.Watch(name, sp); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -469,23 +472,120 @@ func TestAFrameIsSentAsDescribed(t *testing.T) {
 	if err := p.Send(lab.Send{In: "router", Device: "none", Packet: ask}, nil); err == nil {
 		t.Error("sent by no device")
 	}
+	p.await(t, "an answer to the ARP request", func(q lab.Packet) bool {
+		return q.In == "client" && q.Outgoing && q.ARP != nil && q.ARP.Op == 2 && q.ARP.TargetMAC.String() == mac.String() && q.ARP.TargetIP == ask.ARP.SenderIP
+	})
+	tagged := lab.Packet{EthDst: net.HardwareAddr{2, 0, 0, 0, 0, 8}, VLAN: 7, Proto: "udp", Token: "tagged", Src: at(routerAddrs[0], 9), Dst: at(clientAddrs[0], 9)}
+	if err := p.Send(lab.Send{In: "router", Device: "left", Packet: tagged}, nil); err != nil {
+		t.Fatal(err)
+	}
+	var left *net.Interface
+	p.in(t, "router", func() (err error) { left, err = net.InterfaceByName("left"); return err })
+	for _, in := range []string{"router", "client"} { // in the frame here, beside it there
+		p.await(t, "the tagged frame in "+in, func(q lab.Packet) bool {
+			return q.In == in && q.Token == "tagged" && q.VLAN == 7 && q.Dst == tagged.Dst && q.IP.Transport == "ok" && q.EthSrc.String() == left.HardwareAddr.String()
+		})
+	}
+}
+
+// await waits for a packet since the beginning of the recording, for at most 10 s.
+func (p *path) await(t *testing.T, what string, is func(lab.Packet) bool) {
+	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(time.Millisecond) {
 		var packets []lab.Packet
 		if err := p.capture.Since(lab.Mark{}, &packets); err != nil {
 			t.Fatal(err)
 		}
-		reply := slices.ContainsFunc(packets, func(q lab.Packet) bool {
-			return q.In == "client" && q.Outgoing && q.ARP != nil && q.ARP.Op == 2 && q.ARP.TargetMAC.String() == mac.String() && q.ARP.TargetIP == ask.ARP.SenderIP
-		})
-		if reply {
-			break
+		if slices.ContainsFunc(packets, is) {
+			return
 		}
 		if time.Now().After(deadline) {
 			for _, q := range packets {
-				t.Log(q.In, q.Text)
+				t.Log(q.In, q.VLAN, q.Text)
 			}
-			t.Fatal("no answer")
+			t.Fatalf("%s was not seen", what)
 		}
+	}
+}
+
+func TestVerbsTravel(t *testing.T) {
+	p := newPath(t)
+	server := rpc.NewServer()
+	if err := errors.Join(server.RegisterName("Probe", p.Service), server.RegisterName("Capture", p.capture)); err != nil {
+		t.Fatal(err)
+	}
+	here, there := net.Pipe()
+	go server.ServeConn(there)
+	client := rpc.NewClient(here)
+	t.Cleanup(func() { _ = client.Close() })
+	do := func(verb string, args, reply any) {
+		t.Helper()
+		if err := client.Call(verb, args, reply); err != nil {
+			t.Fatalf("%s: %v", verb, err)
+		}
+	}
+	var m lab.Mark
+	do("Capture.Arm", lab.Nothing{}, &lab.Nothing{})
+	do("Capture.Mark", lab.Nothing{}, &m)
+	var l lab.Listening
+	do("Probe.Listen", lab.Listen{In: "server", Proto: "udp", Addr: at("::", 0)}, &l)
+	var got lab.Answer
+	do("Probe.Ask", lab.Ask{In: "client", Proto: "udp", To: at(serverAddrs[1], l.Port), Token: "far", Wait: 10 * time.Second}, &got)
+	var seen []lab.Seen
+	do("Probe.Seen", l.Handle, &seen)
+	if !got.Answered || len(seen) != 1 || got.Seen.Source != seen[0].Source || got.ICMPFrom.IsValid() {
+		t.Errorf("%+v, seen %+v", got, seen)
+	}
+	var packets []lab.Packet
+	do("Capture.Since", m, &packets)
+	// Question and answer, at each of the four devices.
+	packets = slices.DeleteFunc(packets, func(q lab.Packet) bool { return q.Token != "far" })
+	if len(packets) != 8 {
+		t.Errorf("%d packets, want 8", len(packets))
+	}
+	for _, q := range packets {
+		if q.IP == nil || q.Proto != "udp" || q.Text == "" || !q.When.After(time.Unix(0, 0)) || q.NDP != nil {
+			t.Errorf("%+v", q)
+		}
+	}
+	var h lab.Handle
+	do("Probe.Flow", lab.Flow{Ask: lab.Ask{In: "client", Proto: "udp", To: at(serverAddrs[1], l.Port)}, Every: time.Millisecond}, &h)
+	var tally lab.Tally
+	do("Probe.Stop", h, &tally)
+	if tally.Sent == 0 || tally.Sent != tally.Answered {
+		t.Errorf("%+v", tally)
+	}
+}
+
+func TestAForgottenContainerIsLeftAlone(t *testing.T) {
+	p := newPath(t)
+	gone := p.listen(t, lab.Listen{In: "server", Proto: "udp", Addr: at("::", 0)})
+	stays := p.listen(t, lab.Listen{In: "client", Proto: "udp", Addr: at("::", 0)})
+	to := lab.Ask{In: "router", Proto: "udp", To: at(serverAddrs[1], gone.Port), Wait: 10 * time.Second}
+	if got := p.ask(t, to); !got.Answered {
+		t.Fatalf("before: %+v", got)
+	}
+	var h lab.Handle
+	if err := p.Flow(lab.Flow{Ask: lab.Ask{In: "server", Proto: "udp", To: at(clientAddrs[1], stays.Port), Wait: time.Hour}, Every: time.Millisecond}, &h); err != nil {
+		t.Fatal(err)
+	}
+	p.Forget("server")
+	if got := p.ask(t, to); got.Refusal.Errno != "ECONNREFUSED" {
+		t.Errorf("the port after: %+v", got)
+	}
+	if got := p.ask(t, lab.Ask{In: "router", Proto: "udp", To: at(clientAddrs[1], stays.Port), Wait: 10 * time.Second}); !got.Answered {
+		t.Errorf("another container after: %+v", got)
+	}
+	var seen []lab.Seen
+	var tally lab.Tally
+	if err := p.Seen(gone.Handle, &seen); err != nil || len(seen) != 1 {
+		t.Errorf("seen %+v, %v", seen, err)
+	}
+	if err := p.Stop(gone.Handle, &tally); err != nil || tally.Answered != 1 {
+		t.Errorf("%+v, %v", tally, err)
+	}
+	if err := p.Stop(h, &tally); err != nil || tally.Sent == 0 {
+		t.Errorf("%+v, %v", tally, err)
 	}
 }
 

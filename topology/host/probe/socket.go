@@ -17,19 +17,20 @@ import (
 // socket is one socket in a namespace. It belongs to that namespace wherever it is used from.
 type socket struct {
 	of   *Service
+	in   string // container
 	file *os.File
 	conn syscall.RawConn
 	fd   int // for options, while the file is open
 	v6   bool
 }
 
-func newSocket(s *Service, fd int, v6 bool) (*socket, error) {
+func newSocket(s *Service, container string, fd int, v6 bool) (*socket, error) {
 	file := os.NewFile(uintptr(fd), "socket") // in the poller, since it is nonblocking
 	conn, err := file.SyscallConn()
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	return &socket{of: s, file: file, conn: conn, fd: fd, v6: v6}, nil
+	return &socket{of: s, in: container, file: file, conn: conn, fd: fd, v6: v6}, nil
 }
 
 func (k *socket) close() { k.of.drop(k) }
