@@ -41,6 +41,7 @@ type page struct {
 	Headline   string
 	Warnings   []string
 	Provenance string
+	Unexpected []unexpectedView
 	Answers    []answer
 	Costs      []string // titles of the ratios in the answers
 	Matrix     matrixView
@@ -63,6 +64,11 @@ type answer struct {
 	Tally       tally
 	Bar         template.HTML
 	Costs       []costView
+}
+
+type unexpectedView struct {
+	Result
+	Href string
 }
 
 type costView struct {
@@ -186,6 +192,17 @@ func writePage(w io.Writer, res Results) error {
 		}
 		p.Answers = append(p.Answers, a)
 		p.Wirings = append(p.Wirings, wiringView{m, a.Title, a.Slug, drawGraph(m.Graph, "The lab with the devices of "+a.Title+".")})
+	}
+	for _, g := range p.Matrix.Groups {
+		for _, row := range g.Rows {
+			for _, c := range row.Cells {
+				for _, r := range c.Results {
+					if r.Outcome == Fail {
+						p.Unexpected = append(p.Unexpected, unexpectedView{r, c.Href})
+					}
+				}
+			}
+		}
 	}
 	p.Charts = chartSets(sums, names)
 	p.NAT = viewNAT(NATCost(res))
@@ -522,7 +539,10 @@ func (p page) Percent(seconds float64) string {
 	return fmt.Sprintf("%.0f %%", 100*seconds/p.Run.Seconds)
 }
 
-// Interval writes the ratio of a summary and its interval.
+// More counts the unexpected results that the list at the top has no room for.
+func (p page) More() int { return len(p.Unexpected) - 10 }
+
+// Text writes the ratio of a summary and its interval.
 func (s Summary) Text() string { return s.interval() }
 
 // Shown tells whether the summary shows a difference to its baseline.
