@@ -67,6 +67,12 @@ func newBench(ctx context.Context, d lab.Driver, p *topology.Plan, m modes.Mode,
 }
 
 func (b *Bench) start(ctx context.Context) error {
+	if err := b.each(ctx, func(ctx context.Context, _ int, m string) error { return b.instrument(ctx, b.plan.Machine(m)) }); err != nil {
+		return err
+	}
+	if err := b.ready(ctx); err != nil { // before the mode is there, which may cut a host off
+		return err
+	}
 	w := b.mode.Wire(b.plan)
 	if err := b.lab.Apply(ctx, "mode", w.Setup); err != nil {
 		return err
@@ -83,34 +89,55 @@ func (b *Bench) start(ctx context.Context) error {
 					return err
 				}
 			}
-			return nil
+			return b.settled(ctx, host)
 		})
 	}
-	for _, m := range b.plan.Machines {
-		g.Go(func() error {
-			if err := b.lab.Do(ctx, m.Name, "Capture.Arm", lab.Nothing{}, &lab.Nothing{}); err != nil {
-				return err
-			}
-			if m.Role == topology.RoleTor {
-				return nil
-			}
-			for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-				var r lab.Listening
-				err := b.lab.Do(ctx, m.Name, "Probe.Listen", lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(any, controlPort)}, &r)
-				if err == nil && r.Refusal.Errno != "" {
-					err = errors.New(r.Refusal.Text)
-				}
-				if err != nil {
-					return fmt.Errorf("control listener: %w", err)
-				}
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
+	return g.Wait()
+}
+
+// instrument records a machine's devices, and makes hosts and externals answer controls.
+func (b *Bench) instrument(ctx context.Context, m *topology.Machine) error {
+	if err := b.lab.Do(ctx, m.Name, "Capture.Arm", lab.Nothing{}, &lab.Nothing{}); err != nil {
 		return err
 	}
-	return b.ready(ctx)
+	if m.Role == topology.RoleTor {
+		return nil
+	}
+	for _, f := range []Family{IPv4, IPv6} {
+		var r lab.Listening
+		err := b.lab.Do(ctx, m.Name, "Probe.Listen", lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(unspecified(f), controlPort)}, &r)
+		if err == nil && r.Refusal.Errno != "" {
+			err = errors.New(r.Refusal.Text)
+		}
+		if err != nil {
+			return fmt.Errorf("control listener: %w", err)
+		}
+	}
+	return nil
+}
+
+// settled waits until duplicate address detection has passed or failed every address on a host (RFC 4862 section 5.4).
+func (b *Bench) settled(ctx context.Context, host string) error {
+	var last string
+	ok, err := eventually(ctx, patience, func() (bool, error) {
+		s, err := b.State(ctx, host)
+		if err != nil {
+			return false, err
+		}
+		for name, space := range s.Spaces {
+			for _, a := range space.Addrs {
+				if a.Tentative && !a.DADFailed {
+					last = fmt.Sprintf("%s %s %s", Place{host, name}, a.Link, a.Prefix)
+					return false, nil
+				}
+			}
+		}
+		return true, nil
+	})
+	if err == nil && !ok {
+		err = fmt.Errorf("%s is still tentative after %s", last, patience)
+	}
+	return err
 }
 
 // ready waits until every host answers every external machine: until then, silence would say nothing.
@@ -193,13 +220,15 @@ func (b *Bench) Attempt(ctx context.Context, s topology.Step, without ...string)
 	return r, err
 }
 
-// Attach attaches a container to a host as the mode does. It is detached when the spec ends, if not before.
+// Attach attaches a container to a host as the mode does, and waits until its addresses can be used. It is detached when
+// the spec ends, if not before.
 func (b *Bench) Attach(ctx context.Context, c topology.Container, host string) (Place, error) {
 	p, err := b.attach(ctx, c, host)
-	if err == nil {
-		b.atEnd(func(ctx context.Context) error { return b.Detach(ctx, p) })
+	if err != nil {
+		return p, err
 	}
-	return p, err
+	b.atEnd(func(ctx context.Context) error { return b.Detach(ctx, p) })
+	return p, b.settled(ctx, host)
 }
 
 func (b *Bench) attach(ctx context.Context, c topology.Container, host string) (Place, error) {

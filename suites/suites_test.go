@@ -111,6 +111,7 @@ func TestSuites(t *testing.T) {
 	run.Emit = func(e Event) {
 		if e.Kind == "cell" {
 			seen[Cell{e.Result.Suite, e.Result.Mode, e.Result.Feature}]++
+			t.Logf("%s %s: %s %.3f s: %s", e.Result.Mode, e.Result.Feature, e.Result.Outcome, e.Result.Seconds, e.Result.Detail)
 		}
 	}
 	if !*onlySabotage {
