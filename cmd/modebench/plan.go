@@ -1,0 +1,225 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/modebench/modebench/fixtures"
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+)
+
+const defaultTopology = "two-hosts"
+
+func planCommand() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use: "plan MODE", Short: "Print what a mode does to each host of a topology, as shell lines", Args: cobra.ExactArgs(1),
+		Example: "  modebench plan bridge\n  modebench plan -t mine.yaml macvlan-bridge",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, _, err := readPlan(file)
+			if err != nil {
+				return err
+			}
+			m, err := findModes(args)
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), m[0].Wire(p).String())
+			return err
+		},
+		ValidArgsFunction: completeModes,
+	}
+	topologyFlag(c, &file)
+	return c
+}
+
+func topologyFlag(c *cobra.Command, file *string) {
+	c.Flags().StringVarP(file, "topology", "t", defaultTopology, "topology: a file, or one of "+strings.Join(builtin(), ", "))
+}
+
+// builtin are the names of the topologies that come with the program.
+func builtin() []string {
+	entries, err := fs.Glob(fixtures.FS, "topologies/*.yaml")
+	if err != nil {
+		return nil
+	}
+	for i, e := range entries {
+		entries[i] = strings.TrimSuffix(filepath.Base(e), ".yaml")
+	}
+	return entries
+}
+
+// readPlan reads a topology, by name or from a file, and plans it. The text is the file's.
+func readPlan(file string) (*topology.Plan, string, error) {
+	data, err := fixtures.FS.ReadFile("topologies/" + file + ".yaml")
+	if err != nil {
+		if data, err = os.ReadFile(file); err != nil {
+			return nil, "", input("topology: %w: want a readable file, or one of %s", err, strings.Join(builtin(), ", "))
+		}
+	}
+	t, err := topology.Read(file, data)
+	if err != nil {
+		return nil, "", coded{err, exitInput}
+	}
+	p, err := topology.NewPlan(t)
+	if err != nil {
+		return nil, "", input("%s: %w", file, err)
+	}
+	return p, string(data), nil
+}
+
+// findModes finds modes by their names; none means all.
+func findModes(names []string) ([]modes.Mode, error) {
+	if len(names) == 0 {
+		return modes.All(), nil
+	}
+	var all []string
+	for _, m := range modes.All() {
+		all = append(all, m.Name)
+	}
+	var out []modes.Mode
+	for _, name := range names {
+		m, ok := modes.Find(name)
+		if !ok {
+			return nil, input("mode %q: no such mode: want one of %s", name, strings.Join(all, ", "))
+		}
+		if !slices.ContainsFunc(out, func(o modes.Mode) bool { return o.Name == name }) {
+			out = append(out, m)
+		}
+	}
+	return out, nil
+}
+
+func completeModes(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	var all []string
+	for _, m := range modes.All() {
+		all = append(all, m.Name+"\t"+m.Doc)
+	}
+	return all, cobra.ShellCompDirectiveNoFileComp
+}
+
+func schemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "schema topology|results", Short: "Print the JSON Schema of topology files or of results.json",
+		Args: cobra.ExactArgs(1), ValidArgs: []string{"topology", "results"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			of := map[string]func() ([]byte, error){"topology": topology.JSONSchema, "results": reports.JSONSchema}[args[0]]
+			if of == nil {
+				return input("schema %q: want topology or results", args[0])
+			}
+			b, err := of()
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(b)
+			return err
+		},
+	}
+}
+
+// writable makes the directory and proves that files can be written into it, before anything is run for it.
+func writable(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return input("out directory: %w: want a directory that can be written, by -o DIR", err)
+	}
+	f, err := os.CreateTemp(dir, ".modebench-*")
+	if err != nil {
+		return input("out directory: %w: want a directory that can be written, by -o DIR", err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// write writes the documents of a report, and tells on which page to begin.
+func write(dir string, res reports.Results) error {
+	return reports.Write(res, func(name string, data []byte) error {
+		// A reader never sees half a file: it is written aside and put in place whole.
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path+".part", data, 0o644); err != nil {
+			return err
+		}
+		return os.Rename(path+".part", path)
+	})
+}
+
+// readResults reads a results file.
+func readResults(path string) (reports.Results, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return reports.Results{}, input("results: %w", err)
+	}
+	defer f.Close()
+	res, err := reports.Read(f, path)
+	if err != nil {
+		return res, coded{err, exitInput}
+	}
+	return res, nil
+}
+
+func reportCommand() *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use: "report RESULTS.json", Short: "Write the report again from its results", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			res, err := readResults(args[0])
+			if err != nil {
+				return err
+			}
+			if err := writable(dir); err != nil {
+				return err
+			}
+			if err := write(dir, res); err != nil {
+				return input("out directory: %w", err)
+			}
+			fmt.Fprintln(cmd.ErrOrStderr(), "report:", filepath.Join(dir, "index.html"))
+			return nil
+		},
+	}
+	c.Flags().StringVarP(&dir, "out", "o", "modebench-report", "directory for the report")
+	return c
+}
+
+func compareCommand() *cobra.Command {
+	var failOn string
+	var markdown bool
+	c := &cobra.Command{
+		Use: "compare OLD.json NEW.json", Short: "Print what changed between two runs, beyond their noise", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if failOn != "" && !slices.Contains([]string{"conformance", "performance", "any"}, failOn) {
+				return input("--fail-on %q: want conformance, performance or any", failOn)
+			}
+			old, err := readResults(args[0])
+			if err != nil {
+				return err
+			}
+			latest, err := readResults(args[1])
+			if err != nil {
+				return err
+			}
+			c := reports.Compare(old, latest)
+			text := c.Text()
+			if markdown {
+				text = c.Markdown()
+			}
+			if _, err := io.WriteString(cmd.OutOrStdout(), text); err != nil {
+				return err
+			}
+			if failOn != "" && len(c.Regressions(failOn)) > 0 {
+				return coded{fmt.Errorf("%d regressions of kind %s", len(c.Regressions(failOn)), failOn), exitUnexpected}
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&failOn, "fail-on", "", "exit with 1 on regressions: conformance, performance or any")
+	c.Flags().BoolVar(&markdown, "markdown", false, "print Markdown")
+	return c
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/modebench/modebench/topology/space"
+)
+
+// errIsolation is that this machine lets no network namespace be made.
+var errIsolation = errors.New("network namespaces cannot be made here")
+
+// isolationRemedy says how this machine can be made to allow it.
+func isolationRemedy() string {
+	if os.Geteuid() == 0 {
+		return "the process lacks CAP_SYS_ADMIN, or a sandbox forbids unshare(2): run it on the machine itself, or give the container CAP_SYS_ADMIN and CAP_NET_ADMIN"
+	}
+	for _, knob := range []struct{ file, forbids, set string }{
+		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"},
+		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"},
+		{"/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=10000"},
+		{"/proc/sys/user/max_net_namespaces", "0", "user.max_net_namespaces=10000"},
+	} {
+		if b, err := os.ReadFile(knob.file); err == nil && strings.TrimSpace(string(b)) == knob.forbids {
+			return "this distribution forbids it to ordinary users: run as root, or allow it with: sudo sysctl -w " + knob.set
+		}
+	}
+	return "ordinary users may not make user namespaces here: run as root"
+}
+
+// employ starts a worker on a job and hands over each message that it sends. When ctx ends, the worker is asked to stop
+// and given time to say what it has.
+func employ(ctx context.Context, j job, each func(message)) error {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer read.Close()
+	cmd := exec.Command(space.Self, "worker")
+	var words bytes.Buffer
+	cmd.Stderr = &words
+	cmd.ExtraFiles = []*os.File{write}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return errors.Join(err, write.Close())
+	}
+	space.Isolate(cmd)
+	if err := errors.Join(space.Start(cmd), write.Close()); err != nil {
+		return fmt.Errorf("%w: %w", errIsolation, err)
+	}
+	stopped := context.AfterFunc(ctx, func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+	})
+	defer stopped()
+	if err := json.NewEncoder(stdin).Encode(j); err != nil {
+		_ = cmd.Process.Kill()
+		return errors.Join(fmt.Errorf("worker: %w", err), cmd.Wait())
+	}
+	var failed error
+	lines := json.NewDecoder(read)
+	for {
+		var m message
+		if err := lines.Decode(&m); err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				failed = errors.Join(failed, fmt.Errorf("worker: %w", err))
+			}
+			break
+		}
+		if m.Error != "" {
+			failed = errors.Join(failed, errors.New(m.Error))
+			continue
+		}
+		each(m)
+	}
+	_ = stdin.Close()
+	if err := cmd.Wait(); err != nil && ctx.Err() == nil {
+		failed = errors.Join(failed, fmt.Errorf("worker: %w: %s", err, lastLine(words.String())))
+	}
+	return failed
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
+}
+
+// lacks asks an isolated worker what of these the kernel does not have.
+func lacks(ctx context.Context, names []string) (missing map[string]string, err error) {
+	err = employ(ctx, job{Kernel: names}, func(m message) { missing = m.Missing })
+	return missing, err
+}
