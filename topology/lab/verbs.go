@@ -20,6 +20,7 @@ import (
 //	Probe.Listen  Listen   → Listening
 //	Probe.Seen    Handle   → []Seen      what a listener received so far
 //	Probe.Ask     Ask      → Answer
+//	Probe.Enough  string   → Nothing     ends the Ask with this token now, as if its time were over; no such Ask is no error
 //	Probe.Flow    Flow     → Handle      sends at a steady pace until Stop
 //	Probe.Stop    Handle   → Tally       ends a flow or a listener
 //	Probe.Send    Send     → Nothing     one frame exactly as described

@@ -155,6 +155,20 @@ func (s *Service) Ask(a lab.Ask, reply *lab.Answer) error {
 	return nil
 }
 
+// Enough is the verb Probe.Enough.
+func (s *Service) Enough(token string, _ *lab.Nothing) error {
+	s.mu.Lock()
+	k := s.asking[token]
+	s.mu.Unlock()
+	if k == nil {
+		return nil
+	}
+	if err := k.file.SetDeadline(time.Unix(1, 0)); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("enough of %q: %w", token, err)
+	}
+	return nil
+}
+
 func (s *Service) ask(a lab.Ask, reply *lab.Answer) error {
 	q, err := newQuestion(a)
 	if err != nil {
@@ -165,6 +179,14 @@ func (s *Service) ask(a lab.Ask, reply *lab.Answer) error {
 		return err
 	}
 	defer k.close()
+	s.mu.Lock()
+	s.asking[q.Token] = k
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.asking, q.Token)
+	}()
 	// Errors of ICMP are wanted as they were reported, with their sender.
 	if err := k.set(recvErr, 1); err != nil {
 		return err

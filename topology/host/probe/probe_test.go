@@ -47,7 +47,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// path is a client, a router and a server. The link of the server is narrower: 1300 bytes.
+// path is a client, a router and a server. The link of the server is narrower: 1300 bytes. Tests that make one run in
+// parallel, since the kernel brings new links up in rounds of a second.
 type path struct {
 	*Service
 	capture *capture.Service
@@ -200,6 +201,7 @@ func at(addr string, port uint16) netip.AddrPort {
 }
 
 func TestAnAnswerTellsWhatWasSeen(t *testing.T) {
+	t.Parallel()
 	p := newPath(t)
 	for family, server := range serverAddrs {
 		for _, proto := range []string{"udp", "tcp", "icmp"} {
@@ -242,6 +244,7 @@ func TestAnAnswerTellsWhatWasSeen(t *testing.T) {
 }
 
 func TestRefusalsHaveASymbolAndASender(t *testing.T) {
+	t.Parallel()
 	p := newPath(t)
 	for family, server := range serverAddrs {
 		for _, proto := range []string{"udp", "tcp"} {
@@ -288,6 +291,7 @@ func TestRefusalsHaveASymbolAndASender(t *testing.T) {
 }
 
 func TestPathMTUIsLearnt(t *testing.T) {
+	t.Parallel()
 	p := newPath(t)
 	for family, server := range serverAddrs {
 		l := p.listen(t, lab.Listen{In: "server", Proto: "udp", Addr: at(server, 0)})
@@ -315,6 +319,7 @@ func TestPathMTUIsLearnt(t *testing.T) {
 }
 
 func TestPortsConflict(t *testing.T) {
+	t.Parallel()
 	p := newPath(t)
 	for _, proto := range []string{"udp", "tcp"} {
 		for _, any := range anyAddrs {
@@ -336,6 +341,7 @@ func TestPortsConflict(t *testing.T) {
 }
 
 func TestGroupsAndBroadcasts(t *testing.T) {
+	t.Parallel()
 	p := newPath(t)
 	for family, group := range []string{"239.1.2.3", "ff02::1:2:3"} {
 		member := p.listen(t, lab.Listen{In: "client", Proto: "udp", Addr: at(anyAddrs[family], 5000), Group: netip.MustParseAddr(group), Device: "eth0"})
@@ -392,6 +398,7 @@ func TestGroupsAndBroadcasts(t *testing.T) {
 }
 
 func TestSilenceIsNotAnswered(t *testing.T) {
+	t.Parallel()
 	p := newPath(t)
 	for _, proto := range []string{"udp", "tcp"} {
 		l := p.listen(t, lab.Listen{In: "server", Proto: proto, Addr: at(serverAddrs[0], 0), Silent: true})
@@ -411,7 +418,37 @@ func TestSilenceIsNotAnswered(t *testing.T) {
 	}
 }
 
+func TestEnoughEndsAQuestion(t *testing.T) {
+	p := newPath(t)
+	if err := p.Enough("unknown", &lab.Nothing{}); err != nil {
+		t.Error(err)
+	}
+	for _, proto := range []string{"udp", "tcp"} {
+		l := p.listen(t, lab.Listen{In: "server", Proto: proto, Addr: at(serverAddrs[0], 0), Silent: true})
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			var seen []lab.Seen
+			for len(seen) == 0 { // until it was asked
+				if err := p.Seen(l.Handle, &seen); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			if err := p.Enough("patient", &lab.Nothing{}); err != nil {
+				t.Error(err)
+			}
+		}()
+		got := p.ask(t, lab.Ask{In: "client", Proto: proto, To: at(serverAddrs[0], l.Port), Token: "patient", Wait: time.Hour})
+		if got.Answered || got.Refusal.Errno != "" {
+			t.Errorf("%s: %+v", proto, got)
+		}
+		<-ended
+	}
+}
+
 func TestAFlowCountsWhatIsAnswered(t *testing.T) {
+	t.Parallel()
 	p := newPath(t)
 	l := p.listen(t, lab.Listen{In: "server", Proto: "udp", Addr: at(serverAddrs[0], 0)})
 	var h lab.Handle
@@ -460,6 +497,7 @@ func TestAFlowCountsWhatIsAnswered(t *testing.T) {
 }
 
 func TestAFrameIsSentAsDescribed(t *testing.T) {
+	t.Parallel()
 	p := newPath(t)
 	if err := p.capture.Arm(lab.Nothing{}, nil); err != nil {
 		t.Fatal(err)
@@ -509,6 +547,7 @@ func (p *path) await(t *testing.T, what string, is func(lab.Packet) bool) {
 }
 
 func TestVerbsTravel(t *testing.T) {
+	t.Parallel()
 	p := newPath(t)
 	server := rpc.NewServer()
 	if err := errors.Join(server.RegisterName("Probe", p.Service), server.RegisterName("Capture", p.capture)); err != nil {
@@ -558,6 +597,7 @@ func TestVerbsTravel(t *testing.T) {
 }
 
 func TestAForgottenContainerIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	p := newPath(t)
 	gone := p.listen(t, lab.Listen{In: "server", Proto: "udp", Addr: at("::", 0)})
 	stays := p.listen(t, lab.Listen{In: "client", Proto: "udp", Addr: at("::", 0)})
