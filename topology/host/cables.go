@@ -10,6 +10,12 @@ import (
 	"github.com/modebench/modebench/topology/space"
 )
 
+// firstIndex is where the indexes of a machine's ends of veth pairs begin. The kernel handles a change of carrier at once
+// where a device's index is not that of its other end, and up to a second later where the two happen to be equal
+// (net/core/link_watch.c, linkwatch_urgent_event); until then a bridge does not forward to its port. The other end's is
+// the kernel's choice, which is small.
+const firstIndex = 10000
+
 // Cables joins the machines of a plan, each of which has its namespace in spaces: every cable is a veth pair, both ends
 // of which are made in their places, down, by one request. Drivers whose machines are namespaces call it.
 func Cables(p *topology.Plan, spaces map[string]*space.Space) error {
@@ -22,10 +28,11 @@ func Cables(p *topology.Plan, spaces map[string]*space.Space) error {
 		if m.Role == topology.RoleTor {
 			continue // its ports are the other ends
 		}
-		for _, n := range m.NICs {
+		for i, n := range m.NICs {
 			port := p.Machine(n.Peer.Machine).NIC(n.Peer.Interface)
 			base := netlink.NewLinkAttrs()
 			base.Name, base.HardwareAddr, base.MTU = n.Name, n.MAC, n.MTU
+			base.Index = firstIndex + i
 			base.Namespace = netlink.NsFd(spaces[m.Name].File().Fd())
 			err := nl.LinkAdd(&netlink.Veth{
 				LinkAttrs: base, PeerName: port.Name, PeerHardwareAddr: port.MAC, PeerMTU: uint32(port.MTU),

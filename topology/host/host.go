@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/rpc"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,7 @@ import (
 type Host struct {
 	name    string
 	capture *capture.Service
+	veths   atomic.Int32 // how many were made
 
 	mu     sync.Mutex
 	spaces map[string]*space.Space // by container; "": the machine's own

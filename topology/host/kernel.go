@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/space"
@@ -24,6 +25,10 @@ var kernels = map[string][]topology.Step{
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
 		{Shape: &topology.Shape{Link: "a", Rate: 1e9}},
 	},
+	"netem": {
+		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
+		{Shape: &topology.Shape{Link: "a", Delay: time.Millisecond}},
+	},
 }
 
 func natTable(family string) topology.Step {
@@ -34,7 +39,7 @@ func natTable(family string) topology.Step {
 }
 
 // Kernel tries what it is asked for in an empty namespace, and returns what cannot be had with the kernel's words.
-// It changes nothing. The names are those of modes.Kernel, and tbf for rates.
+// It changes nothing. The names are those of modes.Kernel, and tbf and netem for impairments.
 func Kernel(names []string) (missing map[string]error, err error) {
 	missing = map[string]error{}
 	for _, name := range names {

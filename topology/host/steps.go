@@ -115,7 +115,7 @@ func (h *Host) do(s topology.Step, hs hands) (func() error, error) {
 		}
 		return either(s.Remove, func() error { return nl.NeighSet(n) }, func() error { return nl.NeighDel(n) })
 	case s.Shape != nil:
-		q, err := bucket(nl, *s.Shape)
+		q, err := queue(nl, *s.Shape)
 		if err != nil {
 			return nil, err
 		}
@@ -257,12 +257,14 @@ func (h *Host) addLink(nl netlinks, in string, l topology.Link) (func() error, e
 	var link netlink.Link
 	switch l.Kind {
 	case "bridge":
-		link = &netlink.Bridge{LinkAttrs: base}
+		snooping := !l.NoSnooping
+		link = &netlink.Bridge{LinkAttrs: base, MulticastSnooping: &snooping}
 	case "veth":
 		peer, err := h.find(l.PeerIn)
 		if err != nil {
 			return nil, err
 		}
+		base.Index = int(h.veths.Add(1)) + firstIndex + 1000
 		link = &netlink.Veth{
 			LinkAttrs: base, PeerName: l.PeerName, PeerHardwareAddr: l.PeerMAC, PeerMTU: uint32(l.PeerMTU),
 			PeerNamespace: netlink.NsFd(peer.File().Fd()),
@@ -467,18 +469,19 @@ func neigh(nl netlinks, n topology.Neigh) (*netlink.Neigh, error) {
 	return out, nil
 }
 
-// bucket is a token bucket that holds 20 ms of its rate, at least two full frames.
-func bucket(nl netlinks, s topology.Shape) (netlink.Qdisc, error) {
+// queue is the discipline that holds a device to a rate, or, where packets are late or lost too, to all three.
+func queue(nl netlinks, s topology.Shape) (netlink.Qdisc, error) {
 	l, err := index(nl, s.Link)
 	if err != nil {
 		return nil, err
 	}
+	base := netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
 	rate := uint64(s.Rate) / 8 // bytes a second
-	burst := uint32(max(rate/50, 2*1514))
-	return &netlink.Tbf{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
-		Rate:       rate,
-		Limit:      burst + uint32(max(rate/20, 4*1514)),
-		Buffer:     netlink.Xmittime(rate, burst),
-	}, nil
+	if s.Delay != 0 || s.Loss != 0 {
+		return netlink.NewNetem(base, netlink.NetemQdiscAttrs{
+			Latency: uint32(s.Delay.Microseconds()), Loss: float32(100 * s.Loss), Rate64: rate,
+		}), nil
+	}
+	burst, limit := s.Bucket()
+	return &netlink.Tbf{QdiscAttrs: base, Rate: rate, Limit: limit, Buffer: netlink.Xmittime(rate, burst)}, nil
 }
