@@ -90,6 +90,7 @@ func exampleRun() Results {
 	}}
 	for i, m := range exampleModes {
 		m.Implementation = "kernel"
+		m.GoodFor, m.BadFor = sentence(m.GoodFor), sentence(m.BadFor)
 		m.Graph = exampleGraph(&exampleModes[i])
 		m.Wiring = fmt.Sprintf("# h1\nip link add link eth0 name %s0 type dummy\nip addr add 10.9.0.11/24 dev %s0\nip link set %s0 up\n# h2\nip link add link eth0 name %s0 type dummy\nip addr add 10.9.0.21/24 dev %s0\nip link set %s0 up\n", "x", "x", "x", "x", "x", "x")
 		res.Modes = append(res.Modes, m)
@@ -142,6 +143,8 @@ func exampleRun() Results {
 	res.Results = append(res.Results, exampleMeasurements(rng, fidelity, 10)...)
 	return normal(res)
 }
+
+func sentence(s string) string { return strings.ToUpper(s[:1]) + s[1:] + "." }
 
 func exampleReason(word string) string {
 	return map[string]string{

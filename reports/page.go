@@ -455,6 +455,7 @@ func viewClaims(res Results, t table, names map[modeKey]string) ([]topicView, []
 			}
 			v.Cells = append(v.Cells, claimCellView{e, href, state, glyphs[state]})
 		}
+		slices.SortStableFunc(v.Cells, func(a, b claimCellView) int { return cmp.Compare(claimRank(a.State), claimRank(b.State)) })
 		i, ok := index[c.Topic]
 		if !ok {
 			i = len(topics)
@@ -471,6 +472,18 @@ func viewClaims(res Results, t table, names map[modeKey]string) ([]topicView, []
 	}
 	slices.SortStableFunc(kinds, func(a, b claimKind) int { return cmp.Compare(b.N, a.N) })
 	return topics, kinds
+}
+
+// claimRank orders evidence: what contradicts first, what says nothing last.
+func claimRank(state string) int {
+	switch state {
+	case stateFail:
+		return 0
+	case stateUnable, stateMissing:
+		return 2
+	default:
+		return 1
+	}
 }
 
 // unables groups what this machine could not tell by the reason, the most frequent first.
