@@ -101,6 +101,11 @@ func (s *Service) Arm(lab.Nothing, *lab.Nothing) error {
 		}
 		s.taps[container] = t
 	}
+	if !s.armed && len(s.taps) > 0 {
+		if err := awaitStamps(); err != nil {
+			return fmt.Errorf("capture: %w", err)
+		}
+	}
 	s.armed = true
 	return nil
 }
