@@ -27,7 +27,7 @@ func changed(t *testing.T, res Results, mode, feature string, change func(*Resul
 	return Results{}
 }
 
-func scale2(by float64) func(*Result) {
+func stretch(by float64) func(*Result) {
 	return func(r *Result) {
 		for i := range r.Values {
 			if r.Values[i].Unit == "p50-sec" {
@@ -51,16 +51,18 @@ func TestCompare(t *testing.T) {
 		{"a cell heals", changed(t, old, "bridge", "own-address", fails), old, nil, nil, "  bridge/own-address: fail (blocked) → pass (works)"},
 		{
 			"a cell cannot be told any more", old, changed(t, old, "bridge", "own-address", func(r *Result) { r.Outcome, r.Observed = Unable, "" }),
-			[]string{"bridge/own-address: pass (works) → unable"}, nil, "! bridge/own-address: pass (works) → unable",
+			[]string{"bridge/own-address: pass (works) → unable"},
+			nil, "! bridge/own-address: pass (works) → unable",
 		},
 		{
 			"a cell is gone", old, without(old, func(r Result) bool { return r.Mode == "bridge" && r.Feature == "own-address" }),
-			[]string{"bridge/own-address: pass (works) → not run"}, nil, "\ngone\n! bridge/own-address",
+			[]string{"bridge/own-address: pass (works) → not run"},
+			nil, "\ngone\n! bridge/own-address",
 		},
 		{"a cell is new", without(old, func(r Result) bool { return r.Mode == "bridge" && r.Feature == "own-address" }), old, nil, nil, "\nnew\n  bridge/own-address: not run → pass (works)"},
-		{"within noise", old, changed(t, old, "bridge", "tcp-rr", scale2(1.003)), nil, nil, "nothing changed"},
-		{"slower", old, changed(t, old, "bridge", "tcp-rr", scale2(1.2)), nil, []string{"bridge tcp-rr p50-sec same-host pinned: "}, "! bridge tcp-rr p50-sec same-host pinned: 1.33×"},
-		{"faster", old, changed(t, old, "bridge", "tcp-rr", scale2(0.8)), nil, nil, "  bridge tcp-rr p50-sec same-host pinned: 1.33×"},
+		{"within noise", old, changed(t, old, "bridge", "tcp-rr", stretch(1.003)), nil, nil, "nothing changed"},
+		{"slower", old, changed(t, old, "bridge", "tcp-rr", stretch(1.2)), nil, []string{"bridge tcp-rr p50-sec same-host pinned: "}, "! bridge tcp-rr p50-sec same-host pinned: 1.33×"},
+		{"faster", old, changed(t, old, "bridge", "tcp-rr", stretch(0.8)), nil, nil, "  bridge tcp-rr p50-sec same-host pinned: 1.33×"},
 		{
 			"another machine, the same ratios", old, func() Results {
 				res := old
@@ -68,13 +70,13 @@ func TestCompare(t *testing.T) {
 				for i := range res.Results {
 					r := &res.Results[i]
 					r.Values = slices.Clone(r.Values)
-					scale2(3)(r)
+					stretch(3)(r)
 				}
 				return res
 			}(), nil, nil, "nothing changed",
 		},
 		{"a quick run", old, func() Results {
-			res := changed(t, old, "bridge", "tcp-rr", scale2(2))
+			res := changed(t, old, "bridge", "tcp-rr", stretch(2))
 			res.Run.Quick = true
 			return res
 		}(), nil, nil, "have too few blocks to compare"},

@@ -179,6 +179,10 @@ func exampleMeasurements(rng *rand.Rand, fidelity Fidelity, blocks int) []Result
 		for block := range blocks {
 			for range twice {
 				for i, u := range t.units {
+					if u == "loss-fraction" || u == "retransmits" || u == "dsacks" {
+						r.Values = append(r.Values, Value{Unit: u, Value: t.base[i] + float64(block/9)*map[string]float64{"retransmits": 2, "loss-fraction": 0.001}[u], Block: block})
+						continue
+					}
 					v := t.base[i] * math.Pow(f, t.power[i]) * math.Pow(drift[block], t.power[i]) * math.Exp(0.008*rng.NormFloat64())
 					r.Values = append(r.Values, Value{Unit: u, Value: v, Block: block})
 				}

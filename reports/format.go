@@ -55,12 +55,10 @@ func scaled(v float64, unit string) string {
 	return digits(v) + " " + unit
 }
 
-// digits writes three significant digits, and whole numbers above that in full.
+// digits writes three significant digits, and whole numbers in full.
 func digits(v float64) string {
 	switch abs := math.Abs(v); {
-	case abs == 0:
-		return "0"
-	case abs >= 100:
+	case abs >= 100, v == math.Trunc(v):
 		return strconv.FormatFloat(v, 'f', 0, 64)
 	case abs >= 10:
 		return strconv.FormatFloat(v, 'f', 1, 64)

@@ -114,6 +114,18 @@ type chartSet struct {
 	Open             bool
 	Charts           []chartView
 	Latency          *latencyView
+	Losses           *lossView
+}
+
+// lossView is the counts that have no ratio, as the baseline's are often 0.
+type lossView struct {
+	Heads []string
+	Rows  []lossRow
+}
+
+type lossRow struct {
+	Name   string
+	Values []string
 }
 
 type chartView struct {
@@ -348,6 +360,7 @@ func chartSets(sums []Summary, names map[modeKey]string) []chartSet {
 			}
 		}
 		set.Latency = viewLatency(byKey[k], names, set.Title)
+		set.Losses = viewLosses(byKey[k], names)
 		if len(set.Charts) > 0 {
 			sets = append(sets, set)
 		}
@@ -399,6 +412,50 @@ func viewLatency(sums []Summary, names map[modeKey]string, where string) *latenc
 		return nil
 	}
 	v.SVG = latencyChart(v.Rows, "Percentiles of the round trip, "+where+"; the table below has the numbers")
+	return v
+}
+
+var losses = []metric{
+	{Feature: "udp-stream", Unit: "loss-fraction", Title: "UDP datagrams lost"},
+	{Feature: "tcp-stream-1", Unit: "retransmits", Title: "Retransmits, one stream"},
+	{Feature: "tcp-stream-1", Unit: "dsacks", Title: "of them spurious"},
+	{Feature: "tcp-stream-8", Unit: "retransmits", Title: "Retransmits, eight streams"},
+	{Feature: "tcp-stream-8", Unit: "dsacks", Title: "of them spurious"},
+}
+
+// viewLosses lists, for each mode, the median over the trials of what was lost or sent twice, and the most in one trial.
+func viewLosses(sums []Summary, names map[modeKey]string) *lossView {
+	v := &lossView{}
+	for _, l := range losses {
+		v.Heads = append(v.Heads, l.Title)
+	}
+	at := map[string]int{}
+	for _, s := range sums {
+		i := slices.IndexFunc(losses, func(l metric) bool { return l.Feature == s.Feature && l.Unit == s.Unit })
+		if i < 0 {
+			continue
+		}
+		title := rowTitle(s, names)
+		row, ok := at[title]
+		if !ok {
+			row = len(v.Rows)
+			at[title] = row
+			v.Rows = append(v.Rows, lossRow{title, slices.Repeat([]string{"–"}, len(losses))})
+		}
+		text := func(x float64) string {
+			if s.Unit == "loss-fraction" {
+				return quantity(x, s.Unit)
+			}
+			return digits(x)
+		}
+		v.Rows[row].Values[i] = text(s.Median)
+		if s.Most > s.Median {
+			v.Rows[row].Values[i] += ", at most " + text(s.Most)
+		}
+	}
+	if len(v.Rows) == 0 {
+		return nil
+	}
 	return v
 }
 

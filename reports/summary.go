@@ -40,6 +40,7 @@ type Summary struct {
 	Fidelity                            Fidelity
 
 	Median float64 // of all values, in Unit
+	Most   float64 // the largest of them
 	To     string  // what Ratio compares with: the baseline mode, or for the cost of NAT a variant
 	Blocks int     // that hold both a value and its baseline; Ratio, Low and High mean something from 1 on
 	Ratio  float64 // median over blocks of the value by the mean of the block's baselines
@@ -148,17 +149,18 @@ func median(values []float64) float64 {
 	return benchmath.AssumeNothing.Summary(benchmath.NewSample(values, &benchmath.DefaultThresholds), confidence).Center
 }
 
-func (s *series) median() float64 {
+func (s *series) values() []float64 {
 	var all []float64
 	for _, values := range s.blocks {
 		all = append(all, values...)
 	}
-	return median(all)
+	return all
 }
 
 // relate fills in what the blocks of s say about its ratio to base, without a verdict.
 func (s *series) relate(base *series, quick bool) {
-	s.Median = s.median()
+	all := s.values()
+	s.Median, s.Most = median(all), slices.Max(all)
 	if base == nil || !units[s.Unit].ratio {
 		return
 	}
