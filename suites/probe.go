@@ -1,6 +1,7 @@
 package suites
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -67,8 +68,9 @@ type trip struct {
 	from, to Place
 	target   netip.AddrPort
 	tokens   map[string]string     // by protocol
-	answers  map[string]lab.Answer // those that came
+	answers  map[string]lab.Answer // what came, answers and refusals
 	control  []reports.Evidence    // what worked meanwhile, where something did not come
+	began    time.Time             // of the control; zero: there was none
 	packets  []lab.Packet          // of the messages, and of looking for the target's link-layer address
 }
 
@@ -83,20 +85,35 @@ func (t trip) answered() (yes, no []string) {
 	return yes, no
 }
 
-// patience bounds what no answer and no control decides.
-const patience = 5 * time.Second
+// refused tells whether the sender's own kernel sent nothing of what was not answered.
+func (t trip) refused() bool {
+	_, no := t.answered()
+	return !slices.ContainsFunc(no, func(p string) bool {
+		a := t.answers[p]
+		return a.Refusal.Errno == "" || a.ICMPFrom.IsValid()
+	})
+}
+
+const (
+	patience = 5 * time.Second         // bounds what no answer and no control decides
+	grace    = 15 * time.Millisecond   // what an answer needs at most, as a rule: then it is time for a control
+	hopeful  = 80 * time.Millisecond   // for a control
+	retry    = 1200 * time.Millisecond // after which a kernel has asked for a link-layer address again (RFC 4861 section 10, RETRANS_TIMER)
+)
 
 // try asks to's address (or target, where that is given) from a place, by each protocol, and waits until everything is
-// answered, refused, or shown to be lost: a control sent after the messages, over the same first hop where there is one,
-// has come back and gone on to the target, and the messages have not.
+// answered, refused, or shown to be lost: a control that was sent after the messages, over the same first hop where there
+// is one, has come back, the target has answered someone, and the messages have had as much time again as that took.
 func try(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort, protos ...string) (trip, error) {
 	t := trip{from: from, to: to, target: target, tokens: map[string]string{}, answers: map[string]lab.Answer{}}
 	recorded, err := b.Record(ctx)
 	if err != nil {
 		return t, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*patience)
-	defer cancel()
+	look := func() error {
+		t.packets, err = recorded(ctx, t.concerns)
+		return err
+	}
 	type reply struct {
 		proto  string
 		answer lab.Answer
@@ -111,7 +128,9 @@ func try(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort, p
 			replies <- reply{proto, a, err}
 		}()
 	}
-	gather := func(until <-chan time.Time) error {
+	gather := func(within time.Duration) error {
+		over := time.NewTimer(within)
+		defer over.Stop()
 		for len(t.answers) < len(protos) {
 			select {
 			case r := <-replies:
@@ -119,109 +138,263 @@ func try(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort, p
 					return r.err
 				}
 				t.answers[r.proto] = r.answer
-			case <-until:
+			case <-over.C:
 				return nil
-			case <-ctx.Done():
-				return fmt.Errorf("%s asks %s: %w", from, target, context.Cause(ctx))
 			}
 		}
 		return nil
 	}
-	if err := gather(time.After(30 * time.Millisecond)); err != nil {
+	if err := gather(grace); err != nil {
 		return t, err
 	}
-	if yes, _ := t.answered(); len(yes) < len(protos) {
-		began := time.Now()
-		if t.control, err = control(ctx, b, from, to, target.Addr()); err != nil {
+	if _, no := t.answered(); len(no) > 0 {
+		t.began = time.Now()
+		if t.control, err = t.controlled(ctx, b); err != nil {
 			return t, err
 		}
-		// The control took the same first hop after the messages did. What it needed, and ten times that for the order
-		// of the scheduler, is what they had besides.
-		if err := gather(time.After(10*time.Since(began) + 20*time.Millisecond)); err != nil {
+		if err := cmp.Or(gather(5*time.Since(t.began)+grace), look()); err != nil {
+			return t, err
+		}
+		// Neither lost nor answered: what arrived may be waiting for a slow program, and what was never seen for an
+		// answer to an earlier question of who has the address.
+		for _, proto := range protos {
+			if _, over := t.answers[proto]; over {
+				continue
+			}
+			if err := cmp.Or(gather(t.due(proto)), look()); err != nil {
+				return t, err
+			}
+		}
+		for _, proto := range protos {
+			if _, over := t.answers[proto]; !over {
+				if err := b.Do(ctx, from.Machine, "Probe.Enough", t.tokens[proto], &lab.Nothing{}); err != nil {
+					return t, err
+				}
+			}
+		}
+		if err := gather(patience); err != nil {
 			return t, err
 		}
 	}
-	t.packets, err = recorded(ctx, func(p lab.Packet) bool {
-		for _, token := range t.tokens {
-			if p.Token == token {
-				return true
-			}
+	if err := look(); err != nil {
+		return t, err
+	}
+	// Where the target's address is also another's, that one may have answered.
+	for proto, a := range t.answers {
+		if a.Answered && from.Machine != to.Machine &&
+			!slices.ContainsFunc(t.packets, func(p lab.Packet) bool { return p.Machine == to.Machine && p.Token == t.tokens[proto] }) {
+			a.Answered, a.Refusal.Text = false, "answered by another station with that address"
+			t.answers[proto] = a
 		}
-		return p.ARP != nil && p.ARP.TargetIP == target.Addr() || p.NDP != nil && p.NDP.Target == target.Addr() ||
-			p.Proto == "tcp" && (p.Dst == target || p.Src == target)
-	})
+	}
+	if _, no := t.answered(); len(no) > 0 && t.control == nil {
+		t.control, err = t.controlled(ctx, b)
+	}
 	return t, err
 }
 
-// control shows that the sender's way out and the target's way in are alive: the sender asks a machine that answers, and
-// a machine asks the target. Where no machine can, an end's own loopback is what is left to show.
+// concerns tells packets of the messages, or of looking for the target's link-layer address.
+func (t trip) concerns(p lab.Packet) bool {
+	for _, token := range t.tokens {
+		if p.Token == token {
+			return true
+		}
+	}
+	if p.ARP != nil || p.NDP != nil {
+		// Controls ask for the target, too.
+		return (t.began.IsZero() || p.When.Before(t.began)) &&
+			(p.ARP != nil && p.ARP.TargetIP == t.target.Addr() || p.NDP != nil && p.NDP.Target == t.target.Addr())
+	}
+	return p.Proto == "tcp" && (p.Dst == t.target || p.Src == t.target)
+}
+
+// due is how long an open question may still be answered, by what was seen of it.
+func (t trip) due(proto string) time.Duration {
+	seen := false
+	for _, p := range t.packets {
+		mine := p.Token == t.tokens[proto] || proto == "tcp" && p.Proto == "tcp"
+		if mine && p.Machine == t.to.Machine && p.In == t.to.Container && !p.Outgoing {
+			return retry
+		}
+		seen = seen || mine || p.ARP != nil || p.NDP != nil
+	}
+	if seen {
+		return 0
+	}
+	return retry
+}
+
+// controlled shows that the sender's way out and the target's way in are alive. What the sender's own kernel refused
+// says nothing of the target: then its own stack is shown to work.
+func (t trip) controlled(ctx context.Context, b *Bench) ([]reports.Evidence, error) {
+	f := familyOf(t.target.Addr())
+	in := leg{to: t.to, addr: netip.AddrPortFrom(addrOf(b, t.to, f), 0), proto: "icmp"}
+	if t.tokens["udp"] != "" && t.target.Addr() == in.addr.Addr() {
+		in.proto, in.addr = "udp", t.target
+	}
+	if t.refused() {
+		in.from = t.to
+		return alive(ctx, b, f, outward(b, t.from, t.to, f), [][]leg{{in.looped(f)}})
+	}
+	return alive(ctx, b, f, outward(b, t.from, t.to, f), inward(b, t.from, in, f))
+}
+
+// control shows by echoes that the sender's way out and the target's way in are alive.
 func control(ctx context.Context, b *Bench, from, to Place, target netip.Addr) ([]reports.Evidence, error) {
-	f := IPv4
-	if target.Is6() && !target.Is4In6() {
-		f = IPv6
+	f := familyOf(target)
+	in := leg{to: to, addr: netip.AddrPortFrom(addrOf(b, to, f), 0), proto: "icmp"}
+	return alive(ctx, b, f, outward(b, from, to, f), inward(b, from, in, f))
+}
+
+func familyOf(a netip.Addr) Family {
+	if a.Is4() || a.Is4In6() {
+		return IPv4
 	}
-	var relays []Place
+	return IPv6
+}
+
+// leg is one control.
+type leg struct {
+	from, to Place
+	addr     netip.AddrPort
+	proto    string
+}
+
+// looped is the same within to's own stack.
+func (l leg) looped(f Family) leg {
+	l.from = l.to
+	l.addr = netip.AddrPortFrom(loopback(f), l.addr.Port())
+	return l
+}
+
+func loopback(f Family) netip.Addr {
+	if f == IPv4 {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return netip.IPv6Loopback()
+}
+
+// relays are the machines that answer controls, other than some places', and where it is wanted the host of a container.
+func relays(b *Bench, of Place, but ...Place) (far, near []Place) {
 	for _, m := range slices.Concat(b.plan.Externals(), b.plan.Hosts()) {
-		relays = append(relays, Place{Machine: m.Name})
-	}
-	ask := func(from, to Place, proto string) (reports.Evidence, bool, error) {
-		a := addrOf(b, to, f)
-		if from == to {
-			a = map[Family]netip.Addr{IPv4: netip.MustParseAddr("127.0.0.1"), IPv6: netip.IPv6Loopback()}[f]
+		switch p := (Place{Machine: m.Name}); {
+		case slices.Contains(but, p) || p == of:
+		case p.Machine == of.Machine:
+			near = append(near, p)
+		default:
+			far = append(far, p)
 		}
-		r, err := b.Ask(ctx, from, lab.Ask{Proto: proto, To: netip.AddrPortFrom(a, controlPort), Wait: 200 * time.Millisecond})
-		return reports.Evidence{At: from.String(), Saw: fmt.Sprintf("control: %s echo to %s at %s answered", proto, to, a)}, r.Answered, err
 	}
-	leg := func(candidates [][2]Place, proto string) (*reports.Evidence, error) {
-		for _, c := range candidates {
-			e, ok, err := ask(c[0], c[1], proto)
-			if err != nil {
-				return nil, err
+	return far, near
+}
+
+// outward are controls of a sender's way out, the best first: to other machines, to its own host, in its own stack.
+func outward(b *Bench, from, to Place, f Family) (tiers [][]leg) {
+	far, near := relays(b, from, to)
+	for _, tier := range [][]Place{far, near} {
+		var legs []leg
+		for _, r := range tier {
+			legs = append(legs, leg{from, r, netip.AddrPortFrom(addrOf(b, r, f), controlPort), "udp"})
+		}
+		tiers = append(tiers, legs)
+	}
+	return append(tiers, []leg{leg{to: from, proto: "icmp"}.looped(f)})
+}
+
+// inward are controls of a target's way in, likewise. Another host than its own does not ask a container: the address may
+// be one of its own containers', too.
+func inward(b *Bench, from Place, in leg, f Family) (tiers [][]leg) {
+	far, near := relays(b, in.to, from)
+	for _, tier := range [][]Place{far, near} {
+		var legs []leg
+		for _, r := range tier {
+			if in.to.Container != "" && r.Machine != in.to.Machine && b.plan.Machine(r.Machine).Role == topology.RoleHost {
+				continue
 			}
-			if ok {
-				return &e, nil
+			l := in
+			l.from = r
+			legs = append(legs, l)
+		}
+		tiers = append(tiers, legs)
+	}
+	return append(tiers, []leg{in.looped(f)})
+}
+
+// alive tries controls both ways at the same time.
+func alive(ctx context.Context, b *Bench, f Family, ways ...[][]leg) ([]reports.Evidence, error) {
+	got := make([]reports.Evidence, len(ways))
+	var fs []func() error
+	for i, tiers := range ways {
+		fs = append(fs, func() error {
+			for _, legs := range tiers {
+				e, err := first(ctx, b, legs)
+				if err != nil || e.Saw != "" {
+					got[i] = e
+					return err
+				}
+			}
+			last := tiers[len(tiers)-1][0]
+			return fmt.Errorf("no control is alive (%s), not even in the stack of %s: nothing can be concluded from silence", f, last.from)
+		})
+	}
+	return got, all(fs...)
+}
+
+// first is the first of some controls that comes back; none of it where none does.
+func first(ctx context.Context, b *Bench, legs []leg) (e reports.Evidence, err error) {
+	type result struct {
+		leg
+		lab.Answer
+		err error
+	}
+	results := make(chan result, len(legs))
+	tokens := make([]string, len(legs))
+	for i, l := range legs {
+		tokens[i] = b.newToken()
+		go func() {
+			a, err := b.Ask(ctx, l.from, lab.Ask{Proto: l.proto, To: l.addr, Token: tokens[i], Wait: hopeful})
+			results <- result{l, a, err}
+		}()
+	}
+	for range legs {
+		r := <-results
+		switch {
+		case r.err != nil:
+			err = r.err
+		case r.Answered && e.Saw == "":
+			e = reports.Evidence{At: r.from.String(), Saw: fmt.Sprintf("control: %s of %s at %s was answered after %s", r.proto, r.to, r.addr, r.RTT.Round(time.Microsecond))}
+			for i, l := range legs {
+				err = cmp.Or(err, b.Do(ctx, l.from.Machine, "Probe.Enough", tokens[i], &lab.Nothing{}))
 			}
 		}
-		return nil, nil
 	}
-	var out, in [][2]Place
-	for _, r := range relays {
-		if r != from && r != to {
-			out, in = append(out, [2]Place{from, r}), append(in, [2]Place{r, to})
-		}
-	}
-	if to.Container != "" {
-		in = append(in, [2]Place{{Machine: to.Machine}, to})
-	}
-	if from.Container != "" {
-		out = append(out, [2]Place{from, {Machine: from.Machine}})
-	}
-	var got []reports.Evidence
-	for _, way := range [][][2]Place{append(out, [2]Place{from, from}), append(in, [2]Place{to, to})} {
-		e, err := leg(way, "icmp")
-		if err != nil {
-			return nil, err
-		}
-		if e == nil {
-			return nil, fmt.Errorf("no control is alive between %s and %s: nothing can be concluded from silence", from, to)
-		}
-		got = append(got, *e)
-	}
-	return got, nil
+	return e, err
 }
 
 // reach observes whether a place reaches another at its own address, by echo, datagram and connection.
 func reach(ctx context.Context, b *Bench, from, to Place, f Family) (Observation, trip, error) {
 	a := addrOf(b, to, f)
-	l, err := b.Listen(ctx, to, lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(unspecified(f), 0)})
+	port, err := serve(ctx, b, to, unspecified(f))
 	if err != nil {
 		return Observation{}, trip{}, err
 	}
-	if _, err := b.Listen(ctx, to, lab.Listen{Proto: "tcp", Addr: netip.AddrPortFrom(unspecified(f), l.Port)}); err != nil {
-		return Observation{}, trip{}, err
-	}
-	t, err := try(ctx, b, from, to, netip.AddrPortFrom(a, l.Port), protos...)
+	t, err := try(ctx, b, from, to, netip.AddrPortFrom(a, port), protos...)
 	return t.observation(), t, err
+}
+
+// serve answers datagrams and connections at an address of a place, and returns the port.
+func serve(ctx context.Context, b *Bench, at Place, a netip.Addr) (port uint16, err error) {
+	for _, proto := range []string{"udp", "tcp"} {
+		l, err := b.Listen(ctx, at, lab.Listen{Proto: proto, Addr: netip.AddrPortFrom(a, port)})
+		if err == nil && l.Refusal.Errno != "" {
+			err = fmt.Errorf("%s: listen %s %s: %s", at, proto, a, l.Refusal.Text)
+		}
+		if err != nil {
+			return 0, err
+		}
+		port = l.Port
+	}
+	return port, nil
 }
 
 // observation is works where all was answered, blocked where nothing was. Where some was, the status is neither: no
@@ -253,13 +426,21 @@ func (t trip) lost() string {
 	_, no := t.answered()
 	var refused []string
 	for _, p := range no {
-		if r := t.answers[p].Refusal; r.Errno != "" && !slices.Contains(refused, r.Errno) {
-			refused = append(refused, r.Errno)
+		a := t.answers[p]
+		said := a.Refusal.Text
+		if a.Refusal.Errno != "" {
+			said = "the sender was told " + a.Refusal.Errno
+		}
+		if a.ICMPFrom.IsValid() {
+			said += " by " + a.ICMPFrom.String()
+		}
+		if said != "" && !slices.Contains(refused, said) {
+			refused = append(refused, said)
 		}
 	}
 	why := ""
 	if len(refused) > 0 {
-		why = ", the sender's kernel said " + strings.Join(refused, ", ")
+		why = ", " + strings.Join(refused, ", ")
 	}
 	var last *lab.Packet
 	for i, p := range t.packets {
