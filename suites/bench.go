@@ -36,6 +36,7 @@ type Bench struct {
 	plan   *topology.Plan
 	mode   modes.Mode
 	rewire func([]topology.Step) []topology.Step // a sabotage's
+	counts reports.Counts                        // what the mode put on the first host
 
 	mu       sync.Mutex
 	attached map[string]attachment // by place
@@ -73,6 +74,11 @@ func (b *Bench) start(ctx context.Context) error {
 	if err := b.ready(ctx); err != nil { // before the mode is there, which may cut a host off
 		return err
 	}
+	first := b.plan.Hosts()[0].Name
+	before, err := b.State(ctx, first)
+	if err != nil {
+		return err
+	}
 	w := b.mode.Wire(b.plan)
 	if err := b.lab.Apply(ctx, "mode", w.Setup); err != nil {
 		return err
@@ -81,18 +87,36 @@ func (b *Bench) start(ctx context.Context) error {
 	for _, a := range w.Attached {
 		perHost[a.Host] = append(perHost[a.Host], a.Container)
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	g, attaching := errgroup.WithContext(ctx)
 	for host, cs := range perHost {
 		g.Go(func() error { // in order: where containers share a namespace, its owner comes first
 			for _, c := range cs {
-				if _, err := b.attach(ctx, c, host); err != nil {
+				if _, err := b.attach(attaching, c, host); err != nil {
 					return err
 				}
 			}
-			return b.settled(ctx, host)
+			return b.settled(attaching, host)
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	after, err := b.State(ctx, first)
+	b.counts = count(before.Spaces[""], after.Spaces[""])
+	return err
+}
+
+// count tells what there is more of on a host.
+func count(before, after lab.SpaceState) reports.Counts {
+	c := reports.Counts{
+		Links: len(after.Links) - len(before.Links), Routes: len(after.Routes) - len(before.Routes), Rules: len(after.Rules) - len(before.Rules),
+	}
+	for key, value := range after.Sysctls {
+		if was, ok := before.Sysctls[key]; ok && was != value {
+			c.Sysctls++
+		}
+	}
+	return c
 }
 
 // instrument records a machine's devices, and makes hosts and externals answer controls.

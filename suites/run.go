@@ -31,11 +31,41 @@ type Run struct {
 
 // Event is one thing that happened: a mode's lab is being started or was, a cell has its result.
 type Event struct {
-	Kind   string          `json:"kind"` // starting, started, cell, phase
+	Kind   string          `json:"kind"` // starting, started, cell, block, phase
 	Mode   string          `json:"mode"`
 	Result *reports.Result `json:"result,omitempty"` // of a cell
 	Phase  *reports.Phase  `json:"phase,omitempty"`
 	Counts *reports.Counts `json:"counts,omitempty"` // started: what the mode put on the first host
+	Block  int             `json:"block,omitempty"`  // of a block: how many are done
+	Blocks int             `json:"blocks,omitempty"` // of a block: of how many
+}
+
+// Names are the suites, in the order in which they run. The last two measure, the others observe.
+func Names() []string { return []string{"conformance", "packets", "lifecycle", "throughput", "nat"} }
+
+// Measured tells whether a suite measures.
+func Measured(suite string) bool { return suite == "throughput" || suite == "nat" }
+
+// Fits tells what a plan lacks for the suites: they ask of containers on one host and across two, and of machines outside.
+func Fits(p *topology.Plan) error {
+	hosts := p.Hosts()
+	if len(hosts) < 2 || len(p.Externals()) < 2 {
+		return fmt.Errorf("%d hosts and %d external machines: the suites want at least two of each", len(hosts), len(p.Externals()))
+	}
+	if len(p.Networks) < 2 {
+		return fmt.Errorf("one network: the suites want two, to see whether they are kept apart")
+	}
+	for _, h := range hosts[:2] {
+		n := map[string]int{}
+		for _, c := range h.Containers {
+			n[c.Network]++
+		}
+		if n[p.Networks[0].Name] < 2 || n[p.Networks[1].Name] < 1 {
+			return fmt.Errorf("%s: %d containers on %s and %d on %s: the suites want at least 2 and 1",
+				h.Name, n[p.Networks[0].Name], p.Networks[0].Name, n[p.Networks[1].Name], p.Networks[1].Name)
+		}
+	}
+	return nil
 }
 
 // Cell is one planned result.
@@ -108,7 +138,8 @@ func (o *observer) start(ctx context.Context) {
 	if o.bench, o.failed = newBench(ctx, o.run.Driver, o.run.Plan, o.mode, o.rewire); o.failed != nil {
 		return
 	}
-	o.run.Emit(Event{Kind: "started", Mode: o.mode.Name, Phase: &reports.Phase{Name: "lab " + o.mode.Name, Seconds: time.Since(began).Seconds()}})
+	o.run.Emit(Event{Kind: "phase", Mode: o.mode.Name, Phase: &reports.Phase{Name: "lab " + o.mode.Name, Seconds: time.Since(began).Seconds()}})
+	o.run.Emit(Event{Kind: "started", Mode: o.mode.Name, Counts: &o.bench.counts})
 }
 
 func (o *observer) stop() error {
