@@ -25,7 +25,7 @@ import (
 
 var versus = flag.Int("versus", 0, "compare with iperf3, sockperf, qperf and package net, in `blocks`; 0: do not")
 
-// A contest is one thing that two tools measure on the same path. Whether more is better depends on the unit.
+// A contest is one thing that two tools measure on the same path. Of times (us) less is better, of rates more.
 type contest struct {
 	name, unit   string
 	ours, theirs func() (float64, error)
@@ -57,6 +57,9 @@ func TestVersus(t *testing.T) {
 				t.Logf("same processor: %.0f ms/GB by what it consumed, %.0f by the clock; %d sent again, %d needlessly",
 					(sent.CPUSeconds+received.CPUSeconds)*1e3/(float64(received.Bytes)/1e9), received.Seconds*1e3/(float64(received.Bytes)/1e9),
 					sent.Retransmits, sent.DSACKs)
+			}
+			if trial.Test == "udp-stream" {
+				t.Logf("udp-stream %s, bound %v: %.2f %% lost", trial.Send, pinned, 100*float64(received.Lost)/float64(sent.Operations))
 			}
 			return figure(sent, received)
 		}
