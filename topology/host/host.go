@@ -25,6 +25,7 @@ import (
 type Host struct {
 	name    string
 	capture *capture.Service
+	probes  *probe.Service
 	veths   atomic.Int32 // how many were made
 
 	mu     sync.Mutex
@@ -62,16 +63,17 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	if err := h.loopback(""); err != nil {
 		return err
 	}
-	probes, agents := probe.New(h.find), traffic.New(h.find)
+	h.probes = probe.New(h.find)
+	agents := traffic.New(h.find)
 	// Verbs that still wait for something when the stream ends would hold its end up.
 	ended := sync.OnceFunc(func() {
-		_ = probes.Close()
+		_ = h.probes.Close()
 		_ = agents.Close()
 		h.endSpawned()
 	})
 	defer ended()
 	s := rpc.NewServer()
-	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": probes, "Traffic": agents} {
+	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents} {
 		if err := s.RegisterName(verb, service); err != nil {
 			return err
 		}

@@ -10,6 +10,10 @@ import (
 
 // kernels are the experiments that tell whether a kernel has something, by its name.
 var kernels = map[string][]topology.Step{
+	"underlay": {
+		{Link: &topology.Link{Name: "br", Kind: "bridge"}},
+		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b", Master: "br"}},
+	},
 	"veth":   {{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}}},
 	"bridge": {{Link: &topology.Link{Name: "br", Kind: "bridge"}}},
 	"macvlan": {
@@ -39,7 +43,8 @@ func natTable(family string) topology.Step {
 }
 
 // Kernel tries what it is asked for in an empty namespace, and returns what cannot be had with the kernel's words.
-// It changes nothing. The names are those of modes.Kernel, and tbf and netem for impairments.
+// It changes nothing. The names are those of modes.Kernel, underlay for what
+// every lab is made of, and tbf and netem for impairments.
 func Kernel(names []string) (missing map[string]error, err error) {
 	missing = map[string]error{}
 	for _, name := range names {
@@ -53,6 +58,7 @@ func Kernel(names []string) (missing map[string]error, err error) {
 		}
 		h := &Host{spaces: map[string]*space.Space{"": s}, shared: map[string]bool{}, links: map[string]netlinks{}}
 		for _, step := range steps {
+			step.On = "here"
 			if _, err := h.do(step, hands{}); err != nil {
 				missing[name] = fmt.Errorf("%s: %w", step, err)
 				break

@@ -200,7 +200,9 @@ func (h *Host) letGo(container string) error {
 		nl.Close()
 	}
 	if !shared {
+		// A socket would keep the namespace alive.
 		h.capture.Forget(container)
+		h.probes.Forget(container)
 	}
 	return s.Close()
 }
