@@ -1,0 +1,162 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/suites"
+	"github.com/modebench/modebench/topology"
+)
+
+// progress shows how far a run is: a line for each mode that is kept up to date on a terminal, plain lines elsewhere.
+type progress struct {
+	out      io.Writer
+	terminal bool
+
+	mu    sync.Mutex
+	bars  *mpb.Progress
+	lines map[string]*line
+}
+
+// line is one mode, or the measuring.
+type line struct {
+	bar               *mpb.Bar
+	total, done, fail int
+	unable            int
+	doing             string
+}
+
+func newProgress(out io.Writer, terminal bool) *progress {
+	return &progress{out: out, terminal: terminal, lines: map[string]*line{}}
+}
+
+func (v *progress) begin(r reports.Run, p *topology.Plan, ms []modes.Mode, o options) {
+	rights := "as root"
+	if r.Machine.Rootless {
+		rights = "rootless"
+	}
+	containers := 0
+	var machines []string
+	for _, m := range p.Machines {
+		machines = append(machines, m.Name)
+		containers += len(m.Containers)
+	}
+	fmt.Fprintf(v.out, "modebench %s   kernel %s   %d CPUs   netns, %s   seed %d\n", r.Version, r.Machine.Kernel, r.Machine.CPUs, rights, r.Seed)
+	fmt.Fprintf(v.out, "  %s: %s, %d containers\n\n", p.Topology.Name, strings.Join(machines, " "), containers)
+	if v.terminal {
+		v.bars = mpb.New(mpb.WithOutput(v.out), mpb.WithWidth(12))
+	}
+	width := len("measuring")
+	for _, m := range ms {
+		width = max(width, len(m.Name))
+	}
+	for _, m := range ms {
+		if n := len((&suites.Run{Modes: []modes.Mode{m}, Suites: observed(o.suites), Features: o.features}).Cells()); n > 0 {
+			v.add(m.Name, width, n)
+		}
+	}
+	if len(observed(o.suites)) < len(o.suites) && len(o.features) == 0 {
+		v.add("measuring", width, o.blocks)
+	}
+}
+
+func observed(names []string) (out []string) {
+	for _, s := range names {
+		if !suites.Measured(s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func (v *progress) add(name string, width, total int) {
+	l := &line{total: total, doing: "waiting"}
+	v.lines[name] = l
+	if v.bars == nil {
+		return
+	}
+	said := func(decor.Statistics) string {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return fmt.Sprintf(" %3d/%d  %s", l.done, l.total, l.says())
+	}
+	l.bar = v.bars.New(int64(total), mpb.BarStyle().Lbound("").Rbound("").Filler("█").Tip("█").Padding("░"),
+		mpb.PrependDecorators(decor.Name(fmt.Sprintf("  %-*s  ", width, name))), mpb.AppendDecorators(decor.Any(said)))
+}
+
+// says is what there is to say of a mode.
+func (l *line) says() string {
+	switch {
+	case l.done < l.total:
+		return l.doing
+	case l.fail > 0:
+		return fmt.Sprintf("%d not as expected", l.fail)
+	case l.unable > 0:
+		return fmt.Sprintf("as expected, %d unable", l.unable)
+	case l.doing == "blocks":
+		return "measured"
+	}
+	return "as expected"
+}
+
+func (v *progress) event(e suites.Event) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	name := e.Mode
+	if e.Kind == "block" {
+		name = "measuring"
+	}
+	l := v.lines[name]
+	if l == nil {
+		return
+	}
+	switch {
+	case e.Kind == "starting":
+		l.doing = "starting its lab"
+	case e.Kind == "cell" && suites.Measured(e.Result.Suite):
+		return
+	case e.Kind == "cell":
+		l.done++
+		l.doing = e.Result.Feature
+		switch e.Result.Outcome {
+		case reports.Fail:
+			l.fail++
+			if !v.terminal {
+				fmt.Fprintf(v.out, "  %s: %s not as expected: %s\n", e.Mode, e.Result.Feature, e.Result.Detail)
+			}
+		case reports.Unable:
+			l.unable++
+		}
+	case e.Kind == "block":
+		l.done, l.total = e.Block, e.Blocks
+		l.doing = "blocks"
+	default:
+		return
+	}
+	if l.bar != nil {
+		l.bar.SetTotal(int64(l.total), false)
+		l.bar.SetCurrent(int64(l.done))
+		return
+	}
+	if l.done == l.total || e.Kind == "block" {
+		fmt.Fprintf(v.out, "  %s  %d/%d  %s\n", name, l.done, l.total, l.says())
+	}
+}
+
+// end leaves the lines as they are.
+func (v *progress) end() {
+	if v.bars == nil {
+		return
+	}
+	for _, l := range v.lines {
+		l.bar.Abort(false) // one that is complete stays so
+	}
+	v.bars.Wait()
+}
