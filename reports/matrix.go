@@ -103,10 +103,17 @@ func Matrix(res Results, width int, color bool) string {
 		line(cells)
 	}
 	var legend []string
+	length := 0
 	for _, m := range meanings {
-		if used[m.State] {
-			legend = append(legend, paint(glyphs[m.State], m.State, color)+" "+m.Text)
+		if !used[m.State] {
+			continue
 		}
+		more := 3 + utf8.RuneCountInString(glyphs[m.State]+" "+m.Text)
+		if length += more; width > 0 && length > width && len(legend) > 0 {
+			line([]string{strings.Join(legend, "   ")})
+			legend, length = nil, more
+		}
+		legend = append(legend, paint(glyphs[m.State], m.State, color)+" "+m.Text)
 	}
 	if len(legend) > 0 {
 		line([]string{strings.Join(legend, "   ")})
