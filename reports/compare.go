@@ -36,6 +36,7 @@ type CellState struct {
 	Outcome, Observed, Detail string
 }
 
+// String is what stands in a table.
 func (s CellState) String() string {
 	switch {
 	case s.Outcome == "":

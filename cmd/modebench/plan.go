@@ -155,7 +155,7 @@ func write(dir string, res reports.Results) error {
 func readResults(path string) (reports.Results, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return reports.Results{}, input("results: %w", err)
+		return reports.Results{}, input("results: %w: want the results.json of a run", err)
 	}
 	defer f.Close()
 	res, err := reports.Read(f, path)

@@ -321,10 +321,10 @@ func conclude(o options, res reports.Results, failures []string, interrupted boo
 	fmt.Fprintf(os.Stderr, "\n  %d as expected, %d not, %d unable; %.1f s, seed %d\n", outcomes[reports.Pass], outcomes[reports.Fail], outcomes[reports.Unable], res.Run.Seconds, res.Run.Seed)
 	fmt.Fprintln(os.Stderr, "  report:", filepath.Join(o.dir, "index.html"))
 	switch {
-	case outcomes[reports.Pass]+outcomes[reports.Fail] == 0:
-		return coded{errors.New("nothing could be run: modebench doctor tells why"), exitNothing}
 	case interrupted:
 		return coded{errors.New("interrupted: the report is of what was done until then"), exitUnexpected}
+	case outcomes[reports.Pass]+outcomes[reports.Fail] == 0:
+		return coded{errors.New("nothing could be run: modebench doctor tells why"), exitNothing}
 	case !res.Run.Complete:
 		return coded{fmt.Errorf("%d cells were never run, such as %s", len(res.Run.Missing), res.Run.Missing[0]), exitUnexpected}
 	case outcomes[reports.Fail] > 0, o.strict && outcomes[reports.Unable] > 0:

@@ -1,0 +1,338 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/suites"
+	"github.com/modebench/modebench/topology/space"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// asCommand makes this test binary be the command; its value marks the processes of one test.
+const asCommand = "MODEBENCH_AS_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		os.Exit(program(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// modebench is the command with arguments, in a directory of its own.
+func modebench(t *testing.T, dir string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(space.Self, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), asCommand+"="+dir)
+	return cmd
+}
+
+// result runs it and gives its exit code and what it printed.
+func result(t *testing.T, cmd *exec.Cmd) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, words bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &words
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), words.String()
+}
+
+// TestBadInput answers each mistake with one line: where, what is wrong, what would be right; and leaves nothing behind.
+func TestBadInput(t *testing.T) {
+	type mistake struct {
+		name  string
+		files map[string]string
+		args  []string
+	}
+	topology := func(replace ...string) string {
+		text := `name: small
+segments: {rack: {v4: 198.18.0.0/24, v6: "2001:db8:18::/64"}, annex: {v4: 198.18.1.0/24, v6: "2001:db8:19::/64"}}
+tors: {tor: {joins: [rack, annex]}}
+hosts:
+  h1: {nics: {eth0: rack, eth1: annex}, containers: {blue: 2, green: 1}}
+  h2: {nics: {eth0: rack, eth1: annex}, containers: {blue: 2, green: 1}}
+external: {x: {nics: {eth0: rack}}, y: {nics: {eth0: rack}}}
+networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: eth1, v4: 172.18.0.0/24, v6: "fd18::/64"}}
+`
+		return strings.NewReplacer(replace...).Replace(text)
+	}
+	withTopology := func(name string, replace ...string) mistake {
+		return mistake{name, map[string]string{"lab.yaml": topology(replace...)}, []string{"run", "-t", "lab.yaml"}}
+	}
+	for _, m := range []mistake{
+		{"mode", nil, []string{"run", "-m", "bridge,macvlan"}},
+		{"suite", nil, []string{"run", "--suite", "speed"}},
+		{"feature", nil, []string{"run", "--feature", "same-hots-ipv4"}},
+		{"flag", nil, []string{"run", "--fast"}},
+		{"command", nil, []string{"start"}},
+		{"blocks", nil, []string{"run", "--blocks", "0"}},
+		{"argument", nil, []string{"plan"}},
+		{"plan-mode", nil, []string{"plan", "bridges"}},
+		{"no-topology", nil, []string{"run", "-t", "nowhere.yaml"}},
+		withTopology("topology-key", "joins", "join"),
+		withTopology("topology-overlap", "198.18.1.0/24", "198.18.0.128/25"),
+		withTopology("topology-exhausted", "{blue: 2, green: 1}", "{blue: 200, green: 1}"),
+		withTopology("topology-mtu", "rack: {v4", "rack: {mtu: 1000, v4"),
+		withTopology("topology-small", "{blue: 2, green: 1}", "{blue: 1, green: 1}"),
+		{"results-truncated", map[string]string{"results.json": `{"schema": "modebench.results/v1", "run"`}, []string{"report", "results.json"}},
+		{"results-schema", map[string]string{"results.json": `{"schema": "modebench.results/v9"}`}, []string{"report", "results.json"}},
+		{"results-missing", nil, []string{"compare", "a.json", "b.json"}},
+		{"fail-on", nil, []string{"compare", "--fail-on", "speed", "a.json", "b.json"}},
+		{"out-directory", map[string]string{"taken": ""}, []string{"run", "-o", "taken/report"}},
+		{"schema", nil, []string{"schema", "claims"}},
+	} {
+		t.Run(m.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, text := range m.files {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			code, stdout, stderr := result(t, modebench(t, dir, m.args...))
+			if code != exitInput || stdout != "" {
+				t.Errorf("exit code %d, standard output %q: want 2 and nothing", code, stdout)
+			}
+			golden(t, "input/"+m.name+".txt", stderr)
+			left, err := os.ReadDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range left {
+				if _, given := m.files[e.Name()]; !given {
+					t.Errorf("left behind: %s", e.Name())
+				}
+			}
+		})
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(got), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s (-want +got):\n%s", name, d)
+	}
+}
+
+// isolated skips where the machine lets no lab be made, with the remedy.
+func isolated(t *testing.T) {
+	t.Helper()
+	cmd := modebench(t, t.TempDir(), "doctor")
+	if code, stdout, _ := result(t, cmd); code != exitExpected {
+		if os.Getenv("MODEBENCH_STRICT") != "" {
+			t.Fatal(stdout)
+		}
+		t.Skip("unable: " + stdout)
+	}
+}
+
+// TestRun observes and measures a little, and finds every document whole.
+func TestRun(t *testing.T) {
+	isolated(t)
+	dir := t.TempDir()
+	code, stdout, stderr := result(t, modebench(t, dir, "run", "-m", "none,bridge,host", "--suite", "conformance,throughput", "--blocks", "1", "--seed", "7"))
+	if code != exitExpected {
+		t.Fatalf("exit code %d: want 0: %s", code, stderr)
+	}
+	for _, want := range []string{"bridge", "as expected"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("standard error does not say %q: %s", want, stderr)
+		}
+	}
+	if !strings.Contains(stdout, "bridge") {
+		t.Errorf("no matrix on standard output: %s", stdout)
+	}
+	for _, name := range []string{"index.html", "report.md", "results.json", "bench.txt", "junit.xml"} {
+		if s, err := os.Stat(filepath.Join(dir, "modebench-report", name)); err != nil || s.Size() == 0 {
+			t.Errorf("%s: %v: want a file that is not empty", name, err)
+		}
+	}
+	f, err := os.Open(filepath.Join(dir, "modebench-report", "results.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	res, err := reports.Read(f, "results.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !res.Run.Complete || res.Run.Seed != 7 || len(res.Run.Missing) > 0 {
+		t.Errorf("complete %v, seed %d, missing %v: want a complete run with seed 7", res.Run.Complete, res.Run.Seed, res.Run.Missing)
+	}
+	cells := 0
+	for _, r := range res.Results {
+		if r.Suite == "conformance" {
+			cells++
+		}
+	}
+	want := 0
+	for _, s := range suites.Specs() {
+		if s.Suite == "conformance" {
+			want += 3
+		}
+	}
+	if cells != want {
+		t.Errorf("%d conformance cells: want %d", cells, want)
+	}
+	// The report can be written again from its results alone, and is the same.
+	if code, _, stderr := result(t, modebench(t, dir, "report", "modebench-report/results.json", "-o", "again")); code != exitExpected {
+		t.Fatal(stderr)
+	}
+	for _, name := range []string{"index.html", "report.md", "results.json", "bench.txt", "junit.xml"} {
+		a, _ := os.ReadFile(filepath.Join(dir, "modebench-report", name))
+		b, err := os.ReadFile(filepath.Join(dir, "again", name))
+		if err != nil || !bytes.Equal(a, b) {
+			t.Errorf("%s differs when it is written again: %v", name, err)
+		}
+	}
+}
+
+// TestInterrupt stops a run by a terminal's signal: its report says that it is partial.
+func TestInterrupt(t *testing.T) {
+	isolated(t)
+	dir := t.TempDir()
+	cmd := modebench(t, dir, "run", "--suite", "conformance", "--seed", "7")
+	var words bytes.Buffer
+	cmd.Stderr = &words
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a lab", func() bool { return len(ours(t, dir)) > 4 })
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitUnexpected {
+		t.Errorf("exit code %d: want 1: %s", code, words.String())
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "modebench-report", "results.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var res reports.Results
+	if err := json.Unmarshal(b, &res); err != nil {
+		t.Fatal(err)
+	}
+	if res.Run.Complete || len(res.Run.Missing) == 0 {
+		t.Errorf("complete %v, %d missing: want a report that says it is partial", res.Run.Complete, len(res.Run.Missing))
+	}
+	until(t, "no process to be left", func() bool { return len(ours(t, dir)) == 0 })
+}
+
+// TestKill kills the command at random instants: no process, namespace, device, mount or file of it stays.
+func TestKill(t *testing.T) {
+	isolated(t)
+	before := belongings(t)
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
+	for range 12 {
+		dir := t.TempDir()
+		cmd := modebench(t, dir, "run", "-m", "bridge,macvlan-bridge,ptp", "--seed", "7", "--quick")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		after := time.Duration(random.Int64N(int64(1500 * time.Millisecond)))
+		ctx, cancel := context.WithTimeout(context.Background(), after)
+		<-ctx.Done()
+		cancel()
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // it was killed
+		until(t, fmt.Sprintf("no process to be left of a run killed after %s", after), func() bool { return len(ours(t, dir)) == 0 })
+		left, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range left {
+			if e.Name() != "modebench-report" {
+				t.Errorf("killed after %s: left behind %s", after, e.Name())
+			}
+		}
+	}
+	var d string
+	until(t, "the machine to be as before", func() bool { d = cmp.Diff(before, belongings(t)); return d == "" })
+	if d != "" {
+		t.Errorf("left behind (-before +after):\n%s", d)
+	}
+}
+
+// until waits for a condition.
+func until(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	deadline := time.After(15 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// ours are the processes that a command in dir started, itself included: they inherit its environment.
+func ours(t *testing.T, dir string) (pids []string) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		// What ends meanwhile, or is another's, cannot be read and is none of ours.
+		if b, err := os.ReadFile(f); err == nil && slices.Contains(strings.Split(string(b), "\x00"), asCommand+"="+dir) {
+			pids = append(pids, filepath.Base(filepath.Dir(f)))
+		}
+	}
+	return pids
+}
+
+// belongings are what of a machine a lab could leave something in: names of devices, mounts and namespaces.
+func belongings(t *testing.T) map[string][]string {
+	t.Helper()
+	out := map[string][]string{}
+	for what, pattern := range map[string]string{"devices": "/sys/class/net/*", "namespaces": "/run/netns/*", "temporary files": os.TempDir() + "/modebench*"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[what] = files
+	}
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out["mounts"] = strings.Split(string(b), "\n")
+	return out
+}
