@@ -229,7 +229,7 @@ func (t trip) due(proto string) time.Duration {
 func (t trip) controlled(ctx context.Context, b *Bench) ([]reports.Evidence, error) {
 	f := familyOf(t.target.Addr())
 	in := leg{to: t.to, addr: netip.AddrPortFrom(addrOf(b, t.to, f), 0), proto: "icmp"}
-	if t.tokens["udp"] != "" && t.target.Addr() == in.addr.Addr() {
+	if a := t.target.Addr(); t.tokens["udp"] != "" && (a == in.addr.Addr() || a.IsLoopback()) {
 		in.proto, in.addr = "udp", t.target
 	}
 	if t.refused() {
