@@ -32,6 +32,7 @@ func (p Place) String() string {
 
 // Bench is a lab with one mode set up, as a spec may use it.
 type Bench struct {
+	driver lab.Driver
 	lab    *lab.Lab
 	plan   *topology.Plan
 	mode   modes.Mode
@@ -60,7 +61,7 @@ func newBench(ctx context.Context, d lab.Driver, p *topology.Plan, m modes.Mode,
 	if err != nil {
 		return nil, err
 	}
-	b := &Bench{lab: l, plan: p, mode: m, rewire: rewire, attached: map[string]attachment{}, port: 20000}
+	b := &Bench{driver: d, lab: l, plan: p, mode: m, rewire: rewire, attached: map[string]attachment{}, port: 20000}
 	if err := b.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("mode %s: %w", m.Name, err), l.Close())
 	}
