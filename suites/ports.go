@@ -210,13 +210,13 @@ var _ = register(Spec{
 })
 
 // hairpin has a container ask a published service of its own host.
-func hairpin(ctx context.Context, b *Bench, from, to Place, f Family) (trip, []string, error) {
-	target, _, reproduce, err := published(ctx, b, to, f, "tcp", "udp")
+func hairpin(ctx context.Context, b *Bench, from, to Place, f Family) (t trip, inner uint16, reproduce []string, err error) {
+	target, inner, reproduce, err := published(ctx, b, to, f, "tcp", "udp")
 	if err != nil {
-		return trip{}, nil, err
+		return t, inner, nil, err
 	}
-	t, err := try(ctx, b, from, to, target, "tcp", "udp")
-	return t, reproduce, err
+	t, err = try(ctx, b, from, to, target, "tcp", "udp")
+	return t, inner, reproduce, err
 }
 
 var _ = registerFamilies(func(f Family) Spec {
@@ -231,7 +231,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			if b.Mode().Publish == nil {
 				return mapsNoPorts(), nil
 			}
-			t, reproduce, err := hairpin(ctx, b, container(b), container(b), f)
+			t, _, reproduce, err := hairpin(ctx, b, container(b), container(b), f)
 			o := t.observation()
 			o.Reproduce = reproduce
 			return o, err
@@ -259,7 +259,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			if !ok {
 				return notApplicable("the mode has one container a network and host"), nil
 			}
-			t, reproduce, err := hairpin(ctx, b, from, to, f)
+			t, _, reproduce, err := hairpin(ctx, b, from, to, f)
 			o := t.observation()
 			o.Reproduce = reproduce
 			return o, err
@@ -293,19 +293,30 @@ var _ = register(Spec{
 		own := 0
 		var o Observation
 		for _, f := range []Family{IPv4, IPv6} {
-			t, reproduce, err := hairpin(ctx, b, from, to, f)
+			recorded, err := b.Record(ctx)
+			if err != nil {
+				return Observation{}, err
+			}
+			t, inner, reproduce, err := hairpin(ctx, b, from, to, f)
 			if err != nil {
 				return Observation{}, err
 			}
 			o.Reproduce = append(o.Reproduce, reproduce...)
+			delivered, err := recorded(ctx, func(p lab.Packet) bool {
+				return p.Machine == to.Machine && p.In == to.Container && !p.Outgoing && p.Dst == netip.AddrPortFrom(addrOf(b, to, f), inner)
+			})
+			if err != nil {
+				return Observation{}, err
+			}
 			for _, proto := range []string{"tcp", "udp"} {
-				p := t.arrived(proto)
-				if p == nil {
+				i := slices.IndexFunc(delivered, func(p lab.Packet) bool { return p.Proto == proto })
+				if i < 0 {
 					lost := t.observation()
 					lost.Status, lost.Detail = "mixed", "nothing was delivered whose source could be read: "+lost.Detail
 					return lost, nil
 				}
-				o.Evidence = append(o.Evidence, seen(*p))
+				p := delivered[i]
+				o.Evidence = append(o.Evidence, seen(p))
 				switch {
 				case p.Src.Addr() == addrOf(b, from, f):
 					own++
@@ -335,25 +346,6 @@ func hostAddrs(ctx context.Context, b *Bench, machine string) (map[netip.Addr]bo
 		out[a.Prefix.Addr()] = true
 	}
 	return out, nil
-}
-
-// sent is the first that was seen of a message of a trip, nil where nothing was.
-func (t trip) sent(proto string) *lab.Packet {
-	return t.find(func(p lab.Packet) bool { return p.Token == t.tokens[proto] })
-}
-
-// arrived is a message of a trip as it was delivered, nil where it was not.
-func (t trip) arrived(proto string) *lab.Packet {
-	return t.find(func(p lab.Packet) bool {
-		return p.Token == t.tokens[proto] && p.Machine == t.to.Machine && p.In == t.to.Container && !p.Outgoing
-	})
-}
-
-func (t trip) find(f func(lab.Packet) bool) *lab.Packet {
-	if i := slices.IndexFunc(t.packets, f); i >= 0 {
-		return &t.packets[i]
-	}
-	return nil
 }
 
 // finished makes the devices of places finish checksums themselves, as a wire would carry them, instead of leaving them

@@ -588,7 +588,7 @@ func decodeRule(attrs []byte) (r lab.Rule, err error) {
 		case unix.NFTA_RULE_EXPRESSIONS:
 			ad.Nested(func(list *mdl.AttributeDecoder) error {
 				for list.Next() {
-					list.Nested(func(e *mdl.AttributeDecoder) error { return decodeCounter(e, &r) })
+					list.Nested(func(e *mdl.AttributeDecoder) error { return decodeExpr(e, &r) })
 				}
 				return nil
 			})
@@ -609,13 +609,18 @@ func comment(data []byte) string {
 	return ""
 }
 
-// decodeCounter adds what an expression counted, where it is a counter.
-func decodeCounter(e *mdl.AttributeDecoder, r *lab.Rule) error {
+// decodeExpr adds what an expression counted, where it is a counter, and tells whether it is one that translates.
+func decodeExpr(e *mdl.AttributeDecoder, r *lab.Rule) error {
 	counter := false
 	for e.Next() {
 		switch e.Type() {
 		case unix.NFTA_EXPR_NAME:
-			counter = e.String() == "counter"
+			switch e.String() {
+			case "counter":
+				counter = true
+			case "nat", "masq", "redir":
+				r.NAT = true
+			}
 		case unix.NFTA_EXPR_DATA:
 			if !counter {
 				continue

@@ -213,6 +213,31 @@ func TestRulesCount(t *testing.T) {
 	})
 }
 
+func TestRulesThatTranslateAreKnown(t *testing.T) {
+	table := topology.Table{Family: "inet", Name: "t", Chains: []topology.Chain{
+		{Name: "post", Type: "nat", Hook: "postrouting", Priority: 100, Rules: []topology.Rule{
+			nat("snat", "192.0.2.9:0", false, "ip saddr == 10.1.0.0/24"), nat("masquerade", "", false), rule("count", ""),
+		}},
+		{Name: "pre", Type: "nat", Hook: "prerouting", Priority: -100, Rules: []topology.Rule{
+			nat("dnat", "10.0.0.2:80", false, "tcp dport == 80"), rule("accept", ""),
+		}},
+	}}
+	inside(t, func() error {
+		if err := addTable(table); err != nil {
+			return err
+		}
+		all, err := rules()
+		var got []bool
+		for _, r := range all {
+			got = append(got, r.NAT)
+		}
+		if d := cmp.Diff([]bool{true, true, false, true, false}, got); d != "" {
+			return fmt.Errorf("(-want +got):\n%s", d)
+		}
+		return err
+	})
+}
+
 func TestTableTwice(t *testing.T) {
 	inside(t, func() error {
 		if err := addTable(samples[0]); err != nil {

@@ -142,6 +142,7 @@ type FDB struct {
 type Rule struct {
 	Family, Table, Chain string
 	Comment              string
+	NAT                  bool // it translates addresses
 	Packets, Bytes       uint64
 }
 
