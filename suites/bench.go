@@ -38,6 +38,7 @@ type Bench struct {
 	mode   modes.Mode
 	rewire func([]topology.Step) []topology.Step // a sabotage's
 	counts reports.Counts                        // what the mode put on the first host
+	quiet  bool                                  // nothing is recorded
 
 	mu       sync.Mutex
 	attached map[string]attachment // by place
@@ -57,13 +58,21 @@ const specOwner = "spec"
 // newBench starts a lab, sets the mode up and attaches the containers that the plan has. rewire, where it is not nil,
 // changes the steps of every attachment.
 func newBench(ctx context.Context, d lab.Driver, p *topology.Plan, m modes.Mode, rewire func([]topology.Step) []topology.Step) (*Bench, error) {
-	l, err := lab.Start(ctx, d, p)
-	if err != nil {
+	return startBench(ctx, &Bench{driver: d, plan: p, mode: m, rewire: rewire})
+}
+
+// newQuietBench is the same without any recording: no socket sees a packet that is not its own.
+func newQuietBench(ctx context.Context, d lab.Driver, p *topology.Plan, m modes.Mode) (*Bench, error) {
+	return startBench(ctx, &Bench{driver: d, plan: p, mode: m, quiet: true})
+}
+
+func startBench(ctx context.Context, b *Bench) (_ *Bench, err error) {
+	if b.lab, err = lab.Start(ctx, b.driver, b.plan); err != nil {
 		return nil, err
 	}
-	b := &Bench{driver: d, lab: l, plan: p, mode: m, rewire: rewire, attached: map[string]attachment{}, port: 20000}
+	b.attached, b.port = map[string]attachment{}, 20000
 	if err := b.start(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("mode %s: %w", m.Name, err), l.Close())
+		return nil, errors.Join(fmt.Errorf("mode %s: %w", b.mode.Name, err), b.lab.Close())
 	}
 	return b, nil
 }
@@ -122,8 +131,10 @@ func count(before, after lab.SpaceState) reports.Counts {
 
 // instrument records a machine's devices, and makes hosts and externals answer controls.
 func (b *Bench) instrument(ctx context.Context, m *topology.Machine) error {
-	if err := b.lab.Do(ctx, m.Name, "Capture.Arm", lab.Nothing{}, &lab.Nothing{}); err != nil {
-		return err
+	if !b.quiet {
+		if err := b.lab.Do(ctx, m.Name, "Capture.Arm", lab.Nothing{}, &lab.Nothing{}); err != nil {
+			return err
+		}
 	}
 	if m.Role == topology.RoleTor {
 		return nil

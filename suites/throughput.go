@@ -1,14 +1,587 @@
 package suites
 
-import "time"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/onsi/ginkgo/v2"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/lab"
+)
 
 // Measure is how throughput is measured.
 type Measure struct {
-	Blocks int           // interleaved blocks; 0: none is measured
-	Trial  time.Duration // of one measurement
-	Seed   uint64        // of the order of modes in each block
+	Blocks int           // interleaved blocks; 0: 1
+	Trial  time.Duration // of one trial; 0: 50 ms
+	Seed   uint64        // of every order
 }
 
-func (r *Run) measuredCells() []Cell { return nil }
+const usualTrial = 50 * time.Millisecond
 
-func (r *Run) declareMeasurement() {}
+// The suites that measure.
+const (
+	throughput = "throughput"
+	nat        = "nat"
+)
+
+// The two paths: between containers of one host, and from a container of another host.
+const (
+	sameHost  = "same-host"
+	crossHost = "cross-host"
+)
+
+// The two profiles of processors.
+const (
+	pinned  = "pinned"  // both ends on one processor: what a mode costs, unspoilt by where the kernel put what
+	steered = "steered" // the sending end on one processor, the receiving end and all that devices receive on another
+)
+
+// gauge is a test as it is measured everywhere.
+type gauge struct {
+	feature  string
+	doc      string // what is done, and is followed by between whom
+	trial    lab.Trial
+	profile  string
+	headline string // unit by which two readings are compared
+	read     func(sent, received lab.Measured) ([]reports.Value, error)
+}
+
+var gauges = []gauge{
+	{"tcp-rr", "64 bytes are sent and 64 come back, over one TCP connection, again and again", lab.Trial{Test: "tcp-rr"}, pinned, "p50-sec",
+		func(sent, received lab.Measured) ([]reports.Value, error) {
+			h, err := hdrhistogram.Decode(sent.Latency)
+			if err != nil {
+				return nil, fmt.Errorf("histogram: %w", err)
+			}
+			return append([]reports.Value{
+				quantile(h, "p50-sec", 50), quantile(h, "p90-sec", 90), quantile(h, "p99-sec", 99), quantile(h, "p999-sec", 99.9),
+				{Unit: "max-sec", Value: float64(h.Max()) / 1e9},
+			}, operations(sent, received, "op/s")...), nil
+		}},
+	{"tcp-crr", "a TCP connection is made, 64 bytes are sent, 64 come back, and it is closed, again and again", lab.Trial{Test: "tcp-crr"}, pinned, "conn/s",
+		func(sent, received lab.Measured) ([]reports.Value, error) {
+			h, err := hdrhistogram.Decode(sent.Latency)
+			if err != nil {
+				return nil, fmt.Errorf("histogram: %w", err)
+			}
+			return append([]reports.Value{quantile(h, "p50-sec", 50), quantile(h, "p99-sec", 99)}, operations(sent, received, "conn/s")...), nil
+		}},
+	{"tcp-stream-1", "as much as possible is sent over one TCP connection", lab.Trial{Test: "tcp-stream"}, pinned, "bit/s", stream},
+	{"tcp-stream-8", "as much as possible is sent over eight TCP connections", lab.Trial{Test: "tcp-stream", Streams: 8}, steered, "bit/s", stream},
+	{"udp-stream", "as many datagrams of 1400 bytes as possible are sent", lab.Trial{Test: "udp-stream"}, steered, "bit/s",
+		func(sent, received lab.Measured) ([]reports.Value, error) {
+			return []reports.Value{
+				{Unit: "bit/s", Value: 8 * float64(received.Bytes) / received.Seconds},
+				{Unit: "pkt/s", Value: float64(received.Operations) / received.Seconds},
+				{Unit: "loss-fraction", Value: float64(received.Lost) / float64(received.Operations+received.Lost)},
+				perByte(sent, received),
+			}, nil
+		}},
+}
+
+func quantile(h *hdrhistogram.Histogram, unit string, percent float64) reports.Value {
+	return reports.Value{Unit: unit, Value: float64(h.ValueAtQuantile(percent)) / 1e9}
+}
+
+func operations(sent, received lab.Measured, unit string) []reports.Value {
+	n := float64(sent.Operations)
+	return []reports.Value{
+		{Unit: unit, Value: n / sent.Seconds},
+		{Unit: "cpu-sec/op", Value: (sent.CPUSeconds + received.CPUSeconds) / n},
+	}
+}
+
+func stream(sent, received lab.Measured) ([]reports.Value, error) {
+	return []reports.Value{
+		{Unit: "bit/s", Value: 8 * float64(received.Bytes) / received.Seconds},
+		perByte(sent, received),
+		{Unit: "retransmits", Value: float64(sent.Retransmits)},
+		{Unit: "dsacks", Value: float64(sent.DSACKs)},
+	}, nil
+}
+
+func perByte(sent, received lab.Measured) reports.Value {
+	return reports.Value{Unit: "cpu-sec/B", Value: (sent.CPUSeconds + received.CPUSeconds) / float64(received.Bytes)}
+}
+
+// course is from where to where a path leads in a mode.
+type course struct {
+	server, client Place
+	to             netip.Addr
+	published      *topology.Container // whose port is published for it; nil: no need to
+}
+
+// courseOf finds the course of a path, by IPv4, or the reason why the mode has none.
+func (r *Run) courseOf(m modes.Mode, path string) (c course, why string) {
+	if m.Addrs == nil {
+		return c, "The mode gives a container no address."
+	}
+	want := r.Expectations[m.Name][path+"-"+string(IPv4)]
+	reached := want.Expect == reports.Works
+	hosts := r.Plan.Hosts()
+	near := attached(r.Plan, m, hosts[0])
+	client, far := hosts[0], near[1:]
+	if path == crossHost {
+		client = hosts[1]
+		far = attached(r.Plan, m, client)
+	}
+	switch {
+	case !reached && path == crossHost && m.Publish != nil:
+		c.to, c.published = hosts[0].NIC(r.Plan.Network(near[0].Network).NIC).V4.Addr(), &near[0]
+	case !reached:
+		return c, want.Reason
+	default:
+		c.to = m.Addrs(r.Plan, hosts[0], near[0])[0].Addr()
+	}
+	if len(far) == 0 {
+		return c, "The mode has one container a network and host."
+	}
+	c.server, c.client = Place{hosts[0].Name, near[0].Name}, Place{client.Name, far[0].Name}
+	return c, ""
+}
+
+// attached are the containers of the first network that the mode attaches to a host.
+func attached(p *topology.Plan, m modes.Mode, host *topology.Machine) (out []topology.Container) {
+	for _, a := range m.Wire(p).Attached {
+		if a.Host == host.Name && a.Container.Network == p.Networks[0].Name {
+			out = append(out, a.Container)
+		}
+	}
+	return out
+}
+
+// port is where every receiving end serves.
+const port = 5201
+
+func publishing(p *topology.Plan, m modes.Mode, host string, c topology.Container) (steps []topology.Step) {
+	for _, proto := range []string{"tcp", "udp"} {
+		steps = append(steps, m.Publish(p, p.Machine(host), c, modes.Port{Proto: proto, Host: port, Container: port})...)
+	}
+	return steps
+}
+
+// rig is a lab to measure in: nothing in it records packets. Its agents stay.
+type rig struct {
+	run    *Run
+	mode   modes.Mode
+	steps  []topology.Step // after the mode is set up
+	bench  *Bench
+	failed error
+
+	mu     sync.Mutex
+	agents map[post]lab.Handle
+}
+
+// post is where an agent is.
+type post struct {
+	Place
+	cpu int
+}
+
+func (g *rig) start(ctx context.Context) {
+	g.agents = map[post]lab.Handle{}
+	if g.bench, g.failed = newQuietBench(ctx, g.run.Driver, g.run.Plan, g.mode); g.failed == nil {
+		g.failed = g.bench.Apply(ctx, g.steps...)
+	}
+}
+
+func (g *rig) stop() error {
+	if g.bench == nil {
+		return nil
+	}
+	return g.bench.Close()
+}
+
+func (g *rig) agent(ctx context.Context, at post) (lab.Handle, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	h, ok := g.agents[at]
+	if ok {
+		return h, nil
+	}
+	if err := g.bench.Do(ctx, at.Machine, "Traffic.Start", lab.AgentAt{In: at.Container, CPU: at.cpu}, &h); err != nil {
+		return h, err
+	}
+	g.agents[at] = h
+	return h, nil
+}
+
+// lane is what is measured once a block, and twice where it is a baseline: one result.
+type lane struct {
+	gauge
+	suite, mode, variant, path string
+	course
+	spec string // between whom
+	rig  *rig
+	why  string // it cannot be measured in this mode, and needs not be
+
+	failed error // why it is measured no more
+	values []reports.Value
+	notes  []string
+	remark string
+	took   time.Duration
+}
+
+// reading is what came of one trial.
+type reading struct {
+	values []reports.Value
+	remark string // what it was obtained with
+}
+
+// headlined is the value by which two readings are compared.
+func (l *lane) headlined(r reading) float64 {
+	i := slices.IndexFunc(r.values, func(v reports.Value) bool { return v.Unit == l.headline })
+	return r.values[i].Value
+}
+
+// processors are those of the sending and of the receiving end.
+func processors(profile string) (sending, receiving int, err error) {
+	var usable unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &usable); err != nil {
+		return 0, 0, err
+	}
+	sending, receiving = -1, -1
+	for i := range len(usable) * 64 {
+		if usable.IsSet(i) {
+			if sending < 0 {
+				sending = i
+			}
+			receiving = i
+		}
+	}
+	if profile == pinned {
+		return receiving, receiving, nil
+	}
+	if sending == receiving {
+		return 0, 0, errors.New("there is one processor only")
+	}
+	return sending, receiving, nil
+}
+
+// trialPatience is what a trial may take beyond its time: an agent gives up earlier.
+const trialPatience = 10 * time.Second
+
+// try makes one trial.
+func (l *lane) try(ctx context.Context, of time.Duration) (out reading, err error) {
+	if l.rig.failed != nil {
+		return out, l.rig.failed
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, of+trialPatience, errors.New("the trial does not end"))
+	defer cancel()
+	sending, receiving, err := processors(l.profile)
+	if err != nil {
+		return out, err
+	}
+	server, err := l.rig.agent(ctx, post{l.server, receiving})
+	if err != nil {
+		return out, err
+	}
+	client, err := l.rig.agent(ctx, post{l.client, sending})
+	if err != nil {
+		return out, err
+	}
+	t := l.trial
+	t.For = of
+	t.Agent, t.To = server, netip.AddrPortFrom(netip.IPv4Unspecified(), port)
+	if err := l.rig.bench.Do(ctx, l.server.Machine, "Traffic.Serve", t, &lab.Serving{}); err != nil {
+		return out, err
+	}
+	var sent, received lab.Measured
+	t.Agent, t.To = client, netip.AddrPortFrom(l.to, port)
+	err = l.rig.bench.Do(ctx, l.client.Machine, "Traffic.Run", t, &sent)
+	// Also where it failed: the receiving end is to be free again.
+	if finished := l.rig.bench.Do(ctx, l.server.Machine, "Traffic.Finish", server, &received); err == nil {
+		err = finished
+	}
+	if err != nil {
+		return out, err
+	}
+	if out.values, err = l.read(sent, received); err != nil {
+		return out, err
+	}
+	for _, v := range out.values {
+		if math.IsNaN(v.Value) || math.IsInf(v.Value, 0) {
+			return out, fmt.Errorf("%s: the trial of %s is too short to tell", v.Unit, of)
+		}
+	}
+	out.remark = "congestion control " + sent.Congestion
+	if sent.Congestion == "" {
+		out.remark = fmt.Sprintf("socket buffer of %d bytes", received.Buffer)
+	}
+	if sending == receiving {
+		out.remark += fmt.Sprintf("; both ends on processor %d", sending)
+	} else {
+		out.remark += fmt.Sprintf("; sent on processor %d, received on processor %d", sending, receiving)
+	}
+	return out, nil
+}
+
+// A group is what is compared: lanes that differ in mode or variant alone. The first is the baseline.
+type group []*lane
+
+// order is the order of one block: of groups, and in each group of its lanes. The baseline comes first and last, the
+// others between, each once. Equal seeds and blocks give equal orders.
+func order(groups []group, seed uint64, block int) []group {
+	random := rand.New(rand.NewPCG(seed, uint64(block)))
+	var out []group
+	for _, at := range random.Perm(len(groups)) {
+		g := groups[at]
+		turn := group{g[0]}
+		for _, i := range random.Perm(len(g) - 1) {
+			turn = append(turn, g[1+i])
+		}
+		out = append(out, append(turn, g[0]))
+	}
+	return out
+}
+
+// drifting is by how much two readings of a baseline may differ, as a fraction, for what was measured between them to be
+// compared with it.
+const drifting = 0.10
+
+func drift(first, last float64) float64 { return 2 * math.Abs(first-last) / (first + last) }
+
+// meter measures blocks.
+type meter struct {
+	try   func(context.Context, *lane) (reading, error)
+	block func(done int) // after each
+	again int            // how many groups may still be measured again
+}
+
+// measure measures groups in interleaved blocks until ctx ends. Of a group that was not measured to its end, nothing is
+// kept. One whose baseline drifted is measured again, as long as there is time for it.
+func (m *meter) measure(ctx context.Context, groups []group, how Measure) {
+	for block := 1; block <= how.Blocks; block++ {
+		for _, g := range order(groups, how.Seed, block) {
+			got, drifted := m.pass(ctx, g)
+			if drifted > drifting {
+				note := fmt.Sprintf("the baseline drifted by %.2f of itself in block %d", drifted, block)
+				if m.again > 0 {
+					m.again--
+					note += ", which was measured again"
+					if again, d := m.pass(ctx, g); ctx.Err() == nil {
+						got = again
+						if d > drifting {
+							note += fmt.Sprintf(" and drifted by %.2f", d)
+						}
+					}
+				}
+				for _, l := range g[:len(g)-1] {
+					l.notes = append(l.notes, note)
+				}
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			for i, l := range g {
+				for _, v := range got[i].values {
+					v.Block = block
+					l.values = append(l.values, v)
+				}
+				if got[i].remark != "" {
+					l.remark = got[i].remark
+				}
+			}
+		}
+		m.block(block)
+	}
+}
+
+// pass measures each lane of a group in its turn, and tells by how much the baseline drifted.
+func (m *meter) pass(ctx context.Context, g group) (got []reading, drifted float64) {
+	got = make([]reading, len(g))
+	for i, l := range g {
+		if l.failed != nil || ctx.Err() != nil {
+			continue
+		}
+		began := time.Now()
+		r, err := m.try(ctx, l)
+		l.took += time.Since(began)
+		if err != nil && ctx.Err() == nil {
+			l.failed = err
+			continue
+		}
+		got[i] = r
+	}
+	base, last := g[0], len(g)-1
+	if base.failed == nil && ctx.Err() == nil {
+		drifted = drift(base.headlined(got[0]), base.headlined(got[last]))
+	}
+	return got, drifted
+}
+
+// result is the lane's, of a measurement of so many blocks.
+func (l *lane) result(f reports.Fidelity, how Measure) reports.Result {
+	r := reports.Result{
+		Suite: l.suite, Mode: l.mode, Implementation: "kernel", Feature: l.feature, Variant: l.variant, Path: l.path, Profile: l.profile,
+		Spec: l.doc + " " + l.spec, Fidelity: f, Seconds: l.took.Seconds(), Outcome: reports.Pass,
+	}
+	blocks := map[int]bool{}
+	for _, v := range l.values {
+		blocks[v.Block] = true
+	}
+	switch {
+	case l.why != "":
+		r.Spec = l.doc + ", " + l.path
+		r.Expected, r.Observed, r.Detail = reports.NotApplicable, reports.NotApplicable, l.why
+		return r
+	case l.failed != nil:
+		r.Outcome, r.Detail = reports.Unable, l.failed.Error()
+		if len(blocks) > 0 {
+			r.Detail += fmt.Sprintf("; after %d blocks", len(blocks))
+		}
+		return r
+	}
+	r.Values = l.values
+	notes := append([]string{fmt.Sprintf("%d blocks, trials of %s", len(blocks), how.Trial), l.remark}, l.notes...)
+	if len(blocks) < how.Blocks {
+		notes[0] = fmt.Sprintf("%d of %d blocks, trials of %s", len(blocks), how.Blocks, how.Trial)
+	}
+	r.Detail = strings.Join(notes, "; ")
+	r.Reproduce = []string{fmt.Sprintf("modebench run --suite %s -m %s --blocks %d --seed %d", l.suite, l.mode, how.Blocks, how.Seed)}
+	return r
+}
+
+// measuredCells is the manifest of what measures.
+func (r *Run) measuredCells() (out []Cell) {
+	for _, g := range gauges {
+		if len(r.Features) > 0 && !slices.Contains(r.Features, g.feature) {
+			continue
+		}
+		for _, m := range r.Modes {
+			if slices.Contains(r.Suites, throughput) {
+				out = append(out, Cell{throughput, m.Name, g.feature})
+			}
+			if slices.Contains(r.Suites, nat) && m.Name == natCost.mode && slices.Contains(natCost.features, g.feature) {
+				out = append(out, Cell{nat, m.Name, g.feature})
+			}
+		}
+	}
+	return out
+}
+
+// groups are all that the run measures, and the labs that it needs for it. Lanes that need not be measured are apart.
+func (r *Run) groups() (groups []group, rigs []*rig, needless []*lane) {
+	cells := r.measuredCells()
+	rigOf := map[string]*rig{}
+	throughputRig := func(m modes.Mode, variant string) *rig {
+		g := rigOf[m.Name+variant]
+		if g == nil {
+			g = &rig{run: r, mode: m}
+			rigOf[m.Name+variant] = g
+			rigs = append(rigs, g)
+		}
+		return g
+	}
+	for _, path := range []string{sameHost, crossHost} {
+		for _, gauge := range gauges {
+			var all group
+			add := func(m modes.Mode, variant string) {
+				l := &lane{gauge: gauge, suite: throughput, mode: m.Name, variant: variant, path: path}
+				if l.course, l.why = r.courseOf(m, path); l.why != "" {
+					needless = append(needless, l)
+					return
+				}
+				l.spec = fmt.Sprintf("from %s to %s at %s", l.client, l.server, l.to)
+				l.rig = throughputRig(m, variant)
+				if l.published != nil {
+					l.spec += ", by a published port"
+					if l.rig.steps == nil {
+						l.rig.steps = publishing(r.Plan, m, l.server.Machine, *l.published)
+					}
+				}
+				all = append(all, l)
+			}
+			base, ok := modes.Find(reports.Baseline)
+			if !ok || !slices.ContainsFunc(cells, func(c Cell) bool { return c.Suite == throughput && c.Feature == gauge.feature }) {
+				continue
+			}
+			add(base, "")
+			add(base, reports.Twin)
+			for _, m := range r.Modes {
+				if m.Name != base.Name {
+					add(m, "")
+				}
+			}
+			groups = append(groups, all)
+		}
+	}
+	more, moreRigs := r.natGroups(cells)
+	return append(groups, more...), append(rigs, moreRigs...), needless
+}
+
+// declareMeasurement declares one spec that measures everything that was chosen. Results come at its end.
+func (r *Run) declareMeasurement() {
+	if len(r.measuredCells()) == 0 {
+		return
+	}
+	ginkgo.Describe("measurement", func() {
+		ginkgo.It("measures", func(ctx ginkgo.SpecContext) {
+			if err := r.measure(ctx); err != nil {
+				ginkgo.Fail(err.Error())
+			}
+		})
+	})
+}
+
+func (r *Run) measure(ctx context.Context) error {
+	how := r.Measure
+	how.Blocks = max(how.Blocks, 1)
+	if how.Trial == 0 {
+		how.Trial = usualTrial
+	}
+	groups, rigs, lanes := r.groups()
+	for _, g := range groups {
+		lanes = append(lanes, g...)
+	}
+	var starting errgroup.Group
+	starting.SetLimit(runtime.NumCPU())
+	for _, g := range rigs {
+		starting.Go(func() error { g.start(ctx); return nil })
+	}
+	_ = starting.Wait() // a lab that failed says so to its lanes
+	for _, g := range groups {
+		for _, l := range g {
+			if _, err := l.try(ctx, warming); err != nil {
+				l.failed = err
+			}
+		}
+	}
+	m := meter{
+		try:   func(ctx context.Context, l *lane) (reading, error) { return l.try(ctx, how.Trial) },
+		block: func(done int) { r.Emit(Event{Kind: "block", Block: done, Blocks: how.Blocks}) },
+		again: how.Blocks,
+	}
+	m.measure(ctx, groups, how)
+	for _, l := range lanes {
+		if l.why == "" && l.failed == nil && len(l.values) == 0 {
+			continue // interrupted before there was anything
+		}
+		result := l.result(r.Fidelity, how)
+		r.Emit(Event{Kind: "cell", Mode: l.mode, Result: &result})
+	}
+	var errs []error
+	for _, g := range rigs {
+		errs = append(errs, g.stop())
+	}
+	return errors.Join(errs...)
+}
+
+// warming is how long every lane is tried once before anything counts: agents have started by then, and neighbours are
+// known to each other.
+const warming = 2 * time.Millisecond
