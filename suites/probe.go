@@ -97,6 +97,7 @@ func (t trip) refused() bool {
 const (
 	patience = 5 * time.Second         // bounds what no answer and no control decides
 	grace    = 15 * time.Millisecond   // what an answer needs at most, as a rule: then it is time for a control
+	slow     = 100 * time.Millisecond  // of a program that has answered the control
 	hopeful  = 80 * time.Millisecond   // for a control
 	retry    = 1200 * time.Millisecond // after which a kernel has asked for a link-layer address again (RFC 4861 section 10, RETRANS_TIMER)
 )
@@ -149,19 +150,15 @@ func try(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort, p
 	}
 	if _, no := t.answered(); len(no) > 0 {
 		t.began = time.Now()
-		if t.control, err = t.controlled(ctx, b); err != nil {
+		var took time.Duration
+		if t.control, took, err = t.controlled(ctx, b); err != nil {
 			return t, err
 		}
-		if err := cmp.Or(gather(5*time.Since(t.began)+grace), look()); err != nil {
+		if err := cmp.Or(gather(10*took+grace), look()); err != nil {
 			return t, err
 		}
-		// Neither lost nor answered: what arrived may be waiting for a slow program, and what was never seen for an
-		// answer to an earlier question of who has the address.
-		for _, proto := range protos {
-			if _, over := t.answers[proto]; over {
-				continue
-			}
-			if err := cmp.Or(gather(t.due(proto)), look()); err != nil {
+		for waiting := time.Now(); len(t.answers) < len(protos) && time.Since(waiting) < t.due(); {
+			if err := cmp.Or(gather(grace), look()); err != nil {
 				return t, err
 			}
 		}
@@ -188,7 +185,7 @@ func try(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort, p
 		}
 	}
 	if _, no := t.answered(); len(no) > 0 && t.control == nil {
-		t.control, err = t.controlled(ctx, b)
+		t.control, _, err = t.controlled(ctx, b)
 	}
 	return t, err
 }
@@ -208,42 +205,55 @@ func (t trip) concerns(p lab.Packet) bool {
 	return p.Proto == "tcp" && (p.Dst == t.target || p.Src == t.target)
 }
 
-// due is how long an open question may still be answered, by what was seen of it.
-func (t trip) due(proto string) time.Duration {
-	seen := false
-	for _, p := range t.packets {
-		mine := p.Token == t.tokens[proto] || proto == "tcp" && p.Proto == "tcp"
-		if mine && p.Machine == t.to.Machine && p.In == t.to.Container && !p.Outgoing {
-			return retry
+// due is how long open questions may still be answered, by what was seen of them: what arrived may be waiting for a slow
+// program, and what was never seen for an answer to an earlier question of who has the address.
+func (t trip) due() (longest time.Duration) {
+	for proto, token := range t.tokens {
+		if _, over := t.answers[proto]; over {
+			continue
 		}
-		seen = seen || mine || p.ARP != nil || p.NDP != nil
+		due := retry
+		for _, p := range t.packets {
+			mine := p.Token == token || proto == "tcp" && p.Proto == "tcp"
+			if mine && p.Machine == t.to.Machine && p.In == t.to.Container && !p.Outgoing {
+				due = slow
+				break
+			}
+			if mine || p.ARP != nil || p.NDP != nil {
+				due = 0
+			}
+		}
+		longest = max(longest, due)
 	}
-	if seen {
-		return 0
-	}
-	return retry
+	return longest
 }
 
 // controlled shows that the sender's way out and the target's way in are alive. What the sender's own kernel refused
 // says nothing of the target: then its own stack is shown to work.
-func (t trip) controlled(ctx context.Context, b *Bench) ([]reports.Evidence, error) {
+// took is the longest time that one needed.
+func (t trip) controlled(ctx context.Context, b *Bench) (got []reports.Evidence, took time.Duration, err error) {
 	f := familyOf(t.target.Addr())
 	in := leg{to: t.to, addr: netip.AddrPortFrom(addrOf(b, t.to, f), 0), proto: "icmp"}
-	if a := t.target.Addr(); t.tokens["udp"] != "" && (a == in.addr.Addr() || a.IsLoopback()) {
+	if t.tokens["udp"] != "" && t.target.Addr() == in.addr.Addr() {
 		in.proto, in.addr = "udp", t.target
 	}
-	if t.refused() {
-		in.from = t.to
-		return alive(ctx, b, f, outward(b, t.from, t.to, f), [][]leg{{in.looped(f)}})
+	within := in.looped(f)
+	if t.tokens["udp"] != "" && t.target.Addr().IsLoopback() {
+		within.proto, within.addr = "udp", t.target
 	}
-	return alive(ctx, b, f, outward(b, t.from, t.to, f), inward(b, t.from, in, f))
+	ways := [][]leg{{within}}
+	if !t.refused() {
+		ways = append(inward(b, t.from, in), ways...)
+	}
+	return alive(ctx, b, f, outward(b, t.from, t.to, f), ways)
 }
 
 // control shows by echoes that the sender's way out and the target's way in are alive.
 func control(ctx context.Context, b *Bench, from, to Place, target netip.Addr) ([]reports.Evidence, error) {
 	f := familyOf(target)
 	in := leg{to: to, addr: netip.AddrPortFrom(addrOf(b, to, f), 0), proto: "icmp"}
-	return alive(ctx, b, f, outward(b, from, to, f), inward(b, from, in, f))
+	got, _, err := alive(ctx, b, f, outward(b, from, to, f), append(inward(b, from, in), []leg{in.looped(f)}))
+	return got, err
 }
 
 func familyOf(a netip.Addr) Family {
@@ -301,9 +311,12 @@ func outward(b *Bench, from, to Place, f Family) (tiers [][]leg) {
 	return append(tiers, []leg{leg{to: from, proto: "icmp"}.looped(f)})
 }
 
-// inward are controls of a target's way in, likewise. Another host than its own does not ask a container: the address may
-// be one of its own containers', too.
-func inward(b *Bench, from Place, in leg, f Family) (tiers [][]leg) {
+// inward are controls of a target's way in, from other machines and from its own host. Another host than its own does
+// not ask a container: the address may be one of its own containers', too. One without an address is not asked.
+func inward(b *Bench, from Place, in leg) (tiers [][]leg) {
+	if in.to.Container != "" && b.mode.Addrs == nil {
+		return nil
+	}
 	far, near := relays(b, in.to, from)
 	for _, tier := range [][]Place{far, near} {
 		var legs []leg
@@ -315,21 +328,23 @@ func inward(b *Bench, from Place, in leg, f Family) (tiers [][]leg) {
 			l.from = r
 			legs = append(legs, l)
 		}
+		if n := len(legs); n > 1 {
+			legs = legs[n-1:] // who asks in vain is busy with it for seconds: not more than one
+		}
 		tiers = append(tiers, legs)
 	}
-	return append(tiers, []leg{in.looped(f)})
+	return tiers
 }
 
-// alive tries controls both ways at the same time.
-func alive(ctx context.Context, b *Bench, f Family, ways ...[][]leg) ([]reports.Evidence, error) {
-	got := make([]reports.Evidence, len(ways))
+// alive tries controls both ways at the same time. took is the longest time that one needed.
+func alive(ctx context.Context, b *Bench, f Family, ways ...[][]leg) (got []reports.Evidence, took time.Duration, err error) {
+	got = make([]reports.Evidence, len(ways))
+	each := make([]time.Duration, len(ways))
 	var fs []func() error
 	for i, tiers := range ways {
-		fs = append(fs, func() error {
+		fs = append(fs, func() (err error) {
 			for _, legs := range tiers {
-				e, err := first(ctx, b, legs)
-				if err != nil || e.Saw != "" {
-					got[i] = e
+				if got[i], each[i], err = first(ctx, b, legs); err != nil || got[i].Saw != "" {
 					return err
 				}
 			}
@@ -337,11 +352,13 @@ func alive(ctx context.Context, b *Bench, f Family, ways ...[][]leg) ([]reports.
 			return fmt.Errorf("no control is alive (%s), not even in the stack of %s: nothing can be concluded from silence", f, last.from)
 		})
 	}
-	return got, all(fs...)
+	err = all(fs...)
+	return got, slices.Max(each), err
 }
 
-// first is the first of some controls that comes back; none of it where none does.
-func first(ctx context.Context, b *Bench, legs []leg) (e reports.Evidence, err error) {
+// first is the first of some controls that comes back; nothing where none does.
+func first(ctx context.Context, b *Bench, legs []leg) (e reports.Evidence, took time.Duration, err error) {
+	began := time.Now()
 	type result struct {
 		leg
 		lab.Answer
@@ -358,17 +375,17 @@ func first(ctx context.Context, b *Bench, legs []leg) (e reports.Evidence, err e
 	}
 	for range legs {
 		r := <-results
-		switch {
-		case r.err != nil:
-			err = r.err
-		case r.Answered && e.Saw == "":
-			e = reports.Evidence{At: r.from.String(), Saw: fmt.Sprintf("control: %s of %s at %s was answered after %s", r.proto, r.to, r.addr, r.RTT.Round(time.Microsecond))}
-			for i, l := range legs {
-				err = cmp.Or(err, b.Do(ctx, l.from.Machine, "Probe.Enough", tokens[i], &lab.Nothing{}))
-			}
+		err = cmp.Or(err, r.err)
+		if !r.Answered || e.Saw != "" {
+			continue
+		}
+		took = time.Since(began)
+		e = reports.Evidence{At: r.from.String(), Saw: fmt.Sprintf("control: %s of %s at %s was answered after %s", r.proto, r.to, r.addr, r.RTT.Round(time.Microsecond))}
+		for i, l := range legs {
+			err = cmp.Or(err, b.Do(ctx, l.from.Machine, "Probe.Enough", tokens[i], &lab.Nothing{}))
 		}
 	}
-	return e, err
+	return e, took, err
 }
 
 // reach observes whether a place reaches another at its own address, by echo, datagram and connection.

@@ -43,7 +43,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			return o, err
 		},
 		Sabotage: []Sabotage{
-			{Mode: "bridge", Doc: "the first container's link is down", Steps: linkDown},
+			{Mode: "bridge", Doc: "the bridge's ports are isolated", Steps: isolated},
 			{Mode: "ptp", Doc: "the host does not forward", Steps: forwardingOff(f)},
 			{Mode: "container", Doc: "each container has a namespace of its own", Rewire: separated},
 			{Mode: "macvlan-bridge", Doc: "the devices are in private mode", Steps: macvlanMode("private")},
@@ -77,7 +77,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			return o, err
 		},
 		Sabotage: []Sabotage{
-			{Mode: "macvlan-bridge", Doc: "the first container's link is down", Steps: linkDown},
+			{Mode: "macvlan-bridge", Doc: "the first host's port is out of the switch", Steps: unplugged},
 			{Mode: "host", Doc: "the first host's port is out of the switch", Steps: unplugged},
 		},
 	}
@@ -134,7 +134,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		Sabotage: []Sabotage{
 			{Mode: "bridge", Doc: "no rules block what was not published", Steps: tableRemoved("bridge", "filter-")},
 			{Mode: "ptp", Doc: "no rules block what was not published", Steps: tableRemoved("ptp", "filter-")},
-			{Mode: "macvlan-private", Doc: "the first container's link is down", Steps: linkDown},
+			{Mode: "macvlan-private", Doc: "the first host's port is out of the switch", Steps: unplugged},
 			{Mode: "host", Doc: "the first host's port is out of the switch", Steps: unplugged},
 		},
 	}
@@ -152,7 +152,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		Sabotage: []Sabotage{
 			{Mode: "bridge", Doc: "the host does not forward", Steps: forwardingOff(f)},
 			{Mode: "ptp", Doc: "no rules masquerade", Steps: tableRemoved("ptp", "nat-")},
-			{Mode: "macvlan-vepa", Doc: "the first container's link is down", Steps: linkDown},
+			{Mode: "macvlan-vepa", Doc: "the first host's port is out of the switch", Steps: unplugged},
 		},
 	}
 })
@@ -172,9 +172,9 @@ var _ = registerFamilies(func(f Family) Spec {
 			return t.observation(), err
 		},
 		Sabotage: []Sabotage{
-			{Mode: "bridge", Doc: "the container's loopback is down", Steps: func(p *topology.Plan) []topology.Step {
+			{Mode: "bridge", Doc: "the container's packet filter drops what comes by its loopback", Steps: func(p *topology.Plan) []topology.Step {
 				h := p.Hosts()[0]
-				return []topology.Step{{On: h.Name, In: h.Containers[0].Name, Set: &topology.LinkSet{Name: "lo", State: "down"}}}
+				return []topology.Step{dropping(topology.Step{On: h.Name, In: h.Containers[0].Name}, "input", topology.Match{Field: "iifname", Value: "lo"})}
 			}},
 		},
 	}
@@ -349,10 +349,14 @@ func orNone(names []string) string {
 
 // Sabotages that several specs have in common.
 
-// linkDown takes the device of the first container down.
-func linkDown(p *topology.Plan) []topology.Step {
-	h := p.Hosts()[0]
-	return []topology.Step{{On: h.Name, In: h.Containers[0].Name, Set: &topology.LinkSet{Name: "eth0", State: "down"}}}
+// isolated keeps the first host's containers of the first network apart on their bridge.
+func isolated(p *topology.Plan) (steps []topology.Step) {
+	for _, c := range p.Hosts()[0].Containers {
+		if c.Network == p.Networks[0].Name {
+			steps = append(steps, topology.Step{On: c.Host, Set: &topology.LinkSet{Name: c.Device, Isolated: "on"}})
+		}
+	}
+	return steps
 }
 
 // unplugged takes the first host's first port out of the switch.
@@ -400,17 +404,24 @@ func tableRemoved(mode, prefix string) func(*topology.Plan) []topology.Step {
 	}
 }
 
-// filtered drops, at a hook of the first host, what comes or goes by the first network's bridge.
+// filtered drops, at a hook of the first host, what comes or goes by the first network's bridge; but no ICMP, of which
+// IPv6 needs some.
 func filtered(hook, by string) func(*topology.Plan) []topology.Step {
 	return func(p *topology.Plan) []topology.Step {
-		return []topology.Step{{On: p.Hosts()[0].Name, Table: &topology.Table{Family: "inet", Name: "sabotage", Chains: []topology.Chain{{
-			Name: hook, Type: "filter", Hook: hook,
-			Rules: []topology.Rule{{
-				Match:   []topology.Match{{Field: by, Value: p.Networks[0].Bridge}, {Field: "meta l4proto", Value: "icmp", Not: true}, {Field: "meta l4proto", Value: "ipv6-icmp", Not: true}},
-				Verdict: topology.Verdict{Kind: "drop"},
-			}},
-		}}}}}
+		return []topology.Step{dropping(topology.Step{On: p.Hosts()[0].Name}, hook,
+			topology.Match{Field: by, Value: p.Networks[0].Bridge},
+			topology.Match{Field: "meta l4proto", Value: "icmp", Not: true},
+			topology.Match{Field: "meta l4proto", Value: "ipv6-icmp", Not: true})}
 	}
+}
+
+// dropping is a table, where a step says, that drops what matches at a hook.
+func dropping(where topology.Step, hook string, matches ...topology.Match) topology.Step {
+	where.Table = &topology.Table{Family: "inet", Name: "sabotage", Chains: []topology.Chain{{
+		Name: hook, Type: "filter", Hook: hook,
+		Rules: []topology.Rule{{Match: matches, Verdict: topology.Verdict{Kind: "drop"}}},
+	}}}
+	return where
 }
 
 // shim gives the first host a macvlan device beside those of its containers, and by it a way to the first of them.
