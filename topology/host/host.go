@@ -26,12 +26,12 @@ type Host struct {
 	name    string
 	capture *capture.Service
 	probes  *probe.Service
-	veths   atomic.Int32 // how many were made
+	made    atomic.Int32 // devices with another end elsewhere
 
 	mu     sync.Mutex
 	spaces map[string]*space.Space // by container; "": the machine's own
 	shared map[string]bool         // containers that live in another's namespace
-	links  map[string]netlinks     // sockets into the namespaces, by container
+	own    *netlinks               // sockets into the machine's own; nil: not needed yet
 	owners map[string][]undo       // oldest first
 	spawn  map[int]*process
 }
@@ -41,7 +41,7 @@ type undo struct {
 	in   string // the container whose namespace is changed; empty: the machine's own
 	made string // the container whose namespace the step made; empty: none
 	link bool   // removes a device: done even where the namespace goes, so that the parent or peer is free at once
-	back func() error
+	back func(*walk) error
 }
 
 // Serve runs the program of the machine called name over one byte stream, until the stream ends. It then lets go of
@@ -53,14 +53,14 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	}
 	h := &Host{
 		name: name, capture: capture.New(name),
-		spaces: map[string]*space.Space{"": own}, shared: map[string]bool{}, links: map[string]netlinks{},
+		spaces: map[string]*space.Space{"": own}, shared: map[string]bool{},
 		owners: map[string][]undo{}, spawn: map[int]*process{},
 	}
 	defer h.capture.Close()
 	if err := h.capture.Watch("", own); err != nil {
 		return err
 	}
-	if err := h.loopback(""); err != nil {
+	if err := h.walk(func(w *walk) error { return w.loopback(own) }); err != nil {
 		return err
 	}
 	h.probes = probe.New(h.find)
@@ -108,27 +108,29 @@ func (h *Host) find(container string) (*space.Space, error) {
 
 // Apply is the verb Host.Apply.
 func (h *Host) Apply(a lab.Apply, _ *lab.Nothing) error {
-	var done []undo
-	for _, s := range a.Steps {
-		back, err := h.do(s, hands{})
-		if err != nil {
-			return errors.Join(fmt.Errorf("%s: %w", s, err), h.back(done))
-		}
-		if back != nil {
-			u := undo{in: s.In, link: s.Link != nil, back: back}
-			if s.Space != nil {
-				u.made = s.Space.Name
+	return h.walk(func(w *walk) error {
+		var done []undo
+		for _, s := range a.Steps {
+			back, err := w.do(s)
+			if err != nil {
+				return errors.Join(fmt.Errorf("%s: %w", s, err), w.back(done))
 			}
-			done = append(done, u)
+			if back != nil {
+				u := undo{in: s.In, link: s.Link != nil, back: back}
+				if s.Space != nil {
+					u.made = s.Space.Name
+				}
+				done = append(done, u)
+			}
 		}
-	}
-	if a.Owner == "" {
+		if a.Owner == "" {
+			return nil
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.owners[a.Owner] = append(h.owners[a.Owner], done...)
 		return nil
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.owners[a.Owner] = append(h.owners[a.Owner], done...)
-	return nil
+	})
 }
 
 // Undo is the verb Host.Undo.
@@ -137,14 +139,14 @@ func (h *Host) Undo(u lab.Undo, _ *lab.Nothing) error {
 	done := h.owners[u.Owner]
 	delete(h.owners, u.Owner)
 	h.mu.Unlock()
-	return h.back(done)
+	return h.walk(func(w *walk) error { return w.back(done) })
 }
 
 // back takes steps back, last first. What is gone already is as it should be.
-func (h *Host) back(done []undo) error {
+func (w *walk) back(done []undo) error {
 	going := map[string]bool{}
 	for _, u := range done {
-		if u.made != "" && !h.isShared(u.made) {
+		if u.made != "" && !w.isShared(u.made) {
 			going[u.made] = true
 		}
 	}
@@ -154,7 +156,7 @@ func (h *Host) back(done []undo) error {
 		if going[u.in] && !u.link {
 			continue
 		}
-		if err := u.back(); err != nil && !gone(err) {
+		if err := u.back(w); err != nil && !gone(err) {
 			errs = append(errs, err)
 		}
 	}
@@ -184,24 +186,21 @@ func gone(err error) bool {
 
 // Attempt is the verb Host.Attempt.
 func (h *Host) Attempt(a lab.Attempt, reply *lab.Refusal) error {
-	var back func() error
-	attempt := func() (err error) {
-		back, err = h.do(a.Step, hands{bare: len(a.Without) > 0})
-		return err
-	}
-	run := attempt
-	if len(a.Without) > 0 {
-		s, err := h.find(a.Step.In)
-		if err != nil {
+	var back func(*walk) error
+	err := h.walk(func(w *walk) (err error) {
+		if len(a.Without) == 0 {
+			back, err = w.do(a.Step)
 			return err
 		}
-		run = func() error { return s.Do(func() error { return space.Without(a.Without, attempt) }) }
-	}
-	err := run()
+		return space.Without(a.Without, func() error {
+			back, err = w.do(a.Step)
+			return err
+		})
+	})
 	var errno unix.Errno
 	switch {
 	case err == nil && back != nil:
-		return back()
+		return h.walk(back)
 	case err == nil:
 		return nil
 	case errors.As(err, &errno):

@@ -56,16 +56,19 @@ func Kernel(names []string) (missing map[string]error, err error) {
 		if err != nil {
 			return nil, err
 		}
-		h := &Host{spaces: map[string]*space.Space{"": s}, shared: map[string]bool{}, links: map[string]netlinks{}}
-		for _, step := range steps {
-			step.On = "here"
-			if _, err := h.do(step, hands{}); err != nil {
-				missing[name] = fmt.Errorf("%s: %w", step, err)
-				break
+		h := &Host{spaces: map[string]*space.Space{"": s}, shared: map[string]bool{}}
+		_ = h.walk(func(w *walk) error {
+			for _, step := range steps {
+				step.On = "here"
+				if _, err := w.do(step); err != nil {
+					missing[name] = fmt.Errorf("%s: %w", step, err)
+					return err
+				}
 			}
-		}
-		for _, nl := range h.links {
-			nl.Close()
+			return nil
+		})
+		if h.own != nil {
+			h.own.close()
 		}
 		if err := s.Close(); err != nil {
 			return nil, err

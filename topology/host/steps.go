@@ -14,143 +14,228 @@ import (
 	"github.com/modebench/modebench/topology/space"
 )
 
-// netlinks is a netlink socket into one namespace.
-type netlinks = *netlink.Handle
-
-// hands says how steps are done. Bare hands do everything on the calling thread, with the capabilities that it has
-// left; the thread must be in the step's namespace.
-type hands struct{ bare bool }
-
-func (h *Host) run(in string, hs hands, f func() error) error {
-	if hs.bare {
-		return f()
-	}
-	s, err := h.find(in)
-	if err != nil {
-		return err
-	}
-	return s.Do(f)
+// netlinks are sockets into one namespace.
+type netlinks struct {
+	*netlink.Handle
+	fd int // for ioctl(2)
 }
 
-// netlink returns a socket into a container's namespace. Sockets are kept: opening one costs more than most steps.
-func (h *Host) netlink(in string, hs hands) (netlinks, error) {
-	if hs.bare {
-		return netlink.NewHandle(unix.NETLINK_ROUTE)
-	}
-	s, err := h.find(in)
+// openNetlinks opens them in the namespace of the calling thread.
+func openNetlinks() (*netlinks, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if nl := h.links[in]; nl != nil {
-		return nl, nil
+		return nil, fmt.Errorf("socket: %w", err)
 	}
 	// Not NewHandleAt: it reads the namespace to come back to by process id, which is another's in a PID namespace of
 	// its own below the machine's /proc.
-	var nl netlinks
-	if err := s.Do(func() (err error) { nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); return err }); err != nil {
-		return nil, fmt.Errorf("netlink: %w", err)
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("netlink: %w", err), unix.Close(fd))
 	}
-	h.links[in] = nl
-	return nl, nil
+	return &netlinks{h, fd}, nil
 }
 
-// do carries one step out and returns what takes it back; nil where nothing can or must.
-func (h *Host) do(s topology.Step, hs hands) (func() error, error) {
-	switch {
-	case s.Space != nil && s.Remove:
-		return nil, h.letGo(s.Space.Name)
-	case s.Space != nil:
-		return h.makeSpace(*s.Space)
-	case s.Table != nil:
-		table := *s.Table
-		add := func() error { return h.run(s.In, hs, func() error { return addTable(table) }) }
-		remove := func() error { return h.run(s.In, hs, func() error { return removeTable(table) }) }
-		return either(s.Remove, add, remove)
-	case s.Sysctl != nil:
-		return h.setSysctl(s.In, *s.Sysctl, hs)
-	case s.Offload != nil:
-		off := *s.Offload
-		var was bool
-		err := h.run(s.In, hs, func() (err error) { was, err = setOffload(off); return err })
-		off.On = was
-		return func() error {
-			return h.run(s.In, hs, func() error { _, err := setOffload(off); return err })
-		}, err
+func (n *netlinks) close() {
+	n.Close()
+	_ = unix.Close(n.fd)
+}
+
+// walk carries steps out on a thread that goes from namespace to namespace as they ask. It keeps the sockets into the
+// container where it was last: the next step is likely to be there too.
+type walk struct {
+	*Host
+	thread *space.Walker
+	last   string
+	nl     *netlinks // nil: none
+}
+
+func (h *Host) walk(f func(*walk) error) error {
+	return space.Walk(func(t *space.Walker) error {
+		w := &walk{Host: h, thread: t}
+		defer w.leave()
+		return f(w)
+	})
+}
+
+// leave closes the sockets into the last container.
+func (w *walk) leave() {
+	if w.nl != nil {
+		w.nl.close()
+		w.nl = nil
 	}
-	nl, err := h.netlink(s.In, hs)
+}
+
+// enter takes the thread to a container, or to the machine's own namespace.
+func (w *walk) enter(in string) error {
+	s, err := w.find(in)
+	if err != nil {
+		return err
+	}
+	return w.thread.Enter(s)
+}
+
+// netlink returns sockets into a container's namespace, for which the thread need not be there.
+func (w *walk) netlink(in string) (*netlinks, error) {
+	if in == "" {
+		w.mu.Lock()
+		own := w.own
+		w.mu.Unlock()
+		if own != nil {
+			return own, nil
+		}
+	} else if w.nl != nil && w.last == in {
+		return w.nl, nil
+	}
+	if err := w.enter(in); err != nil {
+		return nil, err
+	}
+	nl, err := openNetlinks()
 	if err != nil {
 		return nil, err
 	}
-	if hs.bare {
-		defer nl.Close()
+	if in != "" {
+		w.leave()
+		w.last, w.nl = in, nl
+		return nl, nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.own == nil {
+		w.own = nl
+	} else {
+		nl.close() // somebody else was faster
+	}
+	return w.own, nil
+}
+
+// do carries one step out and returns what takes it back; nil where nothing can or must.
+func (w *walk) do(s topology.Step) (func(*walk) error, error) {
+	there := func(f func() error) func(*walk) error {
+		return func(w *walk) error {
+			if err := w.enter(s.In); err != nil {
+				return err
+			}
+			return f()
+		}
+	}
+	switch {
+	case s.Space != nil && s.Remove:
+		return nil, w.letGo(s.Space.Name)
+	case s.Space != nil:
+		return w.makeSpace(*s.Space)
+	case s.Table != nil:
+		table := *s.Table
+		return w.either(s.Remove,
+			there(func() error { return addTable(table) }),
+			there(func() error { return removeTable(table) }))
+	case s.Sysctl != nil:
+		return w.setSysctl(s.In, *s.Sysctl)
+	case s.Offload != nil:
+		off := *s.Offload
+		was := off
+		err := there(func() (err error) { was.On, err = setOffload(off); return err })(w)
+		return there(func() error { _, err := setOffload(was); return err }), err
+	}
+	nl, err := w.netlink(s.In)
+	if err != nil {
+		return nil, err
+	}
+	// Undone by sockets of its own time, with what was found out now.
+	asked := func(f func(*netlinks) error) func(*walk) error {
+		return func(w *walk) error {
+			nl, err := w.netlink(s.In)
+			if err != nil {
+				return err
+			}
+			return f(nl)
+		}
 	}
 	switch {
 	case s.Link != nil && s.Remove:
 		return nil, removeLink(nl, s.Link.Name)
 	case s.Link != nil:
-		return h.addLink(nl, s.In, *s.Link)
+		name := s.Link.Name
+		return asked(func(nl *netlinks) error { return removeLink(nl, name) }), w.addLink(nl, s.In, *s.Link)
 	case s.Set != nil:
-		return h.setLink(nl, s.In, *s.Set, hs)
+		return w.setLink(nl, s.In, *s.Set)
 	case s.Addr != nil:
 		link, err := index(nl, s.Addr.Link)
 		if err != nil {
 			return nil, err
 		}
 		a := address(*s.Addr)
-		return either(s.Remove,
-			func() error { return nl.AddrAdd(link, a) },
-			func() error { return nl.AddrDel(link, a) })
+		return w.either(s.Remove,
+			asked(func(nl *netlinks) error { return nl.AddrAdd(link, a) }),
+			asked(func(nl *netlinks) error { return nl.AddrDel(link, a) }))
 	case s.Route != nil:
 		r, err := route(nl, *s.Route)
 		if err != nil {
 			return nil, err
 		}
-		return either(s.Remove, func() error { return nl.RouteAdd(r) }, func() error { return nl.RouteDel(r) })
+		if s.Remove {
+			r.Protocol = 0 // whoever added it, as for ip-route(8)
+		}
+		return w.either(s.Remove,
+			asked(func(nl *netlinks) error { return nl.RouteAdd(r) }),
+			asked(func(nl *netlinks) error { return nl.RouteDel(r) }))
 	case s.Neigh != nil:
 		n, err := neigh(nl, *s.Neigh)
 		if err != nil {
 			return nil, err
 		}
-		return either(s.Remove, func() error { return nl.NeighSet(n) }, func() error { return nl.NeighDel(n) })
+		return w.either(s.Remove,
+			asked(func(nl *netlinks) error { return nl.NeighSet(n) }),
+			asked(func(nl *netlinks) error { return nl.NeighDel(n) }))
 	case s.Shape != nil:
 		q, err := queue(nl, *s.Shape)
 		if err != nil {
 			return nil, err
 		}
-		return either(s.Remove, func() error { return nl.QdiscReplace(q) }, func() error { return nl.QdiscDel(q) })
+		return w.either(s.Remove,
+			asked(func(nl *netlinks) error { return nl.QdiscReplace(q) }),
+			asked(func(nl *netlinks) error { return nl.QdiscDel(q) }))
 	}
 	return nil, errors.New("a step that asks for nothing")
 }
 
 // either does a thing or its opposite, and returns the other one.
-func either(remove bool, add, del func() error) (func() error, error) {
+func (w *walk) either(remove bool, add, del func(*walk) error) (func(*walk) error, error) {
 	if remove {
 		add, del = del, add
 	}
-	return del, add()
+	return del, add(w)
 }
 
-func (h *Host) loopback(in string) error {
-	nl, err := h.netlink(in, hands{})
+// loopback brings the loopback device of a namespace up.
+func (w *walk) loopback(s *space.Space) error {
+	if err := w.thread.Enter(s); err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
 	if err != nil {
 		return err
 	}
-	if err := nl.LinkSetUp(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: 1}}); err != nil {
+	lo.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
 		return fmt.Errorf("ip link set lo up: %w", err)
 	}
 	return nil
 }
 
-func (h *Host) makeSpace(s topology.Space) (func() error, error) {
+func (w *walk) makeSpace(s topology.Space) (func(*walk) error, error) {
+	h := w.Host
 	h.mu.Lock()
 	_, exists := h.spaces[s.Name]
 	h.mu.Unlock()
 	if exists {
 		return nil, fmt.Errorf("%s/%s: container exists: %w", h.name, s.Name, unix.EEXIST)
 	}
-	back := func() error { return h.letGo(s.Name) }
+	back := func(w *walk) error { return w.letGo(s.Name) }
 	if s.Share != "" {
 		of := s.Share
 		if of == "host" {
@@ -169,35 +254,35 @@ func (h *Host) makeSpace(s topology.Space) (func() error, error) {
 		h.spaces[s.Name], h.shared[s.Name] = own, true
 		return back, nil
 	}
-	made, err := space.New()
+	made, err := w.thread.New()
 	if err != nil {
 		return nil, err
+	}
+	if err := w.loopback(made); err != nil {
+		return nil, errors.Join(err, made.Close())
 	}
 	h.mu.Lock()
 	h.spaces[s.Name] = made
 	h.mu.Unlock()
 	if err := h.capture.Watch(s.Name, made); err != nil {
-		return nil, errors.Join(err, back())
-	}
-	if err := h.loopback(s.Name); err != nil {
-		return nil, errors.Join(err, back())
+		return nil, errors.Join(err, back(w))
 	}
 	return back, nil
 }
 
 // letGo closes what this program holds of a container's namespace. Its devices go when nobody else holds it.
-func (h *Host) letGo(container string) error {
+func (w *walk) letGo(container string) error {
+	h := w.Host
 	h.mu.Lock()
-	s, nl, shared := h.spaces[container], h.links[container], h.shared[container]
+	s, shared := h.spaces[container], h.shared[container]
 	delete(h.spaces, container)
-	delete(h.links, container)
 	delete(h.shared, container)
 	h.mu.Unlock()
 	if s == nil {
 		return fmt.Errorf("%s/%s: %w", h.name, container, errNoSpace)
 	}
-	if nl != nil {
-		nl.Close()
+	if w.last == container {
+		w.leave()
 	}
 	if !shared {
 		// A socket would keep the namespace alive.
@@ -207,22 +292,37 @@ func (h *Host) letGo(container string) error {
 	return s.Close()
 }
 
-func (h *Host) setSysctl(in string, s topology.Sysctl, hs hands) (func() error, error) {
-	var was string
-	set := func(value string) func() error {
-		return func() error {
-			return h.run(in, hs, func() (err error) { was, err = setSysctl(s.Key, value); return err })
-		}
+func (w *walk) setSysctl(in string, s topology.Sysctl) (func(*walk) error, error) {
+	if err := w.enter(in); err != nil {
+		return nil, err
 	}
-	err := set(s.Value)()
+	was, err := setSysctl(s.Key, s.Value)
 	if s.Optional && errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return set(was), err
+	return func(w *walk) error {
+		if err := w.enter(in); err != nil {
+			return err
+		}
+		_, err := setSysctl(s.Key, was)
+		return err
+	}, err
 }
 
-// index finds a device without asking for all of it.
-func index(nl netlinks, name string) (netlink.Link, error) {
+// index finds a device without asking for all of it, and without waiting for those who change devices.
+func index(nl *netlinks, name string) (netlink.Link, error) {
+	r, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(nl.fd, unix.SIOCGIFINDEX, r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", name, errNoLink, unix.ENODEV)
+	}
+	return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: name, Index: int(r.Uint32())}}, nil
+}
+
+// wholeLink finds a device with all there is to know of it.
+func wholeLink(nl *netlinks, name string) (netlink.Link, error) {
 	l, err := nl.LinkByName(name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		return nil, fmt.Errorf("%s: %w: %w", name, errNoLink, unix.ENODEV)
@@ -233,7 +333,7 @@ func index(nl netlinks, name string) (netlink.Link, error) {
 	return l, nil
 }
 
-func removeLink(nl netlinks, name string) error {
+func removeLink(nl *netlinks, name string) error {
 	l, err := index(nl, name)
 	if err != nil {
 		return err
@@ -242,7 +342,7 @@ func removeLink(nl netlinks, name string) error {
 }
 
 // addLink makes a device in its place: a device that is moved to another namespace afterwards costs an RCU grace period.
-func (h *Host) addLink(nl netlinks, in string, l topology.Link) (func() error, error) {
+func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 	base := netlink.NewLinkAttrs()
 	base.Name, base.HardwareAddr, base.MTU = l.Name, l.MAC, l.MTU
 	if l.Up {
@@ -251,7 +351,7 @@ func (h *Host) addLink(nl netlinks, in string, l topology.Link) (func() error, e
 	if l.Master != "" {
 		m, err := index(nl, l.Master)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		base.MasterIndex = m.Attrs().Index
 	}
@@ -262,11 +362,11 @@ func (h *Host) addLink(nl netlinks, in string, l topology.Link) (func() error, e
 		snooping := !l.NoSnooping
 		link = &netlink.Bridge{LinkAttrs: base, MulticastSnooping: &snooping}
 	case "veth":
-		peer, err := h.find(l.PeerIn)
+		peer, err := w.find(l.PeerIn)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		base.Index = int(h.veths.Add(1)) + firstIndex + 1000
+		base.Index = w.newIndex()
 		link = &netlink.Veth{
 			LinkAttrs: base, PeerName: l.PeerName, PeerHardwareAddr: l.PeerMAC, PeerMTU: uint32(l.PeerMTU),
 			PeerNamespace: netlink.NsFd(peer.File().Fd()),
@@ -274,30 +374,31 @@ func (h *Host) addLink(nl netlinks, in string, l topology.Link) (func() error, e
 	case "macvlan":
 		mode, err := macvlanMode(l.ParentMode)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		own, err := h.netlink("", hands{})
+		own, err := w.netlink("")
 		if err != nil {
-			return nil, err
+			return err
 		}
 		parent, err := index(own, l.Parent)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		target, err := h.find(in)
+		target, err := w.find(in)
 		if err != nil {
-			return nil, err
+			return err
 		}
+		base.Index = w.newIndex()
 		base.ParentIndex, base.Namespace = parent.Attrs().Index, netlink.NsFd(target.File().Fd())
 		request, link = own, &netlink.Macvlan{LinkAttrs: base, Mode: mode}
 	default:
-		return nil, fmt.Errorf("link kind %q is not known here", l.Kind)
+		return fmt.Errorf("link kind %q is not known here", l.Kind)
 	}
-	if err := request.LinkAdd(link); err != nil {
-		return nil, err
-	}
-	return func() error { return removeLink(nl, l.Name) }, nil
+	return request.LinkAdd(link)
 }
+
+// newIndex is for a device whose other end is elsewhere (see firstIndex). Its place has one of its own for every device.
+func (h *Host) newIndex() int { return firstIndex + 1000 + int(h.made.Add(1)) }
 
 // macvlanMode is the mode of a name; the empty name is the kernel's own default.
 func macvlanMode(name string) (netlink.MacvlanMode, error) {
@@ -313,8 +414,8 @@ func macvlanMode(name string) (netlink.MacvlanMode, error) {
 }
 
 // setLink changes what is asked for, and takes back the same fields only.
-func (h *Host) setLink(nl netlinks, in string, s topology.LinkSet, hs hands) (func() error, error) {
-	l, err := index(nl, s.Name)
+func (w *walk) setLink(nl *netlinks, in string, s topology.LinkSet) (func(*walk) error, error) {
+	l, err := wholeLink(nl, s.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -376,13 +477,13 @@ func (h *Host) setLink(nl netlinks, in string, s topology.LinkSet, hs hands) (fu
 			try(nl.LinkSetDown(l))
 		}
 	})
-	return func() error {
-		_, err := h.do(topology.Step{In: in, Set: &back}, hands{})
+	return func(w *walk) error {
+		_, err := w.do(topology.Step{In: in, Set: &back})
 		return err
 	}, errors.Join(errs...)
 }
 
-func masterName(nl netlinks, index int) string {
+func masterName(nl *netlinks, index int) string {
 	if index != 0 {
 		if m, err := nl.LinkByIndex(index); err == nil {
 			return m.Attrs().Name
@@ -417,7 +518,7 @@ func ipnet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-func route(nl netlinks, r topology.Route) (*netlink.Route, error) {
+func route(nl *netlinks, r topology.Route) (*netlink.Route, error) {
 	out := &netlink.Route{Dst: ipnet(r.Dst), MTU: r.MTU, Protocol: unix.RTPROT_STATIC}
 	if r.Via.IsValid() {
 		out.Gw = r.Via.AsSlice()
@@ -448,7 +549,7 @@ func route(nl netlinks, r topology.Route) (*netlink.Route, error) {
 	return out, nil
 }
 
-func neigh(nl netlinks, n topology.Neigh) (*netlink.Neigh, error) {
+func neigh(nl *netlinks, n topology.Neigh) (*netlink.Neigh, error) {
 	l, err := index(nl, n.Link)
 	if err != nil {
 		return nil, err
@@ -472,7 +573,7 @@ func neigh(nl netlinks, n topology.Neigh) (*netlink.Neigh, error) {
 }
 
 // queue is the discipline that holds a device to a rate, or, where packets are late or lost too, to all three.
-func queue(nl netlinks, s topology.Shape) (netlink.Qdisc, error) {
+func queue(nl *netlinks, s topology.Shape) (netlink.Qdisc, error) {
 	l, err := index(nl, s.Link)
 	if err != nil {
 		return nil, err

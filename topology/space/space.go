@@ -40,11 +40,8 @@ func open() (*Space, error) {
 
 // New makes an empty namespace, owned by the user namespace of the process.
 func New() (s *Space, err error) {
-	err = visit(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("unshare network namespace: %w", err)
-		}
-		s, err = open()
+	err = Walk(func(w *Walker) error {
+		s, err = w.New()
 		return err
 	})
 	return s, err
@@ -61,9 +58,9 @@ func (s *Space) File() *os.File { return s.fd }
 
 // Do calls f on a thread that is in the namespace. Sockets made by f stay in it; goroutines that f starts do not.
 func (s *Space) Do(f func() error) error {
-	return visit(func() error {
-		if err := unix.Setns(int(s.fd.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace: %w", err)
+	return Walk(func(w *Walker) error {
+		if err := w.Enter(s); err != nil {
+			return err
 		}
 		return f()
 	})
@@ -71,6 +68,42 @@ func (s *Space) Do(f func() error) error {
 
 // Close lets go of the namespace.
 func (s *Space) Close() error { return s.fd.Close() }
+
+// Walker is a thread on its way from namespace to namespace. It begins in that of the process, and belongs to the
+// function that Walk calls.
+type Walker struct{ in *Space }
+
+// Walk calls f on a thread that f may send elsewhere. Waking a thread costs more than what is done in most namespaces, so
+// much to be done in many takes one walk, not as many calls of Do.
+func Walk(f func(*Walker) error) error {
+	return send(errand{f: func() error { return f(new(Walker)) }})
+}
+
+// Enter takes the calling thread to a namespace, where what follows happens as in Do.
+func (w *Walker) Enter(s *Space) error {
+	if w.in == s {
+		return nil
+	}
+	if err := unix.Setns(int(s.fd.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace: %w", err)
+	}
+	w.in = s
+	return nil
+}
+
+// New makes an empty namespace, as the function New does, with the calling thread in it.
+func (w *Walker) New() (*Space, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return nil, fmt.Errorf("unshare network namespace: %w", err)
+	}
+	w.in = nil
+	s, err := open()
+	if err != nil {
+		return nil, err
+	}
+	w.in = s
+	return s, nil
+}
 
 // visitors are threads that go from namespace to namespace. They are never unlocked, so no other goroutine ever runs
 // in a namespace it did not choose; they wait for work instead of ending, since making a thread costs more than setns;
@@ -86,8 +119,6 @@ type errand struct {
 	stays bool // f enters no namespace, so the thread need not come home, which takes CAP_SYS_ADMIN
 	done  chan<- error
 }
-
-func visit(f func() error) error { return send(errand{f: f}) }
 
 func send(e errand) error {
 	visitors.Lock()
