@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
@@ -525,5 +526,445 @@ var _ = register(Spec{
 	Sabotage: []Sabotage{
 		{Mode: "macvlan-bridge", Doc: "the second is of mode passthru", Rewire: ofSpares(parentMode("passthru"))},
 		{Mode: "macvlan-passthru", Doc: "the devices are of mode private", Rewire: parentMode("private")},
+	},
+})
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{Name: "leak-free", Group: "lifecycle",
+		Doc: "Is a host the same after attaching, using and detaching a container as before: links, addresses, routes, rules, forwarding entries, settings, queues, sockets?"},
+	Name: "a container is attached, asks outside, its host and a neighbour, is asked through a published port, and is detached; the host is compared with before",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		host := firstHost(b)
+		if err := room(ctx, b, host, network(b)); err != nil {
+			return Observation{}, err
+		}
+		before, err := b.State(ctx, host)
+		if err != nil {
+			return Observation{}, err
+		}
+		c, err := another(b, host, network(b), 1)
+		if err != nil {
+			return Observation{}, err
+		}
+		p, err := b.Attach(ctx, c, host)
+		if err != nil {
+			return Observation{}, err
+		}
+		used, err := use(ctx, b, p, c)
+		if err != nil {
+			return Observation{}, err
+		}
+		if err := b.Detach(ctx, p); refused(err) {
+			return blocked("%s was attached and used; detaching gave an error: %v", p, err), nil
+		} else if err != nil {
+			return Observation{}, err
+		}
+		diff, err := restored(ctx, b, host, before)
+		if err != nil {
+			return Observation{}, err
+		}
+		after, err := b.State(ctx, host)
+		if err != nil {
+			return Observation{}, err
+		}
+		stay, ageing := lingering(before, after)
+		diff = append(diff, stay...)
+		o := whether(len(diff) == 0, "%s was attached, got %d answers and was detached: %d differences to the host before", p, used, len(diff))
+		return o.differences(host, diff).with(host, "compared: %d lines of state before", len(describe(before))).
+			with(host, "%d connections that are over still age in connection tracking", ageing), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
+		{Mode: "macvlan-bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
+	},
+})
+
+// use is what a container does in its life, as far as the mode lets it: it asks an external machine, its host and a
+// neighbour, and is asked through a published port. It returns how many answers came.
+func use(ctx context.Context, b *Bench, p Place, c topology.Container) (answers int, err error) {
+	host := Place{Machine: p.Machine}
+	ask := func(from Place, a lab.Ask) error {
+		a.Wait = 20 * time.Millisecond
+		r, err := b.Ask(ctx, from, a)
+		if r.Answered {
+			answers++
+		}
+		return err
+	}
+	for _, f := range []Family{IPv4, IPv6} {
+		for _, to := range []Place{host, external(b), container(b)} {
+			if to.Container == "" {
+				if err := ask(p, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, to, f), controlPort)}); err != nil {
+					return answers, err
+				}
+			}
+			if err := ask(p, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, to, f), 0)}); err != nil {
+				return answers, err
+			}
+		}
+	}
+	if b.mode.Publish == nil {
+		return answers, nil
+	}
+	for _, proto := range []string{"udp", "tcp"} {
+		port := b.freePort()
+		// Not by the bench's word: these listeners end with the container, not with the spec.
+		var l lab.Listening
+		at := netip.AddrPortFrom(netip.IPv4Unspecified(), port)
+		if err := b.Do(ctx, p.Machine, "Probe.Listen", lab.Listen{In: p.Container, Proto: proto, Addr: at}, &l); err != nil {
+			return answers, err
+		}
+		published := topology.Step{}
+		for _, s := range b.mode.Publish(b.plan, b.plan.Machine(p.Machine), c, modes.Port{Proto: proto, Host: port, Container: port}) {
+			published = s
+			if err := b.lab.Apply(ctx, "published", []topology.Step{s}); err != nil {
+				return answers, err
+			}
+		}
+		err := ask(external(b), lab.Ask{Proto: proto, To: netip.AddrPortFrom(addrOf(b, host, IPv4), port)})
+		err = errors.Join(err, b.Do(ctx, p.Machine, "Probe.Stop", l.Handle, &lab.Tally{}), b.lab.Undo(ctx, "published"))
+		if err != nil {
+			return answers, fmt.Errorf("%s: %w", published, err)
+		}
+	}
+	return answers, nil
+}
+
+// lingering are the connections that are new in a host's tracking. Those that are over age out by themselves, within two
+// minutes (Documentation/networking/nf_conntrack-sysctl.rst: a stream of UDP 120 s, TCP's time wait 120 s); one that is
+// kept for longer, as an established TCP connection is for days, has been left behind.
+func lingering(before, after lab.State) (stay []string, ageing int) {
+	type ends struct{ proto, src, dst string }
+	known := map[ends]bool{}
+	of := func(c lab.Conntrack) ends { return ends{c.Proto, c.Src.String(), c.Dst.String()} }
+	for _, c := range before.Spaces[""].Conntrack {
+		known[of(c)] = true
+	}
+	for _, c := range after.Spaces[""].Conntrack {
+		switch {
+		case known[of(c)]:
+		case c.Timeout > 2*time.Minute:
+			stay = append(stay, fmt.Sprintf("+ connection %s %s to %s, kept for %s", c.Proto, c.Src, c.Dst, c.Timeout))
+		default:
+			ageing++
+		}
+	}
+	return stay, ageing
+}
+
+var _ = register(Spec{
+	Suite:   "lifecycle",
+	Feature: Feature{Name: "detach-under-traffic", Group: "lifecycle", Doc: "Does detaching one container under traffic leave an unrelated container's stream without loss?"},
+	Name:    "two containers ask a thousand times a second each; one of them is detached, and the answers to the other are counted",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if b.mode.Addrs == nil {
+			return notApplicable("the mode gives a container no address: there is no traffic"), nil
+		}
+		host := firstHost(b)
+		if err := room(ctx, b, host, network(b)); err != nil {
+			return Observation{}, err
+		}
+		c, err := another(b, host, network(b), 1)
+		if err != nil {
+			return Observation{}, err
+		}
+		leaves, err := b.Attach(ctx, c, host)
+		if err != nil {
+			return Observation{}, err
+		}
+		stays, to, err := unrelated(b, leaves)
+		if err != nil {
+			return Observation{}, err
+		}
+		server, err := b.Listen(ctx, to, lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), 0)})
+		if err != nil {
+			return Observation{}, err
+		}
+		target := netip.AddrPortFrom(addrOf(b, to, IPv4), server.Port)
+		flow := func(from Place, to netip.AddrPort) (lab.Handle, string, error) {
+			var h lab.Handle
+			token := b.newToken()
+			err := b.Do(ctx, from.Machine, "Probe.Flow", lab.Flow{
+				Ask: lab.Ask{In: from.Container, Proto: "udp", To: to, Token: token, Wait: time.Second}, Every: time.Millisecond,
+			}, &h)
+			return h, token, err
+		}
+		heard := func(token string, more int) error { // waits until so many more of its messages came to the server
+			begun := -1
+			ok, err := eventually(ctx, patience, func() (bool, error) {
+				var seen []lab.Seen
+				err := b.Do(ctx, to.Machine, "Probe.Seen", server.Handle, &seen)
+				n := 0
+				for _, s := range seen {
+					if strings.HasPrefix(s.Token, token+".") {
+						n++
+					}
+				}
+				if begun < 0 {
+					begun = n
+				}
+				return n >= begun+more, err
+			})
+			if err == nil && !ok {
+				err = fmt.Errorf("%s at %s has not heard %d more messages of %s in %s", to, target, more, stays, patience)
+			}
+			return err
+		}
+		// A first answer resolves addresses on the way, which is no matter of the detaching.
+		if ok, err := eventually(ctx, patience, func() (bool, error) {
+			a, err := b.Ask(ctx, stays, lab.Ask{Proto: "udp", To: target, Wait: 20 * time.Millisecond})
+			return a.Answered, err
+		}); err != nil || !ok {
+			return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s at %s", stays, to, target))
+		}
+		going, _, err := flow(leaves, netip.AddrPortFrom(addrOf(b, external(b), IPv4), controlPort))
+		if err != nil {
+			return Observation{}, err
+		}
+		staying, token, err := flow(stays, target)
+		if err != nil {
+			return Observation{}, errors.Join(err, b.Do(ctx, host, "Probe.Stop", going, &lab.Tally{}))
+		}
+		err = heard(token, 20)
+		began := time.Now()
+		if err == nil {
+			err = b.Detach(ctx, leaves)
+		}
+		took := time.Since(began)
+		if err == nil {
+			err = heard(token, 20)
+		}
+		var left, tally lab.Tally
+		if err := errors.Join(err, b.Do(ctx, host, "Probe.Stop", staying, &tally), b.Do(ctx, host, "Probe.Stop", going, &left)); err != nil {
+			return Observation{}, err
+		}
+		lost := tally.Sent - tally.Answered
+		o := whether(lost == 0, "%s asked %s %d times, a thousand times a second, while %s was detached, which took %.3f s: %d lost", stays, to, tally.Sent, leaves, took.Seconds(), lost)
+		return o.with(stays.String(), "%d sent, %d answered, at most %s without an answer", tally.Sent, tally.Answered, tally.Longest).
+			with(leaves.String(), "%d sent, %d answered until it was detached", left.Sent, left.Answered).
+			value("sec", tally.Longest.Seconds()).value("count", float64(lost)), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "detaching takes the uplink down and up", Rewire: ofSpares(flapping)},
+		{Mode: "macvlan-bridge", Doc: "detaching takes the uplink down and up", Rewire: ofSpares(flapping)},
+	},
+})
+
+// flapping takes the host's uplink down and up when the container is attached, and so again when that is undone.
+func flapping(steps []topology.Step) []topology.Step {
+	for _, state := range []string{"down", "up"} {
+		steps = append(slices.Clone(steps), topology.Step{On: steps[0].On, Set: &topology.LinkSet{Name: "eth0", State: state}})
+	}
+	return steps
+}
+
+// unrelated are a container of the same host that has nothing to do with another one, and whom it can ask: an external
+// machine, where there is another container of the network; else one of another network, and its like on another host.
+func unrelated(b *Bench, of Place) (from, to Place, err error) {
+	for _, n := range b.plan.Networks {
+		for _, p := range b.Containers(of.Machine, n.Name) {
+			if p == of {
+				continue
+			}
+			if n.Name == network(b) {
+				return p, external(b), nil
+			}
+			if there := b.Containers(secondHost(b), n.Name); len(there) > 0 {
+				return p, there[0], nil
+			}
+		}
+	}
+	return from, to, fmt.Errorf("%s has no container besides %s", of.Machine, of)
+}
+
+// carried is a state without what follows from carriers: a switch that loses its last station loses its own.
+func carried(s lab.State) lab.State {
+	for _, space := range s.Spaces {
+		for i := range space.Links {
+			space.Links[i].Oper, space.Links[i].Flags = "", nil
+		}
+	}
+	return s
+}
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{Name: "killed-midway", Group: "lifecycle",
+		Doc: "Is nothing left when the program on a host is killed in the middle of attaching?"},
+	Name: "in a lab of its own, the program of the host is killed when it has made the device of a container, and what is left is looked for",
+	Run: func(ctx context.Context, b *Bench) (_ Observation, err error) {
+		s, err := scratch(ctx, b, 1)
+		if err != nil {
+			return Observation{}, err
+		}
+		killed := false
+		defer func() {
+			if closed := s.Close(); !killed { // else it says that a program was killed
+				err = errors.Join(err, closed)
+			}
+		}()
+		host, tor := firstHost(s), s.plan.Tors()[0].Name
+		before, err := s.State(ctx, tor)
+		if err != nil {
+			return Observation{}, err
+		}
+		// Of the last network: the first one's interface may be taken.
+		c, err := s.plan.Container(host, s.plan.Networks[len(s.plan.Networks)-1].Name, 2)
+		if err != nil {
+			return Observation{}, err
+		}
+		steps := attaching(s, c, host)
+		half := steps[:max(1, deviceStep(steps)+1)]
+		if err := s.Apply(ctx, half...); err != nil {
+			return Observation{}, err
+		}
+		at, err := s.State(ctx, host)
+		if err != nil {
+			return Observation{}, err
+		}
+		var inodes []uint64
+		for _, space := range at.Spaces {
+			if !slices.Contains(inodes, space.Inode) {
+				inodes = append(inodes, space.Inode)
+			}
+		}
+		holders := func() (pids []int, err error) {
+			err = s.Do(ctx, tor, "Host.Holders", inodes, &pids)
+			return pids, err
+		}
+		alive, err := holders()
+		if err != nil {
+			return Observation{}, err
+		}
+		if len(alive) == 0 {
+			return Observation{}, fmt.Errorf("no process is seen to hold a namespace of %s, though its program runs", host)
+		}
+		began := time.Now()
+		if err := s.Do(ctx, host, "Host.Crash", lab.Nothing{}, &lab.Nothing{}); err == nil || refused(err) {
+			return Observation{}, fmt.Errorf("the program on %s was to be killed, and answered: %v", host, err)
+		}
+		killed = true
+		var left []int
+		var came, cables []string
+		_, err = eventually(ctx, patience, func() (bool, error) {
+			after, err := s.State(ctx, tor)
+			if err != nil {
+				return false, err
+			}
+			came, _ = changes(carried(before), carried(after))
+			cables = nil
+			for _, l := range after.Spaces[""].Links {
+				if nic := s.plan.Machine(tor).NIC(l.Name); nic != nil && nic.Peer.Machine == host {
+					cables = append(cables, l.Name)
+				}
+			}
+			left, err = holders()
+			return len(left)+len(came)+len(cables) == 0, err
+		})
+		if err != nil {
+			return Observation{}, err
+		}
+		took := time.Since(began)
+		o := whether(len(left)+len(came)+len(cables) == 0,
+			"the program on %s was killed after %d of the %d steps that attach %s: %d processes hold one of its %d namespaces, %d of its cables and %d other things are left on %s",
+			host, len(half), len(steps), c.ID(), len(left), len(inodes), len(cables), len(came), tor)
+		return o.differences(tor, append(cables, came...)).
+			with(host, "%d processes held its namespaces before, the last was gone after %.3f s", len(alive), took.Seconds()).
+			value("sec", took.Seconds()), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "attaching changes the switch too", Rewire: func(steps []topology.Step) []topology.Step {
+			name := fmt.Sprintf("x-%s-%s", steps[0].On, steps[0].Space.Name)
+			return slices.Insert(slices.Clone(steps), 1, topology.Step{On: "tor", Link: &topology.Link{Name: name, Kind: "bridge"}})
+		}},
+	},
+})
+
+// sharers are the containers, from the first that is attached, whose namespace a container enters; none where it gets one
+// of its own. own is false where the namespace is the host's.
+func sharers(b *Bench, c topology.Container, host string) (with []Place, own bool) {
+	switch share := b.mode.Attach(b.plan, b.plan.Machine(host), c)[0].Space.Share; share {
+	case "":
+		return nil, true
+	case "host":
+		return nil, false
+	default:
+		return b.Containers(host, c.Network), true
+	}
+}
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{Name: "namespace-deleted", Group: "lifecycle",
+		Doc: "When a container's namespace goes away without a detach, does a later detach clean the host's side, without a dangling device?"},
+	Name: "a container's namespace is let go, then the container is detached, and the host is compared with before",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		host := firstHost(b)
+		c, err := another(b, host, network(b), 1)
+		if err != nil {
+			return Observation{}, err
+		}
+		with, own := sharers(b, c, host)
+		if !own {
+			return notApplicable("the container's namespace is the host's"), nil
+		}
+		group := []topology.Container{}
+		for _, p := range with {
+			group = append(group, b.attached[p.String()].container)
+		}
+		group = append(group, c)
+		if err := room(ctx, b, host, network(b)); err != nil {
+			return Observation{}, err
+		}
+		if err := aside(ctx, b, with...); err != nil {
+			return Observation{}, err
+		}
+		before, err := b.State(ctx, host)
+		if err != nil {
+			return Observation{}, err
+		}
+		var places []Place
+		for _, c := range group {
+			p, err := b.Attach(ctx, c, host)
+			if err != nil {
+				return Observation{}, err
+			}
+			places = append(places, p)
+		}
+		made, err := b.State(ctx, host)
+		if err != nil {
+			return Observation{}, err
+		}
+		inode := made.Spaces[c.Name].Inode
+		for _, p := range places {
+			if err := b.Apply(ctx, topology.Step{On: host, Remove: true, Space: &topology.Space{Name: p.Container}}); err != nil {
+				return Observation{}, err
+			}
+		}
+		var pids []int
+		if err := b.Do(ctx, host, "Host.Holders", []uint64{inode}, &pids); err != nil {
+			return Observation{}, err
+		}
+		if len(pids) > 0 {
+			return Observation{}, fmt.Errorf("the namespace of %s does not go away: processes %v hold it", places, pids)
+		}
+		for _, p := range slices.Backward(places) {
+			if err := b.Detach(ctx, p); refused(err) {
+				return blocked("the namespace of %s was gone, and detaching it gave an error: %v", p, err), nil
+			} else if err != nil {
+				return Observation{}, err
+			}
+		}
+		diff, err := restored(ctx, b, host, before)
+		if err != nil {
+			return Observation{}, err
+		}
+		o := whether(len(diff) == 0, "the namespace of %s went away, then it was detached without an error: %d differences to the host before", c.ID(), len(diff))
+		return o.differences(host, diff).with(host, "no process held namespace %d any more", inode), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
+		{Mode: "ptp", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
 	},
 })

@@ -6,9 +6,13 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/space"
@@ -111,4 +115,41 @@ func (h *Host) endSpawned() {
 	for _, p := range h.spawn {
 		_ = p.end()
 	}
+}
+
+// Crash is the verb Host.Crash.
+func (h *Host) Crash(lab.Nothing, *lab.Nothing) error {
+	return unix.Kill(os.Getpid(), unix.SIGKILL)
+}
+
+// Holders is the verb Host.Holders: by what proc(5) shows of processes, which live in a namespace or hold a descriptor
+// of it. Those that belong to others are not told, nor could they have entered a namespace of a lab.
+func (h *Host) Holders(inodes []uint64, reply *[]int) error {
+	wanted := map[string]bool{}
+	for _, i := range inodes {
+		wanted[fmt.Sprintf("net:[%d]", i)] = true // namespaces(7)
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			continue
+		}
+		links := []string{dir + "/ns/net"}
+		if fds, err := os.ReadDir(dir + "/fd"); err == nil { // else it has ended, or is another's
+			for _, fd := range fds {
+				links = append(links, dir+"/fd/"+fd.Name())
+			}
+		}
+		if slices.ContainsFunc(links, func(link string) bool {
+			to, err := os.Readlink(link)
+			return err == nil && wanted[to]
+		}) {
+			*reply = append(*reply, pid)
+		}
+	}
+	return nil
 }

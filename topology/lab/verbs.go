@@ -17,6 +17,8 @@ import (
 //	Host.State    Nothing  → State
 //	Host.Spawn    Spawn    → Process
 //	Host.Kill     Kill     → Nothing     ends a process that Spawn started
+//	Host.Crash    Nothing  →             the program is killed where it stands: no answer comes, nothing is put back
+//	Host.Holders  []uint64 → []int       processes that keep network namespaces of these inodes alive
 //	Probe.Listen  Listen   → Listening
 //	Probe.Seen    Handle   → []Seen      what a listener received so far
 //	Probe.Ask     Ask      → Answer
