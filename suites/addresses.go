@@ -193,36 +193,33 @@ var _ = registerFamilies(func(f Family) Spec {
 	}
 })
 
-// ttls are what a listener at a place sees of the TTL, by family, of messages that were sent with one.
+// ttls compares the TTL that messages of both families leave a place with and the one that they arrive with at another.
 func ttls(ctx context.Context, b *Bench, from, to Place) (Observation, error) {
-	const sent = 61 // no system's default
 	var o Observation
-	var saw []int
+	var left, came []int
 	for _, f := range []Family{IPv4, IPv6} {
-		l, err := b.Listen(ctx, to, lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(unspecified(f), 0)})
+		port, err := serve(ctx, b, to, unspecified(f))
 		if err != nil {
 			return o, err
 		}
-		target := netip.AddrPortFrom(addrOf(b, to, f), l.Port)
-		r, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", To: target, TTL: sent, Wait: hopeful})
+		t, err := try(ctx, b, from, to, netip.AddrPortFrom(addrOf(b, to, f), port), "udp")
 		if err != nil {
 			return o, err
 		}
-		if !r.Answered {
-			// Is it lost, or late?
-			t, err := try(ctx, b, from, to, target, "udp")
-			if yes, _ := t.answered(); err != nil || len(yes) == 0 {
-				o = t.observation()
-				o.Status, o.Detail = reports.NotApplicable, "no packet arrives, so there is no TTL to compare: "+o.Detail
-				return o, err
-			}
-			return o, fmt.Errorf("%s asked %s at %s: unanswered after %s, but answered again", from, to, target, hopeful)
+		if !t.answers["udp"].Answered {
+			o = t.observation()
+			o.Status, o.Detail = reports.NotApplicable, "no packet arrives, so there is no TTL to compare: "+o.Detail
+			return o, nil
 		}
-		saw = append(saw, r.Seen.TTL)
-		o = o.with(to.String(), "UDP from %s to %s arrived with the TTL %d", r.Seen.Source, target, r.Seen.TTL)
+		i := slices.IndexFunc(t.packets, func(p lab.Packet) bool { return p.Token == t.tokens["udp"] && p.IP != nil })
+		if i < 0 {
+			return o, fmt.Errorf("%s asked %s at %s: answered, and no packet of it was recorded", from, to, t.target)
+		}
+		left, came = append(left, t.packets[i].IP.TTL), append(came, t.answers["udp"].Seen.TTL)
+		o.Evidence = append(told(t, o).Evidence, reports.Evidence{At: to.String(), Saw: fmt.Sprintf("the program was told a TTL of %d", came[len(came)-1])})
 	}
-	seen := whether(saw[0] == sent && saw[1] == sent, "%s sent to %s with the TTL %d: it arrived with %d (IPv4) and %d (IPv6)", from, to, sent, saw[0], saw[1])
-	if saw[0] != saw[1] || saw[0] > sent {
+	seen := whether(slices.Equal(left, came), "%s sent to %s with the TTL %d (IPv4) and %d (IPv6): it arrived with %d and %d", from, to, left[0], left[1], came[0], came[1])
+	if (left[0] == came[0]) != (left[1] == came[1]) || came[0] > left[0] || came[1] > left[1] {
 		seen.Status = "mixed"
 	}
 	seen.Evidence = o.Evidence
@@ -434,7 +431,10 @@ var _ = register(Spec{
 	Sabotage: []Sabotage{
 		{Mode: "bridge", Doc: "the host answers ARP for its containers", Steps: func(p *topology.Plan) []topology.Step {
 			h := p.Hosts()[0]
-			return []topology.Step{{On: h.Name, Sysctl: &topology.Sysctl{Key: "net/ipv4/conf/" + h.NICs[0].Name + "/proxy_arp", Value: "1"}}}
+			return []topology.Step{
+				{On: h.Name, Sysctl: &topology.Sysctl{Key: "net/ipv4/conf/" + h.NICs[0].Name + "/proxy_arp", Value: "1"}},
+				{On: h.Name, Sysctl: &topology.Sysctl{Key: "net/ipv4/neigh/" + h.NICs[0].Name + "/proxy_delay", Value: "0"}},
+			}
 		}},
 		{Mode: "macvlan-bridge", Doc: "the first host's port is out of the switch", Steps: unplugged},
 	},
