@@ -30,8 +30,17 @@ func browser(t *testing.T, dir string, args ...string) *exec.Cmd {
 		cmd.Env = append(os.Environ(), "HOME="+dir)
 		return cmd
 	}
-	t.Skip("no chromium on PATH: install the package chromium to test the page in a browser")
+	unable(t, "no chromium on PATH: install the package chromium to test the page in a browser")
 	return nil
+}
+
+// unable skips a test for which this machine lacks something. In strict mode, where nothing may be lacking, that fails.
+func unable(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("MODEBENCH_STRICT") != "" {
+		t.Fatalf("unable: "+format, args...)
+	}
+	t.Skipf("unable: "+format, args...)
 }
 
 // external matches what a page would load from elsewhere; links to follow by hand are no loads.

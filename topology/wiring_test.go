@@ -88,79 +88,143 @@ func TestStepString(t *testing.T) {
 		step        topology.Step
 		does, again string // again: with Remove; empty: a step that has no opposite
 	}{
-		{topology.Step{Space: &topology.Space{Name: "c1"}},
-			"ip netns add h1-c1 && ip -n h1-c1 link set dev lo up", "ip netns del h1-c1"},
-		{topology.Step{Space: &topology.Space{Name: "c2", Share: "c1"}},
-			"ln -s h1-c1 /run/netns/h1-c2 # h1/c2 enters the namespace of h1/c1", "rm /run/netns/h1-c2"},
-		{topology.Step{Space: &topology.Space{Name: "c3", Share: "host"}},
-			"ln -s h1 /run/netns/h1-c3 # h1/c3 enters the namespace of h1", "rm /run/netns/h1-c3"},
+		{
+			topology.Step{Space: &topology.Space{Name: "c1"}},
+			"ip netns add h1-c1 && ip -n h1-c1 link set dev lo up", "ip netns del h1-c1",
+		},
+		{
+			topology.Step{Space: &topology.Space{Name: "c2", Share: "c1"}},
+			"ln -s h1-c1 /run/netns/h1-c2 # h1/c2 enters the namespace of h1/c1", "rm /run/netns/h1-c2",
+		},
+		{
+			topology.Step{Space: &topology.Space{Name: "c3", Share: "host"}},
+			"ln -s h1 /run/netns/h1-c3 # h1/c3 enters the namespace of h1", "rm /run/netns/h1-c3",
+		},
 
-		{topology.Step{Link: &topology.Link{Name: "br-blue", Kind: "bridge", MAC: mac4, MTU: 1500, NoSnooping: true, Up: true}},
-			"ip -n h1 link add name br-blue address 02:03:00:01:00:04 mtu 1500 up type bridge mcast_snooping 0", "ip -n h1 link del dev br-blue"},
-		{topology.Step{Link: &topology.Link{Name: "veth-c1", Kind: "veth", MTU: 1500, Master: "br-blue", Up: true, PeerName: "eth0", PeerIn: "c1", PeerMAC: mac4, PeerMTU: 1500}},
-			"ip -n h1 link add name veth-c1 mtu 1500 master br-blue up type veth peer name eth0 netns h1-c1 address 02:03:00:01:00:04 mtu 1500", "ip -n h1 link del dev veth-c1"},
-		{topology.Step{In: "c1", Link: &topology.Link{Name: "v0", Kind: "veth", PeerName: "v1"}},
-			"ip -n h1-c1 link add name v0 type veth peer name v1 netns h1", "ip -n h1-c1 link del dev v0"},
-		{topology.Step{Link: &topology.Link{Name: "v0", Kind: "veth", PeerName: "v1"}},
-			"ip -n h1 link add name v0 type veth peer name v1", "ip -n h1 link del dev v0"},
-		{topology.Step{In: "c1", Link: &topology.Link{Name: "eth0", Kind: "macvlan", MAC: mac4, Parent: "eth0", ParentMode: "bridge", Up: true}},
-			"ip -n h1 link add link eth0 name eth0 netns h1-c1 address 02:03:00:01:00:04 up type macvlan mode bridge", "ip -n h1-c1 link del dev eth0"},
-		{topology.Step{Link: &topology.Link{Name: "mv0", Kind: "macvlan", Parent: "eth0", ParentMode: "passthru"}},
-			"ip -n h1 link add link eth0 name mv0 type macvlan mode passthru", "ip -n h1 link del dev mv0"},
+		{
+			topology.Step{Link: &topology.Link{Name: "br-blue", Kind: "bridge", MAC: mac4, MTU: 1500, NoSnooping: true, Up: true}},
+			"ip -n h1 link add name br-blue address 02:03:00:01:00:04 mtu 1500 up type bridge mcast_snooping 0", "ip -n h1 link del dev br-blue",
+		},
+		{
+			topology.Step{Link: &topology.Link{Name: "veth-c1", Kind: "veth", MTU: 1500, Master: "br-blue", Up: true, PeerName: "eth0", PeerIn: "c1", PeerMAC: mac4, PeerMTU: 1500}},
+			"ip -n h1 link add name veth-c1 mtu 1500 master br-blue up type veth peer name eth0 netns h1-c1 address 02:03:00:01:00:04 mtu 1500", "ip -n h1 link del dev veth-c1",
+		},
+		{
+			topology.Step{In: "c1", Link: &topology.Link{Name: "v0", Kind: "veth", PeerName: "v1"}},
+			"ip -n h1-c1 link add name v0 type veth peer name v1 netns h1", "ip -n h1-c1 link del dev v0",
+		},
+		{
+			topology.Step{Link: &topology.Link{Name: "v0", Kind: "veth", PeerName: "v1"}},
+			"ip -n h1 link add name v0 type veth peer name v1", "ip -n h1 link del dev v0",
+		},
+		{
+			topology.Step{In: "c1", Link: &topology.Link{Name: "eth0", Kind: "macvlan", MAC: mac4, Parent: "eth0", ParentMode: "bridge", Up: true}},
+			"ip -n h1 link add link eth0 name eth0 netns h1-c1 address 02:03:00:01:00:04 up type macvlan mode bridge", "ip -n h1-c1 link del dev eth0",
+		},
+		{
+			topology.Step{Link: &topology.Link{Name: "mv0", Kind: "macvlan", Parent: "eth0", ParentMode: "passthru"}},
+			"ip -n h1 link add link eth0 name mv0 type macvlan mode passthru", "ip -n h1 link del dev mv0",
+		},
 
-		{topology.Step{In: "c1", Set: &topology.LinkSet{Name: "eth0", State: "up", MTU: 1400, MAC: mac5, Promisc: "on"}},
-			"ip -n h1-c1 link set dev eth0 address 02:03:00:01:00:05 mtu 1400 promisc on up", ""},
-		{topology.Step{Set: &topology.LinkSet{Name: "veth-c1", Master: "br-blue", Hairpin: "on", Isolated: "off"}},
-			"ip -n h1 link set dev veth-c1 master br-blue && ip -n h1 link set dev veth-c1 type bridge_slave hairpin on isolated off", ""},
-		{topology.Step{Set: &topology.LinkSet{Name: "veth-c1", Master: "none"}},
-			"ip -n h1 link set dev veth-c1 nomaster", ""},
-		{topology.Step{In: "c1", Set: &topology.LinkSet{Name: "eth0", Mode: "private"}},
-			"ip -n h1-c1 link set dev eth0 type macvlan mode private", ""},
+		{
+			topology.Step{In: "c1", Set: &topology.LinkSet{Name: "eth0", State: "up", MTU: 1400, MAC: mac5, Promisc: "on"}},
+			"ip -n h1-c1 link set dev eth0 address 02:03:00:01:00:05 mtu 1400 promisc on up", "",
+		},
+		{
+			topology.Step{Set: &topology.LinkSet{Name: "veth-c1", Master: "br-blue", Hairpin: "on", Isolated: "off"}},
+			"ip -n h1 link set dev veth-c1 master br-blue && ip -n h1 link set dev veth-c1 type bridge_slave hairpin on isolated off", "",
+		},
+		{
+			topology.Step{Set: &topology.LinkSet{Name: "veth-c1", Master: "none"}},
+			"ip -n h1 link set dev veth-c1 nomaster", "",
+		},
+		{
+			topology.Step{In: "c1", Set: &topology.LinkSet{Name: "eth0", Mode: "private"}},
+			"ip -n h1-c1 link set dev eth0 type macvlan mode private", "",
+		},
 
-		{topology.Step{Addr: &topology.Addr{Link: "br-blue", Prefix: pfx("172.17.0.1/24")}},
-			"ip -n h1 addr add 172.17.0.1/24 dev br-blue", "ip -n h1 addr del 172.17.0.1/24 dev br-blue"},
-		{topology.Step{In: "c1", Addr: &topology.Addr{Link: "eth0", Prefix: pfx("fd17::2/64"), NoDAD: true, NoPrefixRoute: true}},
-			"ip -n h1-c1 addr add fd17::2/64 dev eth0 nodad noprefixroute", "ip -n h1-c1 addr del fd17::2/64 dev eth0"},
-		{topology.Step{Addr: &topology.Addr{Link: "veth-c1", Prefix: pfx("172.17.0.1/32"), Peer: pfx("172.17.0.2/32")}},
-			"ip -n h1 addr add 172.17.0.1 peer 172.17.0.2/32 dev veth-c1", "ip -n h1 addr del 172.17.0.1 peer 172.17.0.2/32 dev veth-c1"},
+		{
+			topology.Step{Addr: &topology.Addr{Link: "br-blue", Prefix: pfx("172.17.0.1/24")}},
+			"ip -n h1 addr add 172.17.0.1/24 dev br-blue", "ip -n h1 addr del 172.17.0.1/24 dev br-blue",
+		},
+		{
+			topology.Step{In: "c1", Addr: &topology.Addr{Link: "eth0", Prefix: pfx("fd17::2/64"), NoDAD: true, NoPrefixRoute: true}},
+			"ip -n h1-c1 addr add fd17::2/64 dev eth0 nodad noprefixroute", "ip -n h1-c1 addr del fd17::2/64 dev eth0",
+		},
+		{
+			topology.Step{Addr: &topology.Addr{Link: "veth-c1", Prefix: pfx("172.17.0.1/32"), Peer: pfx("172.17.0.2/32")}},
+			"ip -n h1 addr add 172.17.0.1 peer 172.17.0.2/32 dev veth-c1", "ip -n h1 addr del 172.17.0.1 peer 172.17.0.2/32 dev veth-c1",
+		},
 
-		{topology.Step{In: "c1", Route: &topology.Route{Dst: pfx("0.0.0.0/0"), Via: addr("172.17.0.1")}},
-			"ip -n h1-c1 route add default via 172.17.0.1", "ip -n h1-c1 route del default via 172.17.0.1"},
-		{topology.Step{In: "c1", Route: &topology.Route{Dst: pfx("::/0"), Via: addr("fe80::1"), Link: "eth0"}},
-			"ip -n h1-c1 -6 route add default via fe80::1 dev eth0", "ip -n h1-c1 -6 route del default via fe80::1 dev eth0"},
-		{topology.Step{Route: &topology.Route{Dst: pfx("172.17.0.2/32"), Link: "veth-c1", Scope: "link", Src: addr("172.17.0.1"), MTU: 1400}},
-			"ip -n h1 route add 172.17.0.2/32 dev veth-c1 scope link src 172.17.0.1 mtu 1400", "ip -n h1 route del 172.17.0.2/32 dev veth-c1 scope link src 172.17.0.1 mtu 1400"},
-		{topology.Step{Route: &topology.Route{Dst: pfx("10.0.0.0/8"), Via: addr("fe80::2"), Link: "eth0", OnLink: true}},
-			"ip -n h1 route add 10.0.0.0/8 via inet6 fe80::2 dev eth0 onlink", "ip -n h1 route del 10.0.0.0/8 via inet6 fe80::2 dev eth0 onlink"},
+		{
+			topology.Step{In: "c1", Route: &topology.Route{Dst: pfx("0.0.0.0/0"), Via: addr("172.17.0.1")}},
+			"ip -n h1-c1 route add default via 172.17.0.1", "ip -n h1-c1 route del default via 172.17.0.1",
+		},
+		{
+			topology.Step{In: "c1", Route: &topology.Route{Dst: pfx("::/0"), Via: addr("fe80::1"), Link: "eth0"}},
+			"ip -n h1-c1 -6 route add default via fe80::1 dev eth0", "ip -n h1-c1 -6 route del default via fe80::1 dev eth0",
+		},
+		{
+			topology.Step{Route: &topology.Route{Dst: pfx("172.17.0.2/32"), Link: "veth-c1", Scope: "link", Src: addr("172.17.0.1"), MTU: 1400}},
+			"ip -n h1 route add 172.17.0.2/32 dev veth-c1 scope link src 172.17.0.1 mtu 1400", "ip -n h1 route del 172.17.0.2/32 dev veth-c1 scope link src 172.17.0.1 mtu 1400",
+		},
+		{
+			topology.Step{Route: &topology.Route{Dst: pfx("10.0.0.0/8"), Via: addr("fe80::2"), Link: "eth0", OnLink: true}},
+			"ip -n h1 route add 10.0.0.0/8 via inet6 fe80::2 dev eth0 onlink", "ip -n h1 route del 10.0.0.0/8 via inet6 fe80::2 dev eth0 onlink",
+		},
 
-		{topology.Step{Neigh: &topology.Neigh{Link: "br-blue", IP: addr("172.17.0.9"), MAC: mac4}},
-			"ip -n h1 neigh add 172.17.0.9 lladdr 02:03:00:01:00:04 dev br-blue nud permanent", "ip -n h1 neigh del 172.17.0.9 dev br-blue"},
-		{topology.Step{Neigh: &topology.Neigh{Link: "eth0", IP: addr("2001:db8:18::101"), Proxy: true}},
-			"ip -n h1 neigh add proxy 2001:db8:18::101 dev eth0", "ip -n h1 neigh del proxy 2001:db8:18::101 dev eth0"},
-		{topology.Step{Neigh: &topology.Neigh{Link: "veth-c1", MAC: mac4, FDB: true}},
-			"bridge -n h1 fdb add 02:03:00:01:00:04 dev veth-c1 master static", "bridge -n h1 fdb del 02:03:00:01:00:04 dev veth-c1 master static"},
-		{topology.Step{Neigh: &topology.Neigh{Link: "vxlan0", MAC: mac4, IP: addr("198.18.0.2"), FDB: true}},
-			"bridge -n h1 fdb append 02:03:00:01:00:04 dev vxlan0 dst 198.18.0.2 self permanent", "bridge -n h1 fdb del 02:03:00:01:00:04 dev vxlan0 dst 198.18.0.2 self permanent"},
+		{
+			topology.Step{Neigh: &topology.Neigh{Link: "br-blue", IP: addr("172.17.0.9"), MAC: mac4}},
+			"ip -n h1 neigh add 172.17.0.9 lladdr 02:03:00:01:00:04 dev br-blue nud permanent", "ip -n h1 neigh del 172.17.0.9 dev br-blue",
+		},
+		{
+			topology.Step{Neigh: &topology.Neigh{Link: "eth0", IP: addr("2001:db8:18::101"), Proxy: true}},
+			"ip -n h1 neigh add proxy 2001:db8:18::101 dev eth0", "ip -n h1 neigh del proxy 2001:db8:18::101 dev eth0",
+		},
+		{
+			topology.Step{Neigh: &topology.Neigh{Link: "veth-c1", MAC: mac4, FDB: true}},
+			"bridge -n h1 fdb add 02:03:00:01:00:04 dev veth-c1 master static", "bridge -n h1 fdb del 02:03:00:01:00:04 dev veth-c1 master static",
+		},
+		{
+			topology.Step{Neigh: &topology.Neigh{Link: "vxlan0", MAC: mac4, IP: addr("198.18.0.2"), FDB: true}},
+			"bridge -n h1 fdb append 02:03:00:01:00:04 dev vxlan0 dst 198.18.0.2 self permanent", "bridge -n h1 fdb del 02:03:00:01:00:04 dev vxlan0 dst 198.18.0.2 self permanent",
+		},
 
-		{topology.Step{Sysctl: &topology.Sysctl{Key: "net/ipv4/ip_forward", Value: "1"}},
-			"ip netns exec h1 sysctl -qw net/ipv4/ip_forward=1", ""},
-		{topology.Step{In: "c1", Sysctl: &topology.Sysctl{Key: "net/ipv4/ip_local_port_range", Value: "1024 65000", Optional: true}},
-			"ip netns exec h1-c1 sysctl -e -qw net/ipv4/ip_local_port_range='1024 65000'", ""},
+		{
+			topology.Step{Sysctl: &topology.Sysctl{Key: "net/ipv4/ip_forward", Value: "1"}},
+			"ip netns exec h1 sysctl -qw net/ipv4/ip_forward=1", "",
+		},
+		{
+			topology.Step{In: "c1", Sysctl: &topology.Sysctl{Key: "net/ipv4/ip_local_port_range", Value: "1024 65000", Optional: true}},
+			"ip netns exec h1-c1 sysctl -e -qw net/ipv4/ip_local_port_range='1024 65000'", "",
+		},
 
-		{topology.Step{Offload: &topology.Offload{Link: "veth-c1", Feature: "tx-checksum"}},
-			"ip netns exec h1 ethtool -K veth-c1 tx off", ""},
-		{topology.Step{In: "c1", Offload: &topology.Offload{Link: "eth0", Feature: "gro", On: true}},
-			"ip netns exec h1-c1 ethtool -K eth0 gro on", ""},
+		{
+			topology.Step{Offload: &topology.Offload{Link: "veth-c1", Feature: "tx-checksum"}},
+			"ip netns exec h1 ethtool -K veth-c1 tx off", "",
+		},
+		{
+			topology.Step{In: "c1", Offload: &topology.Offload{Link: "eth0", Feature: "gro", On: true}},
+			"ip netns exec h1-c1 ethtool -K eth0 gro on", "",
+		},
 
-		{topology.Step{Shape: &topology.Shape{Link: "eth0", Rate: 100e6}},
-			"tc -n h1 qdisc add dev eth0 root tbf rate 100mbit burst 65536 limit 690536", "tc -n h1 qdisc del dev eth0 root"},
-		{topology.Step{Shape: &topology.Shape{Link: "eth0", Rate: 1_234_567, Delay: 2500 * time.Microsecond, Loss: 0.01}},
-			"tc -n h1 qdisc add dev eth0 root netem delay 2500us loss 1% rate 1234567bit", "tc -n h1 qdisc del dev eth0 root"},
+		{
+			topology.Step{Shape: &topology.Shape{Link: "eth0", Rate: 100e6}},
+			"tc -n h1 qdisc add dev eth0 root tbf rate 100mbit burst 65536 limit 690536", "tc -n h1 qdisc del dev eth0 root",
+		},
+		{
+			topology.Step{Shape: &topology.Shape{Link: "eth0", Rate: 1_234_567, Delay: 2500 * time.Microsecond, Loss: 0.01}},
+			"tc -n h1 qdisc add dev eth0 root netem delay 2500us loss 1% rate 1234567bit", "tc -n h1 qdisc del dev eth0 root",
+		},
 
-		{topology.Step{Table: &table},
-			"ip netns exec h1 nft -f - <<'END'\n" + tableText + "END", "ip netns exec h1 nft delete table inet modebench"},
-		{topology.Step{Table: &topology.Table{Family: "ip", Name: "nat", Chains: []topology.Chain{{Name: "out", Rules: []topology.Rule{{Verdict: topology.Verdict{Kind: "snat", To: to("198.18.0.1:1024")}}}}}}},
-			"ip netns exec h1 nft -f - <<'END'\ntable ip nat {\n\tchain out {\n\t\tcounter snat to 198.18.0.1:1024\n\t}\n}\nEND", "ip netns exec h1 nft delete table ip nat"},
+		{
+			topology.Step{Table: &table},
+			"ip netns exec h1 nft -f - <<'END'\n" + tableText + "END", "ip netns exec h1 nft delete table inet modebench",
+		},
+		{
+			topology.Step{Table: &topology.Table{Family: "ip", Name: "nat", Chains: []topology.Chain{{Name: "out", Rules: []topology.Rule{{Verdict: topology.Verdict{Kind: "snat", To: to("198.18.0.1:1024")}}}}}}},
+			"ip netns exec h1 nft -f - <<'END'\ntable ip nat {\n\tchain out {\n\t\tcounter snat to 198.18.0.1:1024\n\t}\n}\nEND", "ip netns exec h1 nft delete table ip nat",
+		},
 	} {
 		c.step.On = "h1"
 		if diff := cmp.Diff(c.does, c.step.String()); diff != "" {
@@ -241,7 +305,7 @@ func scratch(t *testing.T, script string, tools ...string) {
 	t.Helper()
 	for _, tool := range append(tools, "unshare", "mount", "sh") {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("unable: %v", err)
+			unable(t, "%v", err)
 		}
 	}
 	flags := []string{"-n", "-m"}
@@ -255,7 +319,7 @@ func scratch(t *testing.T, script string, tools ...string) {
 	}
 	const begin = "mount -t tmpfs tmpfs /run\n"
 	if out, err := unshare(begin).CombinedOutput(); err != nil {
-		t.Skipf("unable: no namespaces here: %v: %s", err, out)
+		unable(t, "no namespaces here: %v: %s", err, out)
 	}
 	var out bytes.Buffer
 	cmd := unshare(begin + script)
@@ -263,6 +327,15 @@ func scratch(t *testing.T, script string, tools ...string) {
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("%v:\n%s", err, out.String())
 	}
+}
+
+// unable skips a test for which this machine lacks something. In strict mode, where nothing may be lacking, that fails.
+func unable(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("MODEBENCH_STRICT") != "" {
+		t.Fatalf("unable: "+format, args...)
+	}
+	t.Skipf("unable: "+format, args...)
 }
 
 // The text of a table is one that nft takes.

@@ -133,7 +133,7 @@ var samples = []topology.Table{
 func TestTablesAsNftListsThem(t *testing.T) {
 	nft, err := exec.LookPath("nft")
 	if err != nil {
-		t.Skip("unable: nft(8) is not installed")
+		unable(t, "nft(8) is not installed")
 	}
 	var want, got []byte
 	inside(t, func() error {

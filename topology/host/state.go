@@ -106,10 +106,18 @@ var linkFlags = []struct {
 	bit  uint32
 	name string
 }{
-	{unix.IFF_LOOPBACK, "LOOPBACK"}, {unix.IFF_BROADCAST, "BROADCAST"}, {unix.IFF_POINTOPOINT, "POINTOPOINT"},
-	{unix.IFF_MULTICAST, "MULTICAST"}, {unix.IFF_NOARP, "NOARP"}, {unix.IFF_ALLMULTI, "ALLMULTI"},
-	{unix.IFF_PROMISC, "PROMISC"}, {unix.IFF_MASTER, "MASTER"}, {unix.IFF_SLAVE, "SLAVE"}, {unix.IFF_UP, "UP"},
-	{unix.IFF_LOWER_UP, "LOWER_UP"}, {unix.IFF_DORMANT, "DORMANT"},
+	{unix.IFF_LOOPBACK, "LOOPBACK"},
+	{unix.IFF_BROADCAST, "BROADCAST"},
+	{unix.IFF_POINTOPOINT, "POINTOPOINT"},
+	{unix.IFF_MULTICAST, "MULTICAST"},
+	{unix.IFF_NOARP, "NOARP"},
+	{unix.IFF_ALLMULTI, "ALLMULTI"},
+	{unix.IFF_PROMISC, "PROMISC"},
+	{unix.IFF_MASTER, "MASTER"},
+	{unix.IFF_SLAVE, "SLAVE"},
+	{unix.IFF_UP, "UP"},
+	{unix.IFF_LOWER_UP, "LOWER_UP"},
+	{unix.IFF_DORMANT, "DORMANT"},
 }
 
 var macvlanModes = map[netlink.MacvlanMode]string{
@@ -287,8 +295,10 @@ var neighStates = map[int]string{
 
 func (r reader) neighs(s *lab.SpaceState) error {
 	for _, ask := range []netlink.Ndmsg{
-		{Family: netlink.FAMILY_V4}, {Family: netlink.FAMILY_V6},
-		{Family: netlink.FAMILY_V4, Flags: netlink.NTF_PROXY}, {Family: netlink.FAMILY_V6, Flags: netlink.NTF_PROXY},
+		{Family: netlink.FAMILY_V4},
+		{Family: netlink.FAMILY_V6},
+		{Family: netlink.FAMILY_V4, Flags: netlink.NTF_PROXY},
+		{Family: netlink.FAMILY_V6, Flags: netlink.NTF_PROXY},
 	} {
 		neighs, err := dump(func() ([]netlink.Neigh, error) { return r.NeighListExecute(ask) })
 		if err != nil {

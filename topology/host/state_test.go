@@ -215,16 +215,26 @@ func TestState(t *testing.T) {
 	}
 	slices.SortFunc(links, func(a, b lab.Link) int { return strings.Compare(a.Name, b.Name) })
 	wantLinks := []lab.Link{
-		{Name: "br0", Index: index["br0"], Kind: "bridge", MAC: mac("02:00:00:00:00:0b"), MTU: 1400, Up: true,
-			Flags: []string{"BROADCAST", "MULTICAST", "UP", "LOWER_UP"}},
-		{Name: "lo", Index: 1, Kind: "loopback", MTU: 65536, Up: true, Oper: "unknown",
-			Flags: []string{"LOOPBACK", "UP", "LOWER_UP"}},
-		{Name: "mv", Index: index["mv"], Kind: "macvlan", Mode: "vepa", MAC: mac("02:00:00:00:00:03"), MTU: 1400,
-			Parent: index["v0"], Flags: []string{"BROADCAST", "MULTICAST"}},
-		{Name: "v0", Index: index["v0"], Kind: "veth", MAC: mac("02:00:00:00:00:01"), MTU: 1400, Up: true,
-			Parent: index["v1"], Flags: []string{"BROADCAST", "MULTICAST", "UP", "LOWER_UP"}},
-		{Name: "v1", Index: index["v1"], Kind: "veth", MAC: mac("02:00:00:00:00:02"), MTU: 1400, Up: true,
-			Master: "br0", Parent: index["v0"], Promiscuity: 1, Flags: []string{"BROADCAST", "MULTICAST", "UP", "LOWER_UP"}},
+		{
+			Name: "br0", Index: index["br0"], Kind: "bridge", MAC: mac("02:00:00:00:00:0b"), MTU: 1400, Up: true,
+			Flags: []string{"BROADCAST", "MULTICAST", "UP", "LOWER_UP"},
+		},
+		{
+			Name: "lo", Index: 1, Kind: "loopback", MTU: 65536, Up: true, Oper: "unknown",
+			Flags: []string{"LOOPBACK", "UP", "LOWER_UP"},
+		},
+		{
+			Name: "mv", Index: index["mv"], Kind: "macvlan", Mode: "vepa", MAC: mac("02:00:00:00:00:03"), MTU: 1400,
+			Parent: index["v0"], Flags: []string{"BROADCAST", "MULTICAST"},
+		},
+		{
+			Name: "v0", Index: index["v0"], Kind: "veth", MAC: mac("02:00:00:00:00:01"), MTU: 1400, Up: true,
+			Parent: index["v1"], Flags: []string{"BROADCAST", "MULTICAST", "UP", "LOWER_UP"},
+		},
+		{
+			Name: "v1", Index: index["v1"], Kind: "veth", MAC: mac("02:00:00:00:00:02"), MTU: 1400, Up: true,
+			Master: "br0", Parent: index["v0"], Promiscuity: 1, Flags: []string{"BROADCAST", "MULTICAST", "UP", "LOWER_UP"},
+		},
 	}
 	if d := cmp.Diff(wantLinks, links); d != "" {
 		t.Errorf("links (-want +got):\n%s", d)
@@ -295,7 +305,7 @@ func has[T any](t *testing.T, what string, got []T, want ...T) {
 func TestRouteTexts(t *testing.T) {
 	ip, err := exec.LookPath("ip")
 	if err != nil {
-		t.Skip("unable: ip(8) is not installed")
+		unable(t, "ip(8) is not installed")
 	}
 	inside(t, func() error {
 		if err := furnish(); err != nil {

@@ -62,8 +62,10 @@ func (s *Service) Start(at lab.AgentAt, h *lab.Handle) error {
 func start(in *space.Space, at lab.AgentAt) (*child, error) {
 	// Arguments and environment are all that an agent knows at first. A preemption signal would interrupt its system
 	// calls every 10 ms.
-	cmd := &exec.Cmd{Path: space.Self, Args: []string{"modebench", "agent"}, Env: []string{"GODEBUG=asyncpreemptoff=1"},
-		Stderr: os.Stderr, SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
+	cmd := &exec.Cmd{
+		Path: space.Self, Args: []string{"modebench", "agent"}, Env: []string{"GODEBUG=asyncpreemptoff=1"},
+		Stderr: os.Stderr, SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+	}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
