@@ -202,7 +202,8 @@ func (t trip) concerns(p lab.Packet) bool {
 		return (t.began.IsZero() || p.When.Before(t.began)) &&
 			(p.ARP != nil && p.ARP.TargetIP == t.target.Addr() || p.NDP != nil && p.NDP.Target == t.target.Addr())
 	}
-	return p.Proto == "tcp" && (p.Dst == t.target || p.Src == t.target)
+	own := t.answers["tcp"].From // the connection's packets keep it where the target is translated
+	return p.Proto == "tcp" && (p.Dst == t.target || p.Src == t.target || own.IsValid() && (p.Src == own || p.Dst == own))
 }
 
 // due is how long open questions may still be answered, by what was seen of them: what arrived may be waiting for a slow

@@ -42,7 +42,8 @@ type Observation struct {
 	capture string // file that the packets were kept in
 }
 
-// Sabotage breaks one mode: by steps on a healthy lab, or by what happens to the steps of an attachment.
+// Sabotage breaks one mode: by steps on a healthy lab, or by what happens to the steps of an attachment or of a
+// publication.
 type Sabotage struct {
 	Mode   string
 	Doc    string // what is broken, such as "masquerade missing"
