@@ -468,31 +468,54 @@ func overlap(ctx context.Context, b *Bench, first, second Place) (Observation, e
 		b.atEnd(func(ctx context.Context) error { return announce(ctx, b, first, a) })
 	}
 	target := netip.AddrPortFrom(addrOf(b, x, IPv4), controlPort)
-	var o Observation
-	got := map[Place]int{}
-	const rounds = 3 // the first is for whoever has to learn an address
+	recorded, err := b.Record(ctx)
+	if err != nil {
+		return Observation{}, err
+	}
+	const rounds = 2 // the first is for whoever has to learn an address
+	askers := map[string]Place{}
+	var tokens []string
 	for range rounds {
 		for _, p := range []Place{first, second} {
-			r, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", From: netip.AddrPortFrom(a, 0), To: target, Wait: hopeful})
-			if err != nil {
-				return o, err
+			token := b.newToken()
+			tokens, askers[token] = append(tokens, token), p
+			if _, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", From: netip.AddrPortFrom(a, 0), To: target, Token: token, Wait: hopeful}); err != nil {
+				return Observation{}, err
 			}
-			saw := "nothing came back"
-			if r.Refusal.Errno != "" {
-				saw = r.Refusal.Text
-			}
-			if r.Answered {
-				saw = fmt.Sprintf("answered after %s", r.RTT.Round(time.Microsecond))
-				got[p]++
-			}
-			o = o.with(p.String(), "asked %s at %s from %s: %s", x, target, a, saw)
 		}
 	}
-	all := got[first] == rounds && got[second] == rounds
-	if got[first]+got[second] == 0 {
-		return o, fmt.Errorf("neither %s nor %s is answered from %s: nothing is shown", first, second, a)
+	answers, err := recorded(ctx, func(p lab.Packet) bool { return askers[p.Token] != Place{} && p.Src == target })
+	if err != nil {
+		return Observation{}, err
 	}
-	seen := whether(all, "%s and %s both had %s and asked %s %d times each, in turn: %d and %d were answered", first, second, a, x, rounds, got[first], got[second])
+	// Judged by where the answers went: how fast a program took one says nothing here.
+	var o Observation
+	got, astray := map[Place]int{}, 0
+	for _, token := range tokens {
+		p, last := askers[token], lab.Packet{}
+		came := false
+		for _, answer := range answers {
+			if answer.Token == token {
+				last = answer
+				came = came || at(answer) == p.String()+":"+ownDevice(b, p) || b.mode.Device == "" && answer.Machine == p.Machine
+			}
+		}
+		switch {
+		case came:
+			got[p]++
+			o = o.with(p.String(), "asked %s at %s from %s: the answer came", x, target, a)
+		case last.Token != "":
+			astray++
+			o = o.with(p.String(), "asked %s at %s from %s: the answer was last seen at %s (%s)", x, target, a, at(last), last.Text)
+		default:
+			o = o.with(p.String(), "asked %s at %s from %s: no answer was seen", x, target, a)
+		}
+	}
+	seen := whether(got[first] == rounds && got[second] == rounds, "%s and %s both had %s and asked %s %d times each, in turn: %d and %d answers came, %d went elsewhere",
+		first, second, a, x, rounds, got[first], got[second], astray)
+	if got[first]+got[second]+astray < 2*rounds {
+		seen.Status = "mixed" // some were lost otherwise than to the other one
+	}
 	seen.Evidence = o.Evidence
 	return seen, nil
 }
