@@ -13,8 +13,12 @@ func judge(s Spec, m modes.Mode, want modes.Expectation, got Observation, failed
 	r := reports.Result{
 		Suite: s.Suite, Mode: m.Name, Implementation: "kernel", Feature: s.Feature.Name, Spec: s.Name,
 		Expected: want.Expect, Reason: want.Reason, Source: want.Source,
-		Observed: got.Status, Detail: got.Detail, Evidence: got.Evidence, Reproduce: got.Reproduce, Capture: got.capture, Values: got.Values,
+		Observed: got.Status, Detail: got.Detail, Evidence: got.Evidence, Capture: got.capture, Values: got.Values,
 	}
+	r.Reproduce = append([]string{
+		fmt.Sprintf("modebench run -m %s --feature %s", m.Name, s.Feature.Name),
+		fmt.Sprintf("modebench plan %s   # what the mode does to each host", m.Name),
+	}, got.Reproduce...)
 	switch {
 	case failed != nil:
 		r.Outcome, r.Observed, r.Detail = reports.Unable, "", failed.Error()

@@ -161,6 +161,9 @@ func declareSabotage(r *Run) {
 						if result.Outcome != reports.Fail {
 							ginkgo.Fail(fmt.Sprintf("%s: %s, with %s: outcome %s: want fail: %s", m.Name, s.Feature.Name, sabotage.Doc, result.Outcome, result.Detail))
 						}
+						if result.Detail == "" {
+							ginkgo.Fail(fmt.Sprintf("%s: %s, with %s: fails without a word why", m.Name, s.Feature.Name, sabotage.Doc))
+						}
 					})
 				}
 			}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,10 +31,20 @@ const asCommand = "MODEBENCH_AS_COMMAND"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
+		if file, value, ok := strings.Cut(os.Getenv(forbidding), "="); ok {
+			if err := os.WriteFile(file, []byte(value), 0o644); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Unsetenv(forbidding)
+		}
 		os.Exit(program(os.Args[1:]))
 	}
 	os.Exit(m.Run())
 }
+
+// forbidding makes the command set a sysctl of its user namespace first: FILE=VALUE.
+const forbidding = "MODEBENCH_FORBIDDING"
 
 // modebench is the command with arguments, in a directory of its own.
 func modebench(t *testing.T, dir string, args ...string) *exec.Cmd {
@@ -152,6 +163,58 @@ func isolated(t *testing.T) {
 			t.Fatal(stdout)
 		}
 		t.Skip("unable: " + stdout)
+	}
+}
+
+// TestNoPrivileges runs the command where no network namespace can be made: it says so, with a remedy, and makes nothing.
+func TestNoPrivileges(t *testing.T) {
+	isolated(t)
+	for _, args := range [][]string{{"run"}, {"doctor"}} {
+		dir := t.TempDir()
+		cmd := modebench(t, dir, args...)
+		cmd.Env = append(cmd.Env, forbidding+"=/proc/sys/user/max_net_namespaces=0")
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
+		}
+		code, stdout, stderr := result(t, cmd)
+		said := stdout + stderr
+		if code != exitNothing || !strings.Contains(said, "network namespaces cannot be made here") || !strings.Contains(said, "CAP_SYS_ADMIN") {
+			t.Errorf("%v: exit code %d, %q: want 3, the reason and a remedy", args, code, said)
+		}
+		if strings.Contains(said, "goroutine") {
+			t.Errorf("%v: a stack trace: %s", args, said)
+		}
+	}
+}
+
+// TestKernelWithout divides modes by what a kernel lacks: their cells are unable, with the kernel's words, and all there.
+func TestKernelWithout(t *testing.T) {
+	o := options{suites: suites.Names(), blocks: 1}
+	all, err := findModes(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := readPlan(defaultTopology)
+	if err != nil {
+		t.Fatal(err)
+	}
+	able, unable := divide(all, map[string]string{"macvlan": "ip link add m type macvlan: operation not supported"}, p, o)
+	if len(able) != len(all)-4 {
+		t.Errorf("%d of %d modes left: want all but the four of macvlan", len(able), len(all))
+	}
+	ofOne := map[string]int{}
+	for _, r := range unable {
+		if r.Outcome != reports.Unable || !strings.Contains(r.Detail, "lacks macvlan") || !strings.Contains(r.Detail, "operation not supported") {
+			t.Errorf("%s %s: %s, %q: want unable, and what is lacking", r.Mode, r.Feature, r.Outcome, r.Detail)
+		}
+		ofOne[r.Mode]++
+	}
+	for mode, n := range ofOne {
+		if n < len(suites.Specs()) {
+			t.Errorf("%s: %d cells: want at least %d", mode, n, len(suites.Specs()))
+		}
 	}
 }
 

@@ -135,8 +135,8 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 	if why := missing["underlay"]; why != "" {
 		return coded{fmt.Errorf("this kernel cannot carry a lab: %s", why), exitNothing}
 	}
-	able, res0 := divide(ms, missing, o)
-	res.Results = res0
+	able, unable := divide(ms, missing, p, o)
+	res.Results = unable
 	res.Run.Phases = append(res.Run.Phases, reports.Phase{Name: "look at the kernel", Seconds: time.Since(began).Seconds()})
 
 	view := newProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
@@ -260,7 +260,7 @@ func kernelsOf(ms []modes.Mode, p *topology.Plan) []string {
 }
 
 // divide tells the modes that this kernel can carry out, and gives the others' cells as unable.
-func divide(ms []modes.Mode, missing map[string]string, o options) (able []modes.Mode, unable []reports.Result) {
+func divide(ms []modes.Mode, missing map[string]string, p *topology.Plan, o options) (able []modes.Mode, unable []reports.Result) {
 	for _, m := range ms {
 		why := ""
 		for _, k := range m.Needs {
@@ -272,7 +272,7 @@ func divide(ms []modes.Mode, missing map[string]string, o options) (able []modes
 			able = append(able, m)
 			continue
 		}
-		for _, c := range (&suites.Run{Modes: []modes.Mode{m}, Suites: o.suites, Features: o.features}).Cells() {
+		for _, c := range owed(o, []modes.Mode{m}, p) {
 			unable = append(unable, reports.Result{
 				Suite: c.Suite, Mode: c.Mode, Implementation: "kernel", Feature: c.Feature, Outcome: reports.Unable, Detail: why,
 				Fidelity: reports.Fidelity{Kernel: release(), Driver: "netns"},
