@@ -747,16 +747,16 @@ var _ = register(Spec{
 	},
 	Sabotage: []Sabotage{
 		{Mode: "bridge", Doc: "detaching takes the uplink down and up", Rewire: ofSpares(flapping)},
-		{Mode: "macvlan-bridge", Doc: "detaching takes the uplink down and up", Rewire: ofSpares(flapping)},
+		{Mode: "ptp", Doc: "detaching takes the uplink down and up", Rewire: ofSpares(flapping)},
 	},
 })
 
-// flapping takes the host's uplink down and up when the container is attached, and so again when that is undone.
+// flapping has the host's uplink down while the container is being attached, and so again while that is undone.
 func flapping(steps []topology.Step) []topology.Step {
-	for _, state := range []string{"down", "up"} {
-		steps = append(slices.Clone(steps), topology.Step{On: steps[0].On, Set: &topology.LinkSet{Name: "eth0", State: state}})
+	set := func(state string) topology.Step {
+		return topology.Step{On: steps[0].On, Set: &topology.LinkSet{Name: "eth0", State: state}}
 	}
-	return steps
+	return append(slices.Insert(slices.Clone(steps), 1, set("down")), set("up"))
 }
 
 // unrelated are a container of the same host that has nothing to do with another one, and whom it can ask: an external
@@ -966,5 +966,335 @@ var _ = register(Spec{
 	Sabotage: []Sabotage{
 		{Mode: "bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
 		{Mode: "ptp", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
+	},
+})
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{Name: "hot-plug", Group: "lifecycle",
+		Doc: "Can a running container without a network be attached later, its process keeping its sockets?"},
+	Name: "a server listens in a namespace with nothing but the loopback, then the container is attached, and the server is asked from outside and from the host",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if b.mode.Addrs == nil {
+			return notApplicable("the mode attaches nothing that could come later"), nil
+		}
+		host := firstHost(b)
+		if err := room(ctx, b, host, network(b)); err != nil {
+			return Observation{}, err
+		}
+		c, err := another(b, host, network(b), 1)
+		if err != nil {
+			return Observation{}, err
+		}
+		p := Place{host, c.Name}
+		own := topology.Step{On: host, Space: &topology.Space{Name: c.Name}}
+		if err := b.Apply(ctx, own); err != nil {
+			return Observation{}, err
+		}
+		server, err := b.Listen(ctx, p, lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), 0)})
+		if err != nil {
+			return Observation{}, err
+		}
+		asked := func(from Place, to netip.Addr) (lab.Answer, error) {
+			return b.Ask(ctx, from, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(to, server.Port), Wait: 50 * time.Millisecond})
+		}
+		steps := attaching(b, c, host)
+		if steps[0].Space.Share != "" {
+			refusal, err := b.Attempt(ctx, steps[0])
+			if err != nil {
+				return Observation{}, err
+			}
+			a, err := asked(p, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
+			if err != nil {
+				return Observation{}, err
+			}
+			if !a.Answered || refusal.Errno == "" {
+				return Observation{}, fmt.Errorf("%s: answers itself: %t; entering another namespace was refused with %q", p, a.Answered, refusal.Errno)
+			}
+			return blocked("to attach %s means to enter another namespace, and it has one, with the server in it: %s", p, refusal.Errno).
+				with(host, "%s", refusal.Text).with(p.String(), "control: the server answers over the loopback"), nil
+		}
+		if err := b.Apply(ctx, steps[1:]...); err != nil {
+			return Observation{}, err
+		}
+		to := b.mode.Addrs(b.plan, b.plan.Machine(host), c)[0].Addr()
+		o := Observation{Reproduce: lines(steps)}
+		var from Place
+		var a lab.Answer
+		// A port may have to wait for the kernel's link watch, a second at most (net/core/link_watch.c).
+		answered, err := eventually(ctx, 2*time.Second, func() (bool, error) {
+			for _, from = range []Place{external(b), {Machine: host}} {
+				if a, err = asked(from, to); err != nil || a.Answered {
+					return a.Answered, err
+				}
+			}
+			return false, nil
+		})
+		if err != nil {
+			return Observation{}, err
+		}
+		if answered {
+			o.Status, o.Detail = reports.Works, fmt.Sprintf("the server in %s was there before the network: asked from %s at %s, it answered", p, from, to)
+			return o.with(p.String(), "the server saw %s come in by %s", a.Seen.Source, a.Seen.Device), nil
+		}
+		if a, err = asked(p, netip.AddrFrom4([4]byte{127, 0, 0, 1})); err != nil {
+			return Observation{}, err
+		}
+		if !a.Answered {
+			return Observation{}, fmt.Errorf("the server in %s does not answer over the loopback either", p)
+		}
+		o.Status, o.Detail = reports.Blocked, fmt.Sprintf("the server in %s was there before the network, and answers neither %s nor %s at %s", p, external(b), host, to)
+		return o.with(p.String(), "control: the server answers over the loopback"), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "the bridge is down", Steps: func(p *topology.Plan) []topology.Step {
+			return []topology.Step{{On: p.Hosts()[0].Name, Set: &topology.LinkSet{Name: p.Networks[0].Bridge, State: "down"}}}
+		}},
+		{Mode: "macvlan-vepa", Doc: "the device is not brought up", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
+			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.Set != nil })
+		})},
+	},
+})
+
+// hangsOn is the device of the host whose end would take a container's device with it, or cut it off: the bridge it is a
+// port of, the parent it is stacked on, or else its own other end. Empty: none.
+func hangsOn(steps []topology.Step) string {
+	at := deviceStep(steps)
+	if at < 0 {
+		return ""
+	}
+	switch l := steps[at].Link; {
+	case l.Master != "":
+		return l.Master
+	case l.Parent != "":
+		return l.Parent
+	default:
+		return l.Name
+	}
+}
+
+// bereft deletes a device of the host of a lab of its own, and tells what became of a container there: whether its
+// namespace is the same and its server answers over the loopback, and whether it still has its own device.
+func bereft(ctx context.Context, b *Bench, device func(*Bench, []topology.Step) string) (survives, kept bool, o Observation, err error) {
+	s, err := scratch(ctx, b, 1)
+	if err != nil {
+		return false, false, o, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	p := container(s)
+	c := s.attached[p.String()].container
+	name := device(s, attaching(s, c, p.Machine))
+	server, err := s.Listen(ctx, p, lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), 0)})
+	if err != nil {
+		return false, false, o, err
+	}
+	before, err := s.State(ctx, p.Machine)
+	if err != nil {
+		return false, false, o, err
+	}
+	own := s.mode.DeviceOf(s.plan, s.plan.Machine(p.Machine), c)
+	remove := topology.Step{On: p.Machine, Remove: true, Link: &topology.Link{Name: name}}
+	if err := s.Apply(ctx, remove); err != nil {
+		return false, false, o, err
+	}
+	after, err := s.State(ctx, p.Machine)
+	if err != nil {
+		return false, false, o, err
+	}
+	has := func(space lab.SpaceState, name string) bool {
+		return slices.ContainsFunc(space.Links, func(l lab.Link) bool { return l.Name == name })
+	}
+	if has(after.Spaces[""], name) || !has(before.Spaces[p.Container], own) {
+		return false, false, o, fmt.Errorf("%s was to go from %s, and %s of %s was to be there before", name, p.Machine, own, p)
+	}
+	kept = has(after.Spaces[p.Container], own)
+	a, err := s.Ask(ctx, p, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), server.Port)})
+	if err != nil {
+		return false, false, o, err
+	}
+	same := after.Spaces[p.Container].Inode == before.Spaces[p.Container].Inode
+	o.Reproduce = []string{remove.String()}
+	o = o.with(p.Machine, "%s is gone", name).
+		with(p.String(), "namespace %d as before: %t; its server answers over the loopback: %t", after.Spaces[p.Container].Inode, same, a.Answered).
+		with(p.String(), "still has %s: %t", own, kept)
+	return same && a.Answered, kept, o, nil
+}
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{Name: "outlives-host-device", Group: "lifecycle",
+		Doc: "Does the container's namespace survive the deletion of the host's device that it hangs on (bridge, parent)?"},
+	Name: "in a lab of its own, the bridge, the parent or the other end of the container's device is deleted, and a server in the container is asked over the loopback",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		p := container(b)
+		device := hangsOn(attaching(b, b.attached[p.String()].container, p.Machine))
+		if device == "" {
+			return notApplicable("the container hangs on no device of the host"), nil
+		}
+		survives, _, o, err := bereft(ctx, b, func(_ *Bench, steps []topology.Step) string { return hangsOn(steps) })
+		o.Status = whether(survives, "").Status
+		o.Detail = fmt.Sprintf("%s was deleted, which %s hangs on: the namespace is the same and its server answers: %t", device, p, survives)
+		return o, err
+	},
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "the container has no working loopback", Rewire: func(steps []topology.Step) []topology.Step {
+			s := steps[len(steps)-1]
+			return append(slices.Clone(steps), topology.Step{On: s.On, In: s.In, Set: &topology.LinkSet{Name: "lo", State: "down"}})
+		}},
+	},
+})
+
+var _ = register(Spec{
+	Suite:   "lifecycle",
+	Feature: Feature{Name: "follows-parent", Group: "lifecycle", Doc: "Does the container's device vanish with the host's interface of its network?"},
+	Name:    "in a lab of its own, the host's interface is deleted, and the container's device is looked for",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		p := container(b)
+		if hangsOn(attaching(b, b.attached[p.String()].container, p.Machine)) == "" {
+			return notApplicable("the mode makes no device for the container"), nil
+		}
+		nic := b.plan.Network(network(b)).NIC
+		_, kept, o, err := bereft(ctx, b, func(*Bench, []topology.Step) string { return nic })
+		o.Status = whether(!kept, "").Status
+		o.Detail = fmt.Sprintf("%s of %s was deleted: %s still has its device: %t", nic, p.Machine, p, kept)
+		return o, err
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the device is one of a veth pair", Rewire: paired},
+		{Mode: "bridge", Doc: "the device is stacked on the host's interface", Rewire: stacked},
+	},
+})
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{Name: "parent-shareable", Group: "lifecycle",
+		Doc: "Can the host's interface also become a port of a bridge while containers are attached?"},
+	Name: "the host's interface is made a port of a bridge, as is a device that nothing else uses",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		host := firstHost(b)
+		const bridge, unused = "br-share", "unused"
+		if err := b.Apply(ctx,
+			topology.Step{On: host, Link: &topology.Link{Name: bridge, Kind: "bridge"}},
+			topology.Step{On: host, Link: &topology.Link{Name: unused, Kind: "veth", PeerName: unused + "-end"}},
+		); err != nil {
+			return Observation{}, err
+		}
+		port := func(name string) topology.Step {
+			return topology.Step{On: host, Set: &topology.LinkSet{Name: name, Master: bridge}}
+		}
+		control, err := b.Attempt(ctx, port(unused))
+		if err != nil {
+			return Observation{}, err
+		}
+		if control.Errno != "" {
+			return Observation{}, fmt.Errorf("%s of %s takes no port at all: %s", bridge, host, control.Text)
+		}
+		nic := b.plan.Network(network(b)).NIC
+		refusal, err := b.Attempt(ctx, port(nic))
+		if err != nil {
+			return Observation{}, err
+		}
+		var o Observation
+		switch refusal.Errno {
+		case "":
+			o = works("%s of %s became a port of a bridge while containers were attached", nic, host)
+		case "EBUSY":
+			o = blocked("%s of %s cannot become a port of a bridge while containers are attached: EBUSY", nic, host).with(host, "%s", refusal.Text)
+		default:
+			o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s of %s cannot become a port of a bridge: %s, which says nothing of other users", nic, host, refusal.Text)}
+		}
+		o.Reproduce = []string{port(nic).String()}
+		return o.with(host, "control: a device that nothing uses became a port"), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "a macvlan device is stacked on the interface", Steps: func(p *topology.Plan) []topology.Step {
+			return []topology.Step{{On: p.Hosts()[0].Name, Link: &topology.Link{
+				Name: "upper", Kind: "macvlan", Parent: p.Networks[0].NIC, ParentMode: "bridge",
+			}}}
+		}},
+		{Mode: "macvlan-private", Doc: "the devices are those of veth pairs", Rewire: paired},
+	},
+})
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{Name: "mode-switch", Group: "lifecycle",
+		Doc: "Can the mode of an attached container's device be changed at run time (macvlan: private, vepa, bridge)?"},
+	Name: "the container's macvlan device is given each of the other modes, and its mode is read back",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		p := container(b)
+		c := b.attached[p.String()].container
+		own := b.mode.DeviceOf(b.plan, b.plan.Machine(p.Machine), c)
+		device := func() (*lab.Link, error) {
+			s, err := b.State(ctx, p.Machine)
+			for _, l := range s.Spaces[p.Container].Links {
+				if l.Name == own {
+					return &l, err
+				}
+			}
+			return nil, err
+		}
+		was, err := device()
+		if err != nil {
+			return Observation{}, err
+		}
+		if was == nil || was.Kind != "macvlan" {
+			return notApplicable("the container has no macvlan device"), nil
+		}
+		var o Observation
+		var switched, refusedTo []string
+		for _, mode := range []string{"private", "vepa", "bridge"} {
+			if mode == was.Mode {
+				continue
+			}
+			step := topology.Step{On: p.Machine, In: p.Container, Set: &topology.LinkSet{Name: own, Mode: mode}}
+			o.Reproduce = append(o.Reproduce, step.String())
+			refusal, err := b.Attempt(ctx, step)
+			if err != nil {
+				return Observation{}, err
+			}
+			if refusal.Errno != "" {
+				refusedTo = append(refusedTo, mode+" ("+refusal.Errno+")")
+				o = o.with(p.String(), "%s", refusal.Text)
+				continue
+			}
+			if err := b.Apply(ctx, step); err != nil {
+				return Observation{}, err
+			}
+			is, err := device()
+			if err != nil {
+				return Observation{}, err
+			}
+			if is == nil || is.Mode != mode || is.Index != was.Index {
+				o = o.with(p.String(), "was to become %s, and is %+v", mode, is)
+				continue
+			}
+			switched = append(switched, mode)
+		}
+		a, whom, err := callsOut(ctx, b, p)
+		if err != nil {
+			return Observation{}, err
+		}
+		switch {
+		case len(refusedTo)+len(switched) < len(o.Reproduce) || !a.Answered:
+			o.Status = "mixed"
+		case len(refusedTo) == 0:
+			o.Status = reports.Works
+		case len(switched) == 0:
+			o.Status = reports.Blocked
+		default:
+			o.Status = "mixed"
+		}
+		o.Detail = fmt.Sprintf("%s of %s, of mode %s: switched to %s; refused %s", own, p, was.Mode, orNone(switched), orNone(refusedTo))
+		return o.with(p.String(), "reaches %s afterwards: %t", whom, a.Answered), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-passthru", Doc: "the devices are of mode private", Rewire: parentMode("private")},
+		{Mode: "macvlan-bridge", Doc: "only the first container is attached, and of mode passthru", Rewire: func(steps []topology.Step) []topology.Step {
+			if name := steps[0].Space.Name; name != "c1" {
+				return steps[:deviceStep(steps)]
+			}
+			return parentMode("passthru")(steps)
+		}},
 	},
 })
