@@ -27,7 +27,7 @@ import (
 // Measure is how throughput is measured.
 type Measure struct {
 	Blocks int           // interleaved blocks; 0: 1
-	Trial  time.Duration // of one trial; 0: 50 ms
+	Trial  time.Duration // of one trial of a stream, of which other trials take four fifths; 0: 50 ms
 	Seed   uint64        // of every order
 }
 
@@ -56,13 +56,14 @@ type gauge struct {
 	feature  string
 	doc      string // what is done, and is followed by between whom
 	trial    lab.Trial
+	share    float64 // of Measure.Trial
 	profile  string
 	headline string // unit by which two readings are compared
 	read     func(sent, received lab.Measured) ([]reports.Value, error)
 }
 
 var gauges = []gauge{
-	{"tcp-rr", "64 bytes are sent and 64 come back, over one TCP connection, again and again", lab.Trial{Test: "tcp-rr"}, pinned, "p50-sec",
+	{"tcp-rr", "64 bytes are sent and 64 come back, over one TCP connection, again and again", lab.Trial{Test: "tcp-rr"}, 0.8, pinned, "p50-sec",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			h, err := hdrhistogram.Decode(sent.Latency)
 			if err != nil {
@@ -73,7 +74,7 @@ var gauges = []gauge{
 				{Unit: "max-sec", Value: float64(h.Max()) / 1e9},
 			}, operations(sent, received, "op/s")...), nil
 		}},
-	{"tcp-crr", "a TCP connection is made, 64 bytes are sent, 64 come back, and it is closed, again and again", lab.Trial{Test: "tcp-crr"}, pinned, "conn/s",
+	{"tcp-crr", "a TCP connection is made, 64 bytes are sent, 64 come back, and it is closed, again and again", lab.Trial{Test: "tcp-crr"}, 0.8, pinned, "conn/s",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			h, err := hdrhistogram.Decode(sent.Latency)
 			if err != nil {
@@ -81,9 +82,9 @@ var gauges = []gauge{
 			}
 			return append([]reports.Value{quantile(h, "p50-sec", 50), quantile(h, "p99-sec", 99)}, operations(sent, received, "conn/s")...), nil
 		}},
-	{"tcp-stream-1", "as much as possible is sent over one TCP connection", lab.Trial{Test: "tcp-stream"}, pinned, "bit/s", stream},
-	{"tcp-stream-8", "as much as possible is sent over eight TCP connections", lab.Trial{Test: "tcp-stream", Streams: 8}, steered, "bit/s", stream},
-	{"udp-stream", "as many datagrams of 1400 bytes as possible are sent", lab.Trial{Test: "udp-stream"}, steered, "bit/s",
+	{"tcp-stream-1", "as much as possible is sent over one TCP connection", lab.Trial{Test: "tcp-stream"}, 1, pinned, "bit/s", stream},
+	{"tcp-stream-8", "as much as possible is sent over eight TCP connections", lab.Trial{Test: "tcp-stream", Streams: 8}, 1, steered, "bit/s", stream},
+	{"udp-stream", "as many datagrams of 1400 bytes as possible are sent", lab.Trial{Test: "udp-stream"}, 0.8, steered, "bit/s",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			return []reports.Value{
 				{Unit: "bit/s", Value: 8 * float64(received.Bytes) / received.Seconds},
@@ -243,6 +244,9 @@ type reading struct {
 	remark string // what it was obtained with
 }
 
+// lasting is how long a trial takes where a stream's takes so long.
+func (l *lane) lasting(of time.Duration) time.Duration { return time.Duration(l.share * float64(of)) }
+
 // headlined is the value by which two readings are compared.
 func (l *lane) headlined(r reading) float64 {
 	i := slices.IndexFunc(r.values, func(v reports.Value) bool { return v.Unit == l.headline })
@@ -276,8 +280,9 @@ func processors(profile string) (sending, receiving int, err error) {
 // trialPatience is what a trial may take beyond its time: an agent gives up earlier.
 const trialPatience = 10 * time.Second
 
-// try makes one trial.
+// try makes one trial, where a stream's takes so long.
 func (l *lane) try(ctx context.Context, of time.Duration) (out reading, err error) {
+	of = l.lasting(of)
 	if l.rig.failed != nil {
 		return out, l.rig.failed
 	}
@@ -448,9 +453,9 @@ func (l *lane) result(f reports.Fidelity, how Measure) reports.Result {
 		return r
 	}
 	r.Values = l.values
-	notes := append([]string{fmt.Sprintf("%d blocks, trials of %s", len(blocks), how.Trial), l.remark}, l.notes...)
+	notes := append([]string{fmt.Sprintf("%d blocks, trials of %s", len(blocks), l.lasting(how.Trial)), l.remark}, l.notes...)
 	if len(blocks) < how.Blocks {
-		notes[0] = fmt.Sprintf("%d of %d blocks, trials of %s", len(blocks), how.Blocks, how.Trial)
+		notes[0] = fmt.Sprintf("%d of %d blocks, trials of %s", len(blocks), how.Blocks, l.lasting(how.Trial))
 	}
 	r.Detail = strings.Join(notes, "; ")
 	r.Reproduce = []string{fmt.Sprintf("modebench run --suite %s -m %s --blocks %d --seed %d", l.suite, l.mode, how.Blocks, how.Seed)}
