@@ -707,8 +707,8 @@ var _ = register(Spec{
 		}
 		x, c := external(b), container(b)
 		raw := wire(b, x).V6.Addr().As16()
-		raw[12], raw[13] = 0x0d, 0xad // of no machine and no container
-		dup := netip.PrefixFrom(netip.AddrFrom16(raw), wire(b, x).V6.Bits())
+		raw[12], raw[13] = 0x0d, 0xad                       // of no machine and no container
+		dup := netip.PrefixFrom(netip.AddrFrom16(raw), 128) // alone: no route to the segment comes with it
 		if err := b.Apply(ctx, topology.Step{On: x.Machine, Addr: &topology.Addr{Link: wire(b, x).Name, Prefix: dup, NoDAD: true}}); err != nil {
 			return Observation{}, err
 		}
@@ -754,7 +754,7 @@ var _ = register(Spec{
 		}
 		o.Reproduce = []string{step.String()}
 		if !is.DADFailed {
-			alive, err := control(ctx, b, c, x, addrOf(b, x, IPv6))
+			alive, err := control(ctx, b, c, x, addrOf(b, x, IPv4)) // by IPv6, it would ask from the duplicate
 			o.Evidence = append(o.Evidence, alive...)
 			return o, err
 		}

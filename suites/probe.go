@@ -145,6 +145,15 @@ func try(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort, p
 		}
 		return nil
 	}
+	enough := func() (err error) {
+		for _, proto := range protos {
+			if _, over := t.answers[proto]; !over {
+				err = cmp.Or(err, b.Do(context.WithoutCancel(ctx), from.Machine, "Probe.Enough", t.tokens[proto], &lab.Nothing{}))
+			}
+		}
+		return err
+	}
+	defer enough() // where nothing could be decided; else it was
 	if err := gather(grace); err != nil {
 		return t, err
 	}
@@ -162,14 +171,7 @@ func try(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort, p
 				return t, err
 			}
 		}
-		for _, proto := range protos {
-			if _, over := t.answers[proto]; !over {
-				if err := b.Do(ctx, from.Machine, "Probe.Enough", t.tokens[proto], &lab.Nothing{}); err != nil {
-					return t, err
-				}
-			}
-		}
-		if err := gather(patience); err != nil {
+		if err := cmp.Or(enough(), gather(patience)); err != nil {
 			return t, err
 		}
 	}
@@ -230,8 +232,7 @@ func (t trip) due() (longest time.Duration) {
 }
 
 // controlled shows that the sender's way out and the target's way in are alive. What the sender's own kernel refused
-// says nothing of the target: then its own stack is shown to work.
-// took is the longest time that one needed.
+// says nothing of the target: then its own stack is shown to work. took is the longest time that one needed.
 func (t trip) controlled(ctx context.Context, b *Bench) (got []reports.Evidence, took time.Duration, err error) {
 	f := familyOf(t.target.Addr())
 	in := leg{to: t.to, addr: netip.AddrPortFrom(addrOf(b, t.to, f), 0), proto: "icmp"}
