@@ -493,6 +493,19 @@ var _ = register(Spec{
 			if err != nil {
 				return Observation{}, err
 			}
+			var reached []lab.Packet
+			came, err := eventually(ctx, patience, func() (bool, error) {
+				reached, err = recorded(ctx, func(p lab.Packet) bool {
+					return p.Token == token && p.Machine == from.Machine && p.In == "" && !p.Outgoing
+				})
+				return len(reached) > 0, err
+			})
+			if err != nil {
+				return Observation{}, err
+			}
+			if !came {
+				return Observation{}, fmt.Errorf("the datagram of %s to %s did not reach %s", stranger, mapping, from.Machine)
+			}
 			// The sentinel: the mapping is there still, and lets the first machine's answer in after the stranger's datagram.
 			again, err := contact()
 			if err != nil {
@@ -501,23 +514,16 @@ var _ = register(Spec{
 			if !again.Answered || again.Seen.Source != mapping {
 				return Observation{}, fmt.Errorf("control: %s asked %s from port %d again: source %s, answered %t: want the mapping %s", from, to, own.Port(), again.Seen.Source, again.Answered, mapping)
 			}
-			packets, err := recorded(ctx, func(p lab.Packet) bool { return p.Token == token })
+			in, err := recorded(ctx, func(p lab.Packet) bool {
+				return p.Token == token && p.Machine == from.Machine && p.In == from.Container
+			})
 			if err != nil {
 				return Observation{}, err
 			}
-			var last *lab.Packet
-			for i, p := range packets {
-				if p.Machine == from.Machine && p.In == from.Container {
-					return blocked("a datagram of %s, which was never contacted, to the mapping %s of %s was let in", stranger, mapping, from).with(at(p), "%s", p.Text), nil
-				}
-				if p.Machine == from.Machine && !p.Outgoing {
-					last = &packets[i]
-				}
+			if len(in) > 0 {
+				return blocked("a datagram of %s, which was never contacted, to the mapping %s of %s was let in", stranger, mapping, from).with(at(in[0]), "%s", in[0].Text), nil
 			}
-			if last == nil {
-				return Observation{}, fmt.Errorf("the datagram of %s to %s did not reach %s", stranger, mapping, from.Machine)
-			}
-			o.Evidence = append(o.Evidence, seen(*last))
+			o.Evidence = append(o.Evidence, seen(reached[0]))
 			if told.ICMPFrom.IsValid() {
 				o = o.with(stranger.String(), "told %s by %s", told.Refusal.Errno, told.ICMPFrom)
 			}
