@@ -321,6 +321,25 @@ func index(nl *netlinks, name string) (netlink.Link, error) {
 	return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: name, Index: int(r.Uint32())}}, nil
 }
 
+// flagged finds a device and whether it is up.
+func flagged(nl *netlinks, name string) (netlink.Link, error) {
+	l, err := index(nl, name)
+	if err != nil {
+		return nil, err
+	}
+	r, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(nl.fd, unix.SIOCGIFFLAGS, r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if r.Uint16()&unix.IFF_UP != 0 {
+		l.Attrs().Flags |= net.FlagUp
+	}
+	return l, nil
+}
+
 // wholeLink finds a device with all there is to know of it.
 func wholeLink(nl *netlinks, name string) (netlink.Link, error) {
 	l, err := nl.LinkByName(name)
@@ -415,7 +434,11 @@ func macvlanMode(name string) (netlink.MacvlanMode, error) {
 
 // setLink changes what is asked for, and takes back the same fields only.
 func (w *walk) setLink(nl *netlinks, in string, s topology.LinkSet) (func(*walk) error, error) {
-	l, err := wholeLink(nl, s.Name)
+	find := wholeLink
+	if s.MAC == nil && s.MTU == 0 && s.Master == "" && s.Promisc == "" && s.Mode == "" {
+		find = flagged
+	}
+	l, err := find(nl, s.Name)
 	if err != nil {
 		return nil, err
 	}

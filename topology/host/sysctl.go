@@ -1,7 +1,9 @@
 package host
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"strings"
@@ -33,23 +35,27 @@ func sysctl(key string) (string, error) {
 
 // setSysctl changes a setting of the namespace of the calling thread and returns what it was.
 func setSysctl(key, value string) (was string, err error) {
-	was, err = sysctl(key)
-	if err != nil {
-		return "", fmt.Errorf("sysctl %s: %w", key, cause(err))
+	if err := checkSysctl(key); err != nil {
+		return "", fmt.Errorf("sysctl %s: %w", key, err)
 	}
-	f, err := os.OpenFile(sysctls+key, os.O_WRONLY, 0)
+	fd, err := unix.Open(sysctls+key, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("sysctl %s: %w", key, err)
+	}
 	if err != nil {
-		return "", fmt.Errorf("sysctl %s=%s: %w", key, value, cause(err))
+		return "", fmt.Errorf("sysctl %s=%s: %w", key, value, err)
+	}
+	defer unix.Close(fd)
+	var b [4096]byte
+	n, err := unix.Pread(fd, b[:], 0)
+	if err != nil {
+		return "", fmt.Errorf("sysctl %s: %w", key, err)
 	}
 	// The kernel takes a setting in one write and answers it there.
-	_, err = f.WriteString(value)
-	if e := f.Close(); err == nil {
-		err = e
+	if _, err := unix.Pwrite(fd, []byte(value), 0); err != nil {
+		return "", fmt.Errorf("sysctl %s=%s: %w", key, value, err)
 	}
-	if err != nil {
-		return "", fmt.Errorf("sysctl %s=%s: %w", key, value, cause(err))
-	}
-	return was, nil
+	return strings.TrimSpace(string(b[:n])), nil
 }
 
 // checkSysctl refuses keys outside of net: other settings are the whole machine's.
@@ -58,12 +64,4 @@ func checkSysctl(key string) error {
 		return fmt.Errorf("%q: want a path below net with slashes, such as net/ipv4/ip_forward", key)
 	}
 	return nil
-}
-
-// cause leaves out the path, which the caller names.
-func cause(err error) error {
-	if p, ok := err.(*os.PathError); ok {
-		return p.Err
-	}
-	return err
 }
