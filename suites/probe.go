@@ -350,8 +350,11 @@ func alive(ctx context.Context, b *Bench, f Family, ways ...[][]leg) (got []repo
 					return err
 				}
 			}
-			last := tiers[len(tiers)-1][0]
-			return fmt.Errorf("no control is alive (%s), not even in the stack of %s: nothing can be concluded from silence", f, last.from)
+			var tried []string
+			for _, l := range slices.Concat(tiers...) {
+				tried = append(tried, fmt.Sprintf("%s to %s by %s", l.from, l.to, l.proto))
+			}
+			return fmt.Errorf("no control is alive (%s; tried %s): nothing can be concluded from silence", f, strings.Join(tried, ", "))
 		})
 	}
 	err = all(fs...)
