@@ -84,13 +84,19 @@ func employ(ctx context.Context, j job, each func(message)) error {
 	}
 	_ = stdin.Close()
 	if err := cmd.Wait(); err != nil && ctx.Err() == nil {
-		failed = errors.Join(failed, fmt.Errorf("worker: %w: %s", err, lastLine(words.String())))
+		failed = errors.Join(failed, fmt.Errorf("worker: %w: %s", err, lastWords(words.String())))
 	}
 	return failed
 }
 
-func lastLine(s string) string {
+// lastWords is what a worker died of: the line of a panic or of a fatal error, else the last one.
+func lastWords(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
+	for _, l := range lines {
+		if strings.HasPrefix(l, "panic:") || strings.HasPrefix(l, "fatal error:") {
+			return l
+		}
+	}
 	return lines[len(lines)-1]
 }
 
