@@ -63,7 +63,11 @@ func newBench(ctx context.Context, d lab.Driver, p *topology.Plan, m modes.Mode,
 
 // newQuietBench is the same without any recording: no socket sees a packet that is not its own.
 func newQuietBench(ctx context.Context, d lab.Driver, p *topology.Plan, m modes.Mode) (*Bench, error) {
-	return startBench(ctx, &Bench{driver: d, plan: p, mode: m, quiet: true})
+	b := &Bench{driver: d, plan: p, mode: m, quiet: true}
+	if p.Steer != nil {
+		b.rewire = func(steps []topology.Step) []topology.Step { return steered(steps, p.Steer) }
+	}
+	return startBench(ctx, b)
 }
 
 func startBench(ctx context.Context, b *Bench) (_ *Bench, err error) {

@@ -47,9 +47,27 @@ const (
 
 // The two profiles of processors.
 const (
-	pinned  = "pinned"  // both ends on one processor: what a mode costs, unspoilt by where the kernel put what
-	steered = "steered" // the sending end on one processor, the receiving end and all that devices receive on another
+	onOne = "pinned"  // both ends on one processor: what a mode costs, unspoilt by where the kernel put what
+	onTwo = "steered" // the sending end on one processor, the receiving end and all that devices receive on another
 )
+
+// steered are the steps of an attachment with every device in it made to receive on one processor. Bridges are made before
+// and are not: what they hand up to the host would wait in one more queue.
+func steered(steps []topology.Step, cpu *int) (out []topology.Step) {
+	set := func(in string, cpu *int) {
+		to := topology.Steering(cpu)
+		out = append(out, topology.Step{On: steps[0].On, In: in, Sysctl: &to})
+	}
+	set("", cpu)
+	for _, s := range steps {
+		out = append(out, s)
+		if s.Space != nil && s.Space.Share == "" {
+			set(s.Space.Name, cpu)
+		}
+	}
+	set("", nil)
+	return out
+}
 
 // gauge is a test as it is measured everywhere.
 type gauge struct {
@@ -63,7 +81,7 @@ type gauge struct {
 }
 
 var gauges = []gauge{
-	{"tcp-rr", "64 bytes are sent and 64 come back, over one TCP connection, again and again", lab.Trial{Test: "tcp-rr"}, 0.8, pinned, "p50-sec",
+	{"tcp-rr", "64 bytes are sent and 64 come back, over one TCP connection, again and again", lab.Trial{Test: "tcp-rr"}, 0.8, onOne, "p50-sec",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			h, err := hdrhistogram.Decode(sent.Latency)
 			if err != nil {
@@ -74,7 +92,7 @@ var gauges = []gauge{
 				{Unit: "max-sec", Value: float64(h.Max()) / 1e9},
 			}, operations(sent, received, "op/s")...), nil
 		}},
-	{"tcp-crr", "a TCP connection is made, 64 bytes are sent, 64 come back, and it is closed, again and again", lab.Trial{Test: "tcp-crr"}, 0.8, pinned, "conn/s",
+	{"tcp-crr", "a TCP connection is made, 64 bytes are sent, 64 come back, and it is closed, again and again", lab.Trial{Test: "tcp-crr"}, 0.8, onOne, "conn/s",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			h, err := hdrhistogram.Decode(sent.Latency)
 			if err != nil {
@@ -82,9 +100,9 @@ var gauges = []gauge{
 			}
 			return append([]reports.Value{quantile(h, "p50-sec", 50), quantile(h, "p99-sec", 99)}, operations(sent, received, "conn/s")...), nil
 		}},
-	{"tcp-stream-1", "as much as possible is sent over one TCP connection", lab.Trial{Test: "tcp-stream"}, 1, pinned, "bit/s", stream},
-	{"tcp-stream-8", "as much as possible is sent over eight TCP connections", lab.Trial{Test: "tcp-stream", Streams: 8}, 1, steered, "bit/s", stream},
-	{"udp-stream", "as many datagrams of 1400 bytes as possible are sent", lab.Trial{Test: "udp-stream"}, 0.8, steered, "bit/s",
+	{"tcp-stream-1", "as much as possible is sent over one TCP connection", lab.Trial{Test: "tcp-stream"}, 1, onOne, "bit/s", stream},
+	{"tcp-stream-8", "as much as possible is sent over eight TCP connections", lab.Trial{Test: "tcp-stream", Streams: 8}, 1, onTwo, "bit/s", stream},
+	{"udp-stream", "as many datagrams of 1400 bytes as possible are sent", lab.Trial{Test: "udp-stream"}, 0.8, onTwo, "bit/s",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			return []reports.Value{
 				{Unit: "bit/s", Value: 8 * float64(received.Bytes) / received.Seconds},
@@ -180,6 +198,7 @@ func publishing(p *topology.Plan, m modes.Mode, host string, c topology.Containe
 type rig struct {
 	run    *Run
 	mode   modes.Mode
+	two    bool            // profile: on two processors
 	steps  []topology.Step // after the mode is set up
 	bench  *Bench
 	failed error
@@ -196,7 +215,15 @@ type post struct {
 
 func (g *rig) start(ctx context.Context) {
 	g.agents = map[post]lab.Handle{}
-	if g.bench, g.failed = newQuietBench(ctx, g.run.Driver, g.run.Plan, g.mode); g.failed == nil {
+	p := *g.run.Plan
+	if g.two {
+		var cpu int
+		if _, cpu, g.failed = processors(onTwo); g.failed != nil {
+			return
+		}
+		p.Steer = &cpu
+	}
+	if g.bench, g.failed = newQuietBench(ctx, g.run.Driver, &p, g.mode); g.failed == nil {
 		g.failed = g.bench.Apply(ctx, g.steps...)
 	}
 }
@@ -268,7 +295,7 @@ func processors(profile string) (sending, receiving int, err error) {
 			receiving = i
 		}
 	}
-	if profile == pinned {
+	if profile == onOne {
 		return receiving, receiving, nil
 	}
 	if sending == receiving {
@@ -280,58 +307,68 @@ func processors(profile string) (sending, receiving int, err error) {
 // trialPatience is what a trial may take beyond its time: an agent gives up earlier.
 const trialPatience = 10 * time.Second
 
-// try makes one trial, where a stream's takes so long.
-func (l *lane) try(ctx context.Context, of time.Duration) (out reading, err error) {
-	of = l.lasting(of)
+// figures are both ends' of one trial.
+type figures struct {
+	sent, received     lab.Measured
+	sending, receiving int // processors
+}
+
+// exchange makes one trial.
+func (l *lane) exchange(ctx context.Context, of time.Duration) (f figures, err error) {
 	if l.rig.failed != nil {
-		return out, l.rig.failed
+		return f, l.rig.failed
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, of+trialPatience, errors.New("the trial does not end"))
 	defer cancel()
-	sending, receiving, err := processors(l.profile)
-	if err != nil {
-		return out, err
+	if f.sending, f.receiving, err = processors(l.profile); err != nil {
+		return f, err
 	}
-	server, err := l.rig.agent(ctx, post{l.server, receiving})
+	server, err := l.rig.agent(ctx, post{l.server, f.receiving})
 	if err != nil {
-		return out, err
+		return f, err
 	}
-	client, err := l.rig.agent(ctx, post{l.client, sending})
+	client, err := l.rig.agent(ctx, post{l.client, f.sending})
 	if err != nil {
-		return out, err
+		return f, err
 	}
 	t := l.trial
 	t.For = of
 	t.Agent, t.To = server, netip.AddrPortFrom(netip.IPv4Unspecified(), port)
 	if err := l.rig.bench.Do(ctx, l.server.Machine, "Traffic.Serve", t, &lab.Serving{}); err != nil {
-		return out, err
+		return f, err
 	}
-	var sent, received lab.Measured
 	t.Agent, t.To = client, netip.AddrPortFrom(l.to, port)
-	err = l.rig.bench.Do(ctx, l.client.Machine, "Traffic.Run", t, &sent)
+	err = l.rig.bench.Do(ctx, l.client.Machine, "Traffic.Run", t, &f.sent)
 	// Also where it failed: the receiving end is to be free again.
-	if finished := l.rig.bench.Do(ctx, l.server.Machine, "Traffic.Finish", server, &received); err == nil {
+	if finished := l.rig.bench.Do(ctx, l.server.Machine, "Traffic.Finish", server, &f.received); err == nil {
 		err = finished
 	}
+	return f, err
+}
+
+// try makes one trial and reads it, where a stream's takes so long.
+func (l *lane) try(ctx context.Context, of time.Duration) (out reading, err error) {
+	of = l.lasting(of)
+	f, err := l.exchange(ctx, of)
 	if err != nil {
 		return out, err
 	}
-	if out.values, err = l.read(sent, received); err != nil {
+	if out.values, err = l.read(f.sent, f.received); err != nil {
 		return out, err
 	}
 	for _, v := range out.values {
 		if math.IsNaN(v.Value) || math.IsInf(v.Value, 0) {
-			return out, fmt.Errorf("%s: the trial of %s is too short to tell", v.Unit, of)
+			return out, fmt.Errorf("%s: a trial of %s is too short to tell", v.Unit, of)
 		}
 	}
-	out.remark = "congestion control " + sent.Congestion
-	if sent.Congestion == "" {
-		out.remark = fmt.Sprintf("socket buffer of %d bytes", received.Buffer)
+	out.remark = "congestion control " + f.sent.Congestion
+	if f.sent.Congestion == "" {
+		out.remark = fmt.Sprintf("socket buffer of %d bytes", f.received.Buffer)
 	}
-	if sending == receiving {
-		out.remark += fmt.Sprintf("; both ends on processor %d", sending)
+	if f.sending == f.receiving {
+		out.remark += fmt.Sprintf("; both ends on processor %d", f.sending)
 	} else {
-		out.remark += fmt.Sprintf("; sent on processor %d, received on processor %d", sending, receiving)
+		out.remark += fmt.Sprintf("; sent on processor %d, received on processor %d", f.sending, f.receiving)
 	}
 	return out, nil
 }
@@ -416,6 +453,10 @@ func (m *meter) pass(ctx context.Context, g group) (got []reading, drifted float
 		}
 		began := time.Now()
 		r, err := m.try(ctx, l)
+		if err != nil && ctx.Err() == nil {
+			l.notes = append(l.notes, fmt.Sprintf("a trial failed and was made again: %v", err))
+			r, err = m.try(ctx, l)
+		}
 		l.took += time.Since(began)
 		if err != nil && ctx.Err() == nil {
 			l.failed = err
@@ -483,12 +524,13 @@ func (r *Run) measuredCells() (out []Cell) {
 // groups are all that the run measures, and the labs that it needs for it. Lanes that need not be measured are apart.
 func (r *Run) groups() (groups []group, rigs []*rig, needless []*lane) {
 	cells := r.measuredCells()
-	rigOf := map[string]*rig{}
-	throughputRig := func(m modes.Mode, variant string) *rig {
-		g := rigOf[m.Name+variant]
+	type key struct{ mode, variant, profile string }
+	rigOf := map[key]*rig{}
+	throughputRig := func(m modes.Mode, variant, profile string) *rig {
+		g := rigOf[key{m.Name, variant, profile}]
 		if g == nil {
-			g = &rig{run: r, mode: m}
-			rigOf[m.Name+variant] = g
+			g = &rig{run: r, mode: m, two: profile == onTwo}
+			rigOf[key{m.Name, variant, profile}] = g
 			rigs = append(rigs, g)
 		}
 		return g
@@ -503,7 +545,7 @@ func (r *Run) groups() (groups []group, rigs []*rig, needless []*lane) {
 					return
 				}
 				l.spec = fmt.Sprintf("from %s to %s at %s", l.client, l.server, l.to)
-				l.rig = throughputRig(m, variant)
+				l.rig = throughputRig(m, variant, gauge.profile)
 				if l.published != nil {
 					l.spec += ", by a published port"
 					if l.rig.steps == nil {
@@ -562,9 +604,7 @@ func (r *Run) measure(ctx context.Context) error {
 	_ = starting.Wait() // a lab that failed says so to its lanes
 	for _, g := range groups {
 		for _, l := range g {
-			if _, err := l.try(ctx, warming); err != nil {
-				l.failed = err
-			}
+			_, l.failed = l.exchange(ctx, warming)
 		}
 	}
 	m := meter{

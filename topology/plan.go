@@ -17,6 +17,11 @@ type Plan struct {
 	Segments []PlannedSegment // by name
 	Networks []PlannedNetwork // by name
 	Machines []Machine        // tors, then hosts, then externals, each by name
+
+	// Steer is the processor on which the ends of cables receive, whichever one sends (receive packet steering,
+	// Documentation/networking/scaling.rst), where the kernel can be told so for a namespace (Linux 6.3). Nil, as NewPlan
+	// leaves it: the sending one.
+	Steer *int `json:",omitempty"`
 }
 
 // PlannedSegment is a segment with its name and its MTU decided.

@@ -125,6 +125,17 @@ type Sysctl struct {
 	Optional bool // skipped where the kernel has no such key
 }
 
+// Steering is the setting by which devices that are made after it receive on one processor, or, where cpu is nil, on that
+// which sends (net.core.rps_default_mask, Documentation/admin-guide/sysctl/net.rst).
+func Steering(cpu *int) Sysctl {
+	mask := "0"
+	if cpu != nil {
+		// Groups of 32 processors, the highest first (bitmap_parse()).
+		mask = fmt.Sprintf("%x", uint32(1)<<(*cpu%32)) + strings.Repeat(",00000000", *cpu/32)
+	}
+	return Sysctl{Key: "net/core/rps_default_mask", Value: mask, Optional: true}
+}
+
 // Offload switches a feature of a device, as ethtool -K does.
 type Offload struct {
 	Link    string

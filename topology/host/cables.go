@@ -1,7 +1,9 @@
 package host
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -18,12 +20,18 @@ const firstIndex = 10000
 
 // Cables joins the machines of a plan, each of which has its namespace in spaces: every cable is a veth pair, both ends
 // of which are made in their places, down, by one request. Drivers whose machines are namespaces call it.
-func Cables(p *topology.Plan, spaces map[string]*space.Space) error {
+func Cables(p *topology.Plan, spaces map[string]*space.Space) (err error) {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
 	defer nl.Close()
+	if p.Steer != nil {
+		if err := steer(spaces, topology.Steering(p.Steer)); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, steer(spaces, topology.Steering(nil))) }()
+	}
 	for _, m := range p.Machines {
 		if m.Role == topology.RoleTor {
 			continue // its ports are the other ends
@@ -41,6 +49,16 @@ func Cables(p *topology.Plan, spaces map[string]*space.Space) error {
 			if err != nil {
 				return fmt.Errorf("cable %s %s to %s %s: %w", m.Name, n.Name, n.Peer.Machine, port.Name, err)
 			}
+		}
+	}
+	return nil
+}
+
+func steer(spaces map[string]*space.Space, to topology.Sysctl) error {
+	for name, s := range spaces {
+		err := s.Do(func() error { _, err := setSysctl(to.Key, to.Value); return err })
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil
