@@ -402,19 +402,20 @@ func drift(first, last float64) float64 { return 2 * math.Abs(first-last) / (fir
 type meter struct {
 	try   func(context.Context, *lane) (reading, error)
 	block func(done int) // after each
-	again int            // how many groups may still be measured again
+	again int            // how many groups of a block may be measured again
 }
 
 // measure measures groups in interleaved blocks until ctx ends. Of a group that was not measured to its end, nothing is
-// kept. One whose baseline drifted is measured again, as long as there is time for it.
+// kept. One whose baseline drifted is measured again, where its block has had no more of that than it may.
 func (m *meter) measure(ctx context.Context, groups []group, how Measure) {
 	for block := 1; block <= how.Blocks; block++ {
+		left := m.again
 		for _, g := range order(groups, how.Seed, block) {
 			got, drifted := m.pass(ctx, g)
 			if drifted > drifting {
 				note := fmt.Sprintf("the baseline drifted by %.2f of itself in block %d", drifted, block)
-				if m.again > 0 {
-					m.again--
+				if left > 0 {
+					left--
 					note += ", which was measured again"
 					if again, d := m.pass(ctx, g); ctx.Err() == nil {
 						got = again
@@ -610,7 +611,7 @@ func (r *Run) measure(ctx context.Context) error {
 	m := meter{
 		try:   func(ctx context.Context, l *lane) (reading, error) { return l.try(ctx, how.Trial) },
 		block: func(done int) { r.Emit(Event{Kind: "block", Block: done, Blocks: how.Blocks}) },
-		again: how.Blocks,
+		again: 1,
 	}
 	m.measure(ctx, groups, how)
 	for _, l := range lanes {
