@@ -1,8 +1,10 @@
 package suites
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -31,9 +33,7 @@ func ownDevice(b *Bench, p Place) string {
 	if p.Container == "" {
 		return m.NICs[0].Name
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.mode.DeviceOf(b.plan, m, b.attached[p.String()].container)
+	return b.mode.DeviceOf(b.plan, m, attachedAt(b, p))
 }
 
 // hops lets a packet to a group pass routers, if any would forward it.
@@ -214,25 +214,22 @@ func bridged(network int) func(*topology.Plan) []topology.Step {
 	}
 }
 
-// dropped drops at a hook in the namespace of a host's container what matches.
-func dropped(container int, hook string, match ...topology.Match) func(*topology.Plan) []topology.Step {
+// dropped drops what is sent to an address, at a hook in the namespace of one of the first host's containers.
+func dropped(container int, hook string, dst netip.Addr) func(*topology.Plan) []topology.Step {
 	return func(p *topology.Plan) []topology.Step {
 		c := p.Hosts()[0].Containers[container]
-		return []topology.Step{{On: c.Host, In: c.Name, Table: &topology.Table{Family: "inet", Name: "sabotage", Chains: []topology.Chain{{
-			Name: hook, Type: "filter", Hook: hook,
-			Rules: []topology.Rule{{Match: match, Verdict: topology.Verdict{Kind: "drop"}}},
-		}}}}}
+		return []topology.Step{dropping(topology.Step{On: c.Host, In: c.Name}, hook, destined(dst))}
 	}
 }
 
-// to matches a destination.
-func to(a netip.Addr) topology.Match {
+// destined matches what is sent to an address.
+func destined(a netip.Addr) topology.Match {
 	return topology.Match{Field: map[Family]string{IPv4: "ip daddr", IPv6: "ip6 daddr"}[familyOf(a)], Value: a.String()}
 }
 
 func toSiblingSabotage(dst netip.Addr) []Sabotage {
 	return []Sabotage{
-		{Mode: "bridge", Doc: "the sibling's packet filter drops it", Steps: dropped(1, "input", to(dst))},
+		{Mode: "bridge", Doc: "the sibling's packet filter drops it", Steps: dropped(1, "input", dst)},
 		{Mode: "host", Doc: "the second container has a namespace of its own", Rewire: func(steps []topology.Step) []topology.Step {
 			if steps[0].Space.Name != "c2" {
 				return steps
@@ -249,14 +246,14 @@ func toSiblingSabotage(dst netip.Addr) []Sabotage {
 func fromOutsideSabotage(dst netip.Addr) []Sabotage {
 	return []Sabotage{
 		{Mode: "bridge", Doc: "the host's interface is a port of the bridge", Steps: bridged(0)},
-		{Mode: "macvlan-bridge", Doc: "the container's packet filter drops it", Steps: dropped(0, "input", to(dst))},
+		{Mode: "macvlan-bridge", Doc: "the container's packet filter drops it", Steps: dropped(0, "input", dst)},
 	}
 }
 
 func toOutsideSabotage(dst netip.Addr) []Sabotage {
 	return []Sabotage{
 		{Mode: "bridge", Doc: "the host's interface is a port of the bridge", Steps: bridged(0)},
-		{Mode: "macvlan-vepa", Doc: "the container's packet filter drops it", Steps: dropped(0, "output", to(dst))},
+		{Mode: "macvlan-vepa", Doc: "the container's packet filter drops it", Steps: dropped(0, "output", dst)},
 	}
 }
 
@@ -474,20 +471,23 @@ func reportSabotage(routers netip.Addr) []Sabotage {
 			h := p.Hosts()[0]
 			return []topology.Step{{On: h.Name, Table: &topology.Table{Family: "netdev", Name: "sabotage", Chains: []topology.Chain{{
 				Name: "egress", Type: "filter", Hook: "egress", Device: h.NICs[0].Name,
-				Rules: []topology.Rule{{Match: []topology.Match{to(routers)}, Verdict: topology.Verdict{Kind: "drop"}}},
+				Rules: []topology.Rule{{Match: []topology.Match{destined(routers)}, Verdict: topology.Verdict{Kind: "drop"}}},
 			}}}}}
 		}},
 	}
 }
 
-// renew detaches the containers of a network from a host, and attaches them again.
-func renew(ctx context.Context, b *Bench, host, network string) error {
-	cs := b.Containers(host, network)
+// renew detaches the containers of a network from a host, and attaches them again. A bench where that did not succeed
+// cannot be put back.
+func renew(ctx context.Context, b *Bench, host, network string) (err error) {
+	defer func() {
+		if err != nil {
+			b.atEnd(func(context.Context) error { return fmt.Errorf("attach again: %w", err) })
+		}
+	}()
 	var again []topology.Container
-	for _, p := range slices.Backward(cs) { // where containers share a namespace, its owner is the first
-		b.mu.Lock()
-		again = append(again, b.attached[p.String()].container)
-		b.mu.Unlock()
+	for _, p := range slices.Backward(b.Containers(host, network)) { // where containers share a namespace, its owner is the first
+		again = append(again, attachedAt(b, p))
 		if err := b.Detach(ctx, p); err != nil {
 			return err
 		}
@@ -498,4 +498,144 @@ func renew(ctx context.Context, b *Bench, host, network string) error {
 		}
 	}
 	return b.settled(ctx, host)
+}
+
+// announced attaches a container, and observes whether its address is announced on the segment. It is one of the network
+// that has a single container on each host, and the other host is who sees it.
+func announced(ctx context.Context, b *Bench, f Family) (Observation, error) {
+	if o := deviceless(b); o != nil {
+		return *o, nil
+	}
+	network := b.plan.Networks[1]
+	c, other := b.Containers(firstHost(b), network.Name)[0], b.plan.Machine(secondHost(b))
+	recorded, err := b.Record(ctx)
+	if err != nil {
+		return Observation{}, err
+	}
+	if err := renew(ctx, b, c.Machine, network.Name); err != nil {
+		return Observation{}, err
+	}
+	s, err := b.State(ctx, c.Machine)
+	if err != nil {
+		return Observation{}, err
+	}
+	var own net.HardwareAddr
+	for _, l := range s.Spaces[c.Container].Links {
+		if l.Name == ownDevice(b, c) {
+			own = l.MAC
+		}
+	}
+	a := addrOf(b, c, f)
+	var all, outside []lab.Packet
+	find := func() (bool, error) {
+		all, err = recorded(ctx, func(p lab.Packet) bool {
+			return p.ARP != nil && p.ARP.SenderIP == a && p.ARP.TargetIP == a ||
+				p.NDP != nil && p.NDP.Kind == "na" && p.NDP.Target == a && !p.NDP.Solicited
+		})
+		outside = nil
+		for _, p := range all {
+			if p.Machine == other.Name && p.In == "" && p.Device == network.NIC && !p.Outgoing {
+				outside = append(outside, p)
+			}
+		}
+		return len(outside) > 0, err
+	}
+	on := fmt.Sprintf("%s was attached with %s", c, a)
+	yes, err := find()
+	if err != nil {
+		return Observation{}, err
+	}
+	var control []reports.Evidence
+	if !yes {
+		to := other.NIC(network.NIC).V4.Addr()
+		if f == IPv6 {
+			to = other.NIC(network.NIC).V6.Addr()
+		}
+		tiers := [][]leg{
+			{{c, Place{Machine: other.Name}, netip.AddrPortFrom(to, controlPort), "udp"}},
+			{leg{to: c, proto: "icmp"}.looped(f)},
+		}
+		var took time.Duration
+		if control, took, err = alive(ctx, b, f, tiers); err != nil {
+			return Observation{}, err
+		}
+		if yes, err = eventually(ctx, 5*took+grace, find); err != nil {
+			return Observation{}, err
+		}
+	}
+	var o Observation
+	switch wrong := ""; {
+	case !yes && len(all) == 0:
+		o = blocked("%s: no announcement of it was seen at any device of the lab", on)
+	case !yes:
+		o = blocked("%s: its announcement does not get to the segment; last seen at %s", on, at(all[len(all)-1]))
+	default:
+		if wrong = misannounced(outside[0], own); wrong != "" {
+			o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: its announcement %s", on, wrong)}
+			break
+		}
+		o = works("%s: %s saw it announced as that of %s", on, other.Name, own)
+	}
+	for _, p := range all {
+		if len(o.Evidence) < 12 {
+			o.Evidence = append(o.Evidence, seen(p))
+		}
+	}
+	o.Evidence = append(o.Evidence, control...)
+	return o, nil
+}
+
+// misannounced says what is not as it should be with an announcement (RFC 5227 section 2.3; RFC 4861 section 7.2.6);
+// empty where nothing is.
+func misannounced(p lab.Packet, own net.HardwareAddr) string {
+	if p.ARP != nil {
+		switch {
+		case !bytes.Equal(p.ARP.SenderMAC, own) || !bytes.Equal(p.EthSrc, own):
+			return fmt.Sprintf("names %s instead of %s", p.ARP.SenderMAC, own)
+		case p.EthDst.String() != "ff:ff:ff:ff:ff:ff":
+			return "is not broadcast"
+		}
+		return ""
+	}
+	switch {
+	case !bytes.Equal(p.NDP.LinkAddr, own):
+		return fmt.Sprintf("names %s instead of %s", p.NDP.LinkAddr, own)
+	case !p.NDP.Override:
+		return "does not say Override"
+	case p.Dst.Addr() != netip.AddrFrom16([16]byte{0: 0xff, 1: 0x02, 15: 1}):
+		return "is not sent to all nodes"
+	case p.IP.TTL != 255 || wrong(p):
+		return "is not valid: hop limit or checksum"
+	}
+	return ""
+}
+
+var _ = register(Spec{
+	Suite:    "packets",
+	Feature:  Feature{Name: "gratuitous-arp", Group: "multicast", Doc: "Is the container's address announced on the segment by a gratuitous ARP when it is attached?"},
+	Name:     "a container is detached and attached again, and another host records what it sees of it",
+	Run:      func(ctx context.Context, b *Bench) (Observation, error) { return announced(ctx, b, IPv4) },
+	Sabotage: announcedSabotage("net/ipv4/conf/default/arp_notify"),
+})
+
+var _ = register(Spec{
+	Suite: "packets",
+	Feature: Feature{
+		Name: "unsolicited-na", Group: "multicast",
+		Doc: "Is the container's address announced on the segment by an unsolicited neighbour advertisement when it is attached?",
+	},
+	Name:     "a container is detached and attached again, and another host records what it sees of it",
+	Run:      func(ctx context.Context, b *Bench) (Observation, error) { return announced(ctx, b, IPv6) },
+	Sabotage: announcedSabotage("net/ipv6/conf/default/ndisc_notify"),
+})
+
+func announcedSabotage(key string) []Sabotage {
+	return []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the container's namespace does not announce", Rewire: func(steps []topology.Step) []topology.Step {
+			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool {
+				return s.Sysctl != nil && s.Sysctl.Key == key && s.Sysctl.Value == "1"
+			})
+		}},
+		{Mode: "bridge", Doc: "the host's interface is a port of the bridge", Steps: bridged(1)},
+	}
 }

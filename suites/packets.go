@@ -1,0 +1,514 @@
+package suites
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/lab"
+)
+
+// echoed asks a machine's control port from a place: a live control of the way to it.
+func echoed(ctx context.Context, b *Bench, from, to Place, f Family) (reports.Evidence, error) {
+	a := netip.AddrPortFrom(addrOf(b, to, f), controlPort)
+	r, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", To: a})
+	if err == nil && !r.Answered {
+		err = fmt.Errorf("%s does not reach %s at %s: nothing can be concluded", from, to, a)
+	}
+	return reports.Evidence{At: from.String(), Saw: fmt.Sprintf("control: udp of %s at %s was answered after %s", to, a, r.RTT.Round(time.Microsecond))}, err
+}
+
+var _ = register(Spec{
+	Suite:   "packets",
+	Feature: Feature{Name: "no-redirect", Group: "packets", Doc: "Is the container never sent an ICMP redirect by its host while it talks to siblings and externals?"},
+	Name:    "a container talks to an external machine and to its neighbour, and its host's redirects are looked for",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := numberless(b); o != nil {
+			return *o, nil
+		}
+		c, x := container(b), external(b)
+		recorded, err := b.Record(ctx)
+		if err != nil {
+			return Observation{}, err
+		}
+		var asks []func() error
+		answered := make([]bool, 2)
+		with := []string{x.String()}
+		families := []Family{IPv4, IPv6}
+		for i, f := range families {
+			asks = append(asks, func() error {
+				r, err := b.Ask(ctx, c, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, x, f), controlPort)})
+				answered[i] = r.Answered
+				return err
+			})
+		}
+		if first, second, ok := pair(b, c.Machine, network(b)); ok {
+			with = append(with, second.String())
+			for _, f := range families {
+				port, err := serve(ctx, b, second, unspecified(f))
+				if err != nil {
+					return Observation{}, err
+				}
+				asks = append(asks, func() error {
+					// Where siblings are kept apart no answer comes, which is not what is asked here.
+					_, err := b.Ask(ctx, first, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, second, f), port), Wait: hopeful})
+					return err
+				})
+			}
+		}
+		if err := all(asks...); err != nil {
+			return Observation{}, err
+		}
+		redirects, err := recorded(ctx, func(p lab.Packet) bool {
+			return p.Machine == c.Machine && (p.Proto == "icmp" && p.ICMP != nil && p.ICMP.Type == 5 || p.NDP != nil && p.NDP.Kind == "redirect")
+		})
+		if err != nil {
+			return Observation{}, err
+		}
+		talked := fmt.Sprintf("%s talked to %s by IPv4 and IPv6", c, strings.Join(with, " and "))
+		if len(redirects) > 0 {
+			o := blocked("%s: %s", talked, redirects[0].Text)
+			for _, p := range redirects {
+				o.Evidence = append(o.Evidence, seen(p))
+			}
+			return o, nil
+		}
+		for i, ok := range answered {
+			if !ok {
+				return Observation{}, fmt.Errorf("%s does not reach %s (%s): nothing can be concluded", c, x, families[i])
+			}
+		}
+		return works("%s: no redirect was seen at any device of %s", talked, c.Machine).with(c.String(), "%s answered by both families", x), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "the container's route to its neighbour leads by the host", Steps: func(p *topology.Plan) []topology.Step {
+			h := p.Hosts()[0]
+			to := h.Containers[1].Private6.Addr()
+			return []topology.Step{{On: h.Name, In: h.Containers[0].Name, Route: &topology.Route{
+				Dst: netip.PrefixFrom(to, to.BitLen()), Via: p.Networks[0].Gateway6, Link: "eth0",
+			}}}
+		}},
+	},
+})
+
+var _ = register(Spec{
+	Suite:   "packets",
+	Feature: Feature{Name: "sibling-off-wire", Group: "packets", Doc: "Does unicast between two containers of one host stay off the segment?"},
+	Name:    "a container sends datagrams to its neighbour, whose link-layer address it knows, and the switch records",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := numberless(b); o != nil {
+			return *o, nil
+		}
+		first, second, ok := pair(b, firstHost(b), network(b))
+		if !ok {
+			return notApplicable("the mode has one container a network and host"), nil
+		}
+		s, err := b.State(ctx, first.Machine)
+		if err != nil {
+			return Observation{}, err
+		}
+		from, to := s.Spaces[first.Container], s.Spaces[second.Container]
+		recorded, err := b.Record(ctx)
+		if err != nil {
+			return Observation{}, err
+		}
+		families := []Family{IPv4, IPv6}
+		tokens, answered := map[string]Family{}, map[Family]bool{}
+		var asks []func() error
+		answers := make([]lab.Answer, len(families))
+		var reproduce []string
+		for i, f := range families {
+			a := addrOf(b, second, f)
+			if neighbour := onLink(from, a); neighbour != "" && from.Inode != to.Inode {
+				// Else a question for the address would be all that is sent where no answer to it comes.
+				l, err := linkWith(to, a)
+				if err != nil {
+					return Observation{}, err
+				}
+				step := topology.Step{On: first.Machine, In: first.Container, Neigh: &topology.Neigh{Link: neighbour, IP: a, MAC: l.MAC}}
+				if err := b.Apply(ctx, step); err != nil {
+					return Observation{}, err
+				}
+				reproduce = append(reproduce, step.String())
+			}
+			port, err := serve(ctx, b, second, unspecified(f))
+			if err != nil {
+				return Observation{}, err
+			}
+			token := b.newToken()
+			tokens[token] = f
+			asks = append(asks, func() (err error) {
+				answers[i], err = b.Ask(ctx, first, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(a, port), Token: token, Wait: hopeful})
+				return err
+			})
+		}
+		if err := all(asks...); err != nil {
+			return Observation{}, err
+		}
+		for i, f := range families {
+			answered[f] = answers[i].Answered
+		}
+		// What follows the datagrams out of the host has passed the switch, so they have, or never will.
+		control, err := echoed(ctx, b, first, external(b), IPv4)
+		if err != nil {
+			return Observation{}, err
+		}
+		packets, err := recorded(ctx, func(p lab.Packet) bool { _, mine := tokens[p.Token]; return mine })
+		if err != nil {
+			return Observation{}, err
+		}
+		var o Observation
+		wired := map[Family]bool{}
+		for _, p := range packets {
+			// At the host's own interface a frame between two devices on it is seen, too, as if it came in.
+			if b.plan.Machine(p.Machine).Role == topology.RoleTor {
+				wired[tokens[p.Token]] = true
+			}
+			if len(o.Evidence) < 16 {
+				o.Evidence = append(o.Evidence, seen(p))
+			}
+		}
+		o.Evidence, o.Reproduce = append(o.Evidence, control), reproduce
+		sent := fmt.Sprintf("%s sent datagrams to %s by IPv4 and IPv6", first, second)
+		switch {
+		case wired[IPv4] && wired[IPv6]:
+			o.Status, o.Detail = reports.Blocked, sent+": both were on the wire"
+		case !wired[IPv4] && !wired[IPv6] && answered[IPv4] && answered[IPv6]:
+			o.Status, o.Detail = reports.Works, sent+": both were answered, and neither was on the wire"
+		default:
+			o.Status = "mixed"
+			o.Detail = fmt.Sprintf("%s: on the wire %t and %t, answered %t and %t", sent, wired[IPv4], wired[IPv6], answered[IPv4], answered[IPv6])
+		}
+		return o, nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the devices are in vepa mode", Steps: macvlanMode("vepa")},
+		{Mode: "macvlan-private", Doc: "the devices are in bridge mode", Steps: macvlanMode("bridge")},
+		{Mode: "macvlan-vepa", Doc: "the devices are in bridge mode", Steps: macvlanMode("bridge")},
+	},
+})
+
+// onLink is the device whose subnet has an address; empty where it is behind a router.
+func onLink(s lab.SpaceState, a netip.Addr) string {
+	for _, own := range s.Addrs {
+		if own.Prefix.Contains(a) {
+			return own.Link
+		}
+	}
+	return ""
+}
+
+// headers is how many bytes of an IP packet with a datagram are not its payload (RFC 791, RFC 8200, RFC 768).
+func headers(f Family) int {
+	if f == IPv4 {
+		return 20 + 8
+	}
+	return 40 + 8
+}
+
+// full asks an external machine by a datagram that makes an IP packet of a length, which nothing may fragment.
+func full(ctx context.Context, b *Bench, length int, f Family) (t trip, err error) {
+	from, to := container(b), external(b)
+	target := netip.AddrPortFrom(addrOf(b, to, f), controlPort)
+	t = trip{from: from, to: to, target: target, tokens: map[string]string{"udp": b.newToken()}, answers: map[string]lab.Answer{}}
+	recorded, err := b.Record(ctx)
+	if err != nil {
+		return t, err
+	}
+	a, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", To: target, Token: t.tokens["udp"], Size: length - headers(f), NoFragment: true})
+	if err != nil {
+		return t, err
+	}
+	t.answers["udp"] = a
+	if !a.Answered { // that a short one is shows that it is the length
+		control, err := echoed(ctx, b, from, to, f)
+		if err != nil {
+			return t, err
+		}
+		t.control = append(t.control, control)
+	}
+	t.packets, err = recorded(ctx, func(p lab.Packet) bool { return p.Token == t.tokens["udp"] && between(b, p, from, to) })
+	return t, err
+}
+
+var _ = registerFamilies(func(f Family) Spec {
+	return Spec{
+		Suite:   "packets",
+		Feature: Feature{Name: "mtu-full", Group: "packets", Doc: "Does a packet of the segment's full MTU, not to be fragmented, cross to an external machine?"},
+		Name:    "a container sends a datagram that fills the MTU of its host's interface, with DF, to an external machine",
+		Run: func(ctx context.Context, b *Bench) (Observation, error) {
+			if o := numberless(b); o != nil {
+				return *o, nil
+			}
+			mtu := uplink(b).MTU
+			t, err := full(ctx, b, mtu, f)
+			if err != nil {
+				return Observation{}, err
+			}
+			o := t.observation()
+			if o.Status != reports.Works {
+				return o, nil
+			}
+			whole := 0
+			for _, p := range t.packets {
+				if p.IP.MoreFragments || p.IP.Offset > 0 {
+					return Observation{Status: "mixed", Detail: fmt.Sprintf("a packet of %d bytes was fragmented at %s", mtu, at(p)), Evidence: o.Evidence}, nil
+				}
+				if p.Machine == t.to.Machine && !p.Outgoing && p.Length == mtu+14 && p.Dst == t.target { // with the Ethernet header
+					whole++
+				}
+			}
+			if whole != 1 {
+				return Observation{Status: "mixed", Detail: fmt.Sprintf("of one packet of %d bytes, %d came to %s", mtu, whole, t.to), Evidence: o.Evidence}, nil
+			}
+			o.Detail = fmt.Sprintf("%s sent a packet of %d bytes with DF: %s received it whole", t.from, mtu, t.to)
+			return o, nil
+		},
+		Sabotage: []Sabotage{
+			{Mode: "bridge", Doc: "the container's MTU is 100 bytes less", Steps: lessMTU},
+			{Mode: "macvlan-vepa", Doc: "the host's interface has 100 bytes less", Steps: func(p *topology.Plan) []topology.Step {
+				return append(lessMTU(p), topology.Step{On: p.Hosts()[0].Name, Set: &topology.LinkSet{Name: p.Hosts()[0].NICs[0].Name, MTU: p.Hosts()[0].NICs[0].MTU - 100}})
+			}},
+		},
+	}
+})
+
+// lessMTU lowers the MTU of the devices of the first host's containers of the first network.
+func lessMTU(p *topology.Plan) (steps []topology.Step) {
+	h := p.Hosts()[0]
+	for _, c := range h.Containers {
+		if c.Network == p.Networks[0].Name {
+			steps = append(steps, topology.Step{On: h.Name, In: c.Name, Set: &topology.LinkSet{Name: "eth0", MTU: h.NICs[0].MTU - 100}})
+		}
+	}
+	return steps
+}
+
+var _ = register(Spec{
+	Suite:   "packets",
+	Feature: Feature{Name: "mtu-bounded", Group: "packets", Doc: "Is a container MTU above that of its host's interface refused?"},
+	Name:    "the MTU of a container's device is set to one byte more than that of its host's interface",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := deviceless(b); o != nil {
+			return *o, nil
+		}
+		c := container(b)
+		parent, err := linkOf(ctx, b, Place{Machine: c.Machine}, uplink(b).Name)
+		if err != nil {
+			return Observation{}, err
+		}
+		set := func(mtu int) (topology.Step, lab.Refusal, error) {
+			step := topology.Step{On: c.Machine, In: c.Container, Set: &topology.LinkSet{Name: ownDevice(b, c), MTU: mtu}}
+			r, err := b.Attempt(ctx, step)
+			return step, r, err
+		}
+		less, r, err := set(parent.MTU - 1)
+		if err == nil && r.Errno != "" {
+			err = fmt.Errorf("%s: even %s is refused: %s", c, less, r.Text)
+		}
+		if err != nil {
+			return Observation{}, err
+		}
+		more, r, err := set(parent.MTU + 1)
+		if err != nil {
+			return Observation{}, err
+		}
+		asked := fmt.Sprintf("%s was to have an MTU of %d bytes on an interface of %d", c, parent.MTU+1, parent.MTU)
+		o := blocked("%s: it was let", asked)
+		switch r.Errno {
+		case "":
+		case "EINVAL":
+			o = works("%s: refused with EINVAL", asked)
+		default:
+			o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: refused with %s", asked, r.Text)}
+		}
+		o.Reproduce = []string{more.String()}
+		return o.with(c.String(), "control: an MTU of %d bytes is taken", parent.MTU-1), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the container hangs on a veth pair", Rewire: paired},
+		{Mode: "bridge", Doc: "the container hangs on the host's interface by macvlan", Rewire: stacked},
+	},
+})
+
+// linkOf is a device of a place as it is now.
+func linkOf(ctx context.Context, b *Bench, p Place, name string) (lab.Link, error) {
+	s, err := b.State(ctx, p.Machine)
+	if err != nil {
+		return lab.Link{}, err
+	}
+	for _, l := range s.Spaces[p.Container].Links {
+		if l.Name == name {
+			return l, nil
+		}
+	}
+	return lab.Link{}, fmt.Errorf("%s: no device %q", p, name)
+}
+
+// narrow lowers the MTU of the first host's uplink until the spec ends, and returns it.
+func narrow(ctx context.Context, b *Bench) (mtu int, steps []topology.Step, err error) {
+	host, up := firstHost(b), uplink(b)
+	mtu = up.MTU - 100
+	if b.mode.Device != "" {
+		// What is lowered with the uplink is not raised with it: each container's own is noted, to be put back.
+		for _, c := range b.Containers(host, network(b)) {
+			l, err := linkOf(ctx, b, c, b.mode.Device)
+			if err != nil {
+				return 0, nil, err
+			}
+			if err := b.Apply(ctx, topology.Step{On: host, In: c.Container, Set: &topology.LinkSet{Name: l.Name, MTU: l.MTU}}); err != nil {
+				return 0, nil, err
+			}
+		}
+	}
+	steps = []topology.Step{{On: host, Set: &topology.LinkSet{Name: up.Name, MTU: mtu}}}
+	return mtu, steps, b.Apply(ctx, steps...)
+}
+
+var _ = register(Spec{
+	Suite:   "packets",
+	Feature: Feature{Name: "mtu-follows", Group: "packets", Doc: "When the host's interface gets a lower MTU, does the container's device get it too?"},
+	Name:    "the MTU of a host's interface is lowered, and that of a container's device is read before and after",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := numberless(b); o != nil {
+			return *o, nil
+		}
+		c := container(b)
+		before, err := linkOf(ctx, b, c, ownDevice(b, c))
+		if err != nil {
+			return Observation{}, err
+		}
+		mtu, steps, err := narrow(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		// The kernel tells the devices above before it answers (NETDEV_CHANGEMTU).
+		after, err := linkOf(ctx, b, c, before.Name)
+		if err != nil {
+			return Observation{}, err
+		}
+		did := fmt.Sprintf("the interface of %s was lowered to %d bytes: %s of %s, which had %d, has %d", c.Machine, mtu, before.Name, c, before.MTU, after.MTU)
+		o := Observation{Status: "mixed", Detail: did}
+		switch after.MTU {
+		case mtu:
+			o = works("%s", did)
+		case before.MTU:
+			o = blocked("%s", did)
+		}
+		o.Reproduce = []string{steps[0].String()}
+		return o, nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the container hangs on a veth pair", Rewire: paired},
+		{Mode: "bridge", Doc: "the container hangs on the host's interface by macvlan", Rewire: stacked},
+	},
+})
+
+var _ = registerFamilies(func(f Family) Spec {
+	return Spec{
+		Suite: "packets",
+		Feature: Feature{
+			Name: "path-mtu", Group: "packets",
+			Doc: "When the host's interface gets a lower MTU, does a container's sender learn it instead of losing packets silently?",
+		},
+		Name: "the MTU of a host's interface is lowered; a container sends what filled it before, with DF, and then what it learned",
+		Run: func(ctx context.Context, b *Bench) (Observation, error) {
+			if o := numberless(b); o != nil {
+				return *o, nil
+			}
+			if err := routeOfItsOwn(ctx, b, container(b), addrOf(b, external(b), f)); err != nil {
+				return Observation{}, err
+			}
+			mtu, steps, err := narrow(ctx, b)
+			if err != nil {
+				return Observation{}, err
+			}
+			t, err := full(ctx, b, uplink(b).MTU, f)
+			if err != nil {
+				return Observation{}, err
+			}
+			told := t.answers["udp"]
+			asked := fmt.Sprintf("%s sent %d bytes with DF by an interface of %d", t.from, uplink(b).MTU, mtu)
+			by := "its own stack"
+			if told.ICMPFrom.IsValid() {
+				by = told.ICMPFrom.String()
+			}
+			var o Observation
+			switch {
+			case told.Answered:
+				o = Observation{Status: "mixed", Detail: asked + ": it was answered all the same"}
+			case told.Refusal.Errno == "":
+				o = blocked("%s: lost without a word; %s", asked, t.lost())
+			case told.Refusal.Errno != "EMSGSIZE":
+				o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: refused with %s", asked, told.Refusal.Errno)}
+			case told.MTU != mtu:
+				o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: told EMSGSIZE by %s, but its path MTU is then %d", asked, by, told.MTU)}
+			default:
+				fits, err := full(ctx, b, told.MTU, f)
+				if err != nil {
+					return Observation{}, err
+				}
+				if !fits.answers["udp"].Answered {
+					o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: told EMSGSIZE by %s, but what fits is lost; %s", asked, by, fits.lost())}
+					break
+				}
+				o = works("%s: told EMSGSIZE by %s, and what fits %d bytes was answered", asked, by, told.MTU)
+			}
+			o.Evidence, o.Reproduce = append(t.sightings(), t.control...), []string{steps[0].String()}
+			return o, nil
+		},
+		Sabotage: []Sabotage{
+			{Mode: "bridge", Doc: "the host's packet filter drops the errors that it sends", Steps: func(p *topology.Plan) []topology.Step {
+				return []topology.Step{dropping(topology.Step{On: p.Hosts()[0].Name}, "output", topology.Match{Field: "ct state", Value: "related"})}
+			}},
+		},
+	}
+})
+
+// routeOfItsOwn gives a place a route to an address alone, which leads where it leads anyway. What the kernel learns of
+// the path is kept with the route and goes with it; that the route has a source address keeps it from being merged with
+// an equal one (fib_find_info() of net/ipv4/fib_semantics.c).
+func routeOfItsOwn(ctx context.Context, b *Bench, p Place, dst netip.Addr) error {
+	s, err := b.State(ctx, p.Machine)
+	if err != nil {
+		return err
+	}
+	var best *lab.Route
+	for i, r := range s.Spaces[p.Container].Routes {
+		if r.Dst.Contains(dst) && (best == nil || r.Dst.Bits() > best.Dst.Bits()) {
+			best = &s.Spaces[p.Container].Routes[i]
+		}
+	}
+	if best == nil {
+		return fmt.Errorf("%s: no route to %s", p, dst)
+	}
+	return b.Apply(ctx, topology.Step{On: p.Machine, In: p.Container, Route: &topology.Route{
+		Dst: netip.PrefixFrom(dst, dst.BitLen()), Via: best.Via, Link: best.Link, Src: addrOf(b, p, familyOf(dst)),
+	}})
+}
+
+var _ = register(Spec{
+	Suite:   "packets",
+	Feature: Feature{Name: "no-promiscuous", Group: "packets", Doc: "Does the host's interface stay out of promiscuous mode?"},
+	Name:    "how often a host's interface was asked to be promiscuous is read while containers are attached",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		host := Place{Machine: firstHost(b)}
+		l, err := linkOf(ctx, b, host, uplink(b).Name)
+		if err != nil {
+			return Observation{}, err
+		}
+		return whether(l.Promiscuity == 0, "%s of %s is promiscuous for %d", l.Name, host, l.Promiscuity).
+			with(host.String()+":"+l.Name, "kind %s, promiscuity %d", l.Kind, l.Promiscuity).value("count", float64(l.Promiscuity)), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "the host's interface is promiscuous", Steps: func(p *topology.Plan) []topology.Step {
+			h := p.Hosts()[0]
+			return []topology.Step{{On: h.Name, Set: &topology.LinkSet{Name: h.NICs[0].Name, Promisc: "on"}}}
+		}},
+		{Mode: "macvlan-bridge", Doc: "the containers hang on veth pairs", Rewire: paired},
+	},
+})
