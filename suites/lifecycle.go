@@ -106,6 +106,9 @@ func describe(s lab.State) []string {
 		add("inode", space.Inode)
 		for _, l := range space.Links {
 			l.RxPackets, l.TxPackets, l.RxDropped = 0, 0, 0
+			if l.Oper == "unknown" {
+				l.Oper = "up" // the same to the kernel (netif_oper_up() of linux/netdevice.h), until something makes it look
+			}
 			add("link", l)
 		}
 		for _, a := range space.Addrs {
@@ -161,6 +164,28 @@ func changes(before, after lab.State) (came, went []string) {
 		}
 	}
 	return came, went
+}
+
+// steady is a host's state when it has come to rest: when the kernel's link watch, which may take a second
+// (net/core/link_watch.c), has told of all carriers.
+func steady(ctx context.Context, b *Bench, host string) (s lab.State, err error) {
+	var restless string
+	ok, err := eventually(ctx, patience, func() (bool, error) {
+		s, err = b.State(ctx, host)
+		for name, space := range s.Spaces {
+			for _, l := range space.Links {
+				if slices.Contains(l.Flags, "LOWER_UP") && l.Oper != "up" && l.Oper != "unknown" {
+					restless = fmt.Sprintf("%s of %s has a carrier and is %s", l.Name, Place{host, name}, l.Oper)
+					return false, err
+				}
+			}
+		}
+		return err == nil, err
+	})
+	if err == nil && !ok {
+		err = fmt.Errorf("%s after %s", restless, patience)
+	}
+	return s, err
 }
 
 // restored waits until a host is as it was before, and gives what is not.
@@ -286,7 +311,7 @@ var _ = register(Spec{
 		if err := room(ctx, b, host, network(b)); err != nil {
 			return Observation{}, err
 		}
-		before, err := b.State(ctx, host)
+		before, err := steady(ctx, b, host)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -338,7 +363,7 @@ var _ = register(Spec{
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		p := container(b)
 		c := b.attached[p.String()].container
-		before, err := b.State(ctx, p.Machine)
+		before, err := steady(ctx, b, p.Machine)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -384,17 +409,33 @@ var _ = register(Spec{
 			return notApplicable("the mode attaches no more than %d containers of a network to a host", b.mode.Limit), nil
 		}
 		host := firstHost(b)
-		began := time.Now()
+		before, err := steady(ctx, b, host)
+		if err != nil {
+			return Observation{}, err
+		}
 		places := make([]Place, many)
 		b.atEnd(func(ctx context.Context) error {
+			attached := slices.DeleteFunc(slices.Clone(places), func(p Place) bool { return p == Place{} })
+			// Their namespaces go first: the kernel takes the devices of many down together (cleanup_net() of
+			// net/core/net_namespace.c), but waits for a grace period for each that is deleted.
 			var g errgroup.Group
-			for _, p := range places {
-				if p.Container != "" {
-					g.Go(func() error { return b.Detach(ctx, p) })
-				}
+			for _, p := range attached {
+				g.Go(func() error {
+					return b.Apply(ctx, topology.Step{On: host, Remove: true, Space: &topology.Space{Name: p.Container}})
+				})
+			}
+			if err := g.Wait(); err != nil {
+				return err
+			}
+			if _, err := restored(ctx, b, host, before); err != nil {
+				return err
+			}
+			for _, p := range attached {
+				g.Go(func() error { return b.Detach(ctx, p) })
 			}
 			return g.Wait()
 		})
+		began := time.Now()
 		var g errgroup.Group
 		for i := range places {
 			c, err := another(b, host, network(b), i+1)
@@ -539,7 +580,7 @@ var _ = register(Spec{
 		if err := room(ctx, b, host, network(b)); err != nil {
 			return Observation{}, err
 		}
-		before, err := b.State(ctx, host)
+		before, err := steady(ctx, b, host)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -920,7 +961,7 @@ var _ = register(Spec{
 		if err := aside(ctx, b, with...); err != nil {
 			return Observation{}, err
 		}
-		before, err := b.State(ctx, host)
+		before, err := steady(ctx, b, host)
 		if err != nil {
 			return Observation{}, err
 		}
