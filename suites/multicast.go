@@ -109,6 +109,11 @@ func cast(ctx context.Context, b *Bench, from, to Place, dst netip.Addr, witness
 	}); err != nil {
 		return Observation{}, err
 	}
+	if !received && !over {
+		if received, err = eventually(ctx, grace, heard(to)); err != nil {
+			return Observation{}, err
+		}
+	}
 	if !received {
 		for _, w := range witnesses {
 			ok, err := eventually(ctx, patience, heard(w))
@@ -125,7 +130,14 @@ func cast(ctx context.Context, b *Bench, from, to Place, dst netip.Addr, witness
 			return Observation{}, err
 		}
 		t.control = append(t.control, alive...)
-		if received, err = eventually(ctx, 5*took+grace, heard(to)); err != nil {
+		wait := 5*took + grace
+		if err := look(); err != nil {
+			return Observation{}, err
+		}
+		if slices.ContainsFunc(t.packets, func(p lab.Packet) bool { return p.Machine == to.Machine && p.In == to.Container && !p.Outgoing }) {
+			wait = retry // it came as far as the receiver's device: the program may be slow
+		}
+		if received, err = eventually(ctx, wait, heard(to)); err != nil {
 			return Observation{}, err
 		}
 	}
@@ -158,14 +170,26 @@ func cast(ctx context.Context, b *Bench, from, to Place, dst netip.Addr, witness
 	return o, nil
 }
 
-// working shows by controls that a sender's way out and a receiver's way in are alive. Where a place has no device, there
-// is nothing but its own stack. took is the longest time that one needed.
+// working shows by controls that a sender's way out and a receiver's way in are alive: a machine's from another external
+// one, a container's as where it is asked. Where nothing leads in or out, there is its own stack. took is the longest time
+// that one needed.
 func working(ctx context.Context, b *Bench, from, to Place, f Family) (got []reports.Evidence, took time.Duration, err error) {
-	in := leg{to: to, addr: netip.AddrPortFrom(addrOf(b, to, f), 0), proto: "icmp"}
+	in := leg{to: to, addr: netip.AddrPortFrom(addrOf(b, to, f), controlPort), proto: "icmp"}
 	ways := [][][]leg{outward(b, from, to, f), inward(b, from, in)}
+	if to.Container == "" {
+		var legs []leg
+		for _, m := range b.plan.Externals() {
+			if in.from = (Place{Machine: m.Name}); in.from != to {
+				legs = append(legs, in)
+			}
+		}
+		ways[1] = [][]leg{legs}
+	}
+	own := func(p Place) []leg { return []leg{leg{to: p, proto: "icmp"}.looped(f)} }
+	ways[1] = append(ways[1], own(to))
 	for i, p := range []Place{from, to} {
 		if ownDevice(b, p) == "" {
-			ways[i] = [][]leg{{leg{to: p, proto: "icmp"}.looped(f)}}
+			ways[i] = [][]leg{own(p)}
 		}
 	}
 	return alive(ctx, b, f, ways...)
@@ -395,6 +419,9 @@ func report(ctx context.Context, b *Bench, f Family) (Observation, error) {
 			err = fmt.Errorf("%s sent no report of its %s of %s at all", c, kind, group)
 		}
 		if err != nil {
+			return Observation{}, err
+		}
+		if _, err := eventually(ctx, grace, look(func() bool { return len(outside) > 0 })); err != nil {
 			return Observation{}, err
 		}
 		if len(outside) == 0 {
