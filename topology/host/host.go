@@ -109,6 +109,7 @@ func (h *Host) find(container string) (*space.Space, error) {
 // Apply is the verb Host.Apply.
 func (h *Host) Apply(a lab.Apply, _ *lab.Nothing) error {
 	return h.walk(func(w *walk) error {
+		defer w.prepare(a.Steps)()
 		var done []undo
 		for _, s := range a.Steps {
 			back, err := w.do(s)

@@ -46,7 +46,79 @@ type walk struct {
 	*Host
 	thread *space.Walker
 	last   string
-	nl     *netlinks // nil: none
+	nl     *netlinks    // nil: none
+	ahead  <-chan ready // namespaces that are being made ahead; nil: none are
+}
+
+// ready is a namespace with its loopback up, or why there is none.
+type ready struct {
+	space *space.Space
+	err   error
+}
+
+// prepare makes the namespaces that the steps ask for ahead of them, on another thread, until what it returns is
+// called. That is most of the work that needs no lock of all devices (RTNL); a third thread would only wait for that.
+func (w *walk) prepare(steps []topology.Step) (stop func()) {
+	n := 0
+	for _, s := range steps {
+		if s.Space != nil && s.Space.Share == "" && !s.Remove {
+			n++
+		}
+	}
+	if n < 2 {
+		return func() {}
+	}
+	made, quit := make(chan ready, 16), make(chan struct{})
+	go func() {
+		defer close(made)
+		err := w.Host.walk(func(w *walk) error {
+			for range n {
+				s, err := w.newSpace()
+				if err != nil {
+					return err
+				}
+				select {
+				case made <- ready{space: s}:
+				case <-quit:
+					return s.Close()
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			select {
+			case made <- ready{err: err}:
+			case <-quit:
+			}
+		}
+	}()
+	w.ahead = made
+	return func() {
+		close(quit)
+		for r := range made {
+			if r.err == nil {
+				_ = r.space.Close()
+			}
+		}
+		w.ahead = nil
+	}
+}
+
+// newSpace makes a namespace with its loopback up, or takes one that was made ahead.
+func (w *walk) newSpace() (*space.Space, error) {
+	if w.ahead != nil {
+		if r, ok := <-w.ahead; ok {
+			return r.space, r.err
+		}
+	}
+	s, err := w.thread.New()
+	if err != nil {
+		return nil, err
+	}
+	if err := w.loopback(s); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 func (h *Host) walk(f func(*walk) error) error {
@@ -254,12 +326,9 @@ func (w *walk) makeSpace(s topology.Space) (func(*walk) error, error) {
 		h.spaces[s.Name], h.shared[s.Name] = own, true
 		return back, nil
 	}
-	made, err := w.thread.New()
+	made, err := w.newSpace()
 	if err != nil {
 		return nil, err
-	}
-	if err := w.loopback(made); err != nil {
-		return nil, errors.Join(err, made.Close())
 	}
 	h.mu.Lock()
 	h.spaces[s.Name] = made
