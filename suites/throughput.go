@@ -228,6 +228,24 @@ func (g *rig) start(ctx context.Context) {
 	}
 }
 
+// warming is how long every lane is tried once before anything counts: agents have started by then, and neighbours are
+// known to each other.
+const warming = 2 * time.Millisecond
+
+// warm tries the lanes of the lab, and finds out those that do not work.
+func (g *rig) warm(ctx context.Context, groups []group) {
+	for _, lanes := range groups {
+		for _, l := range lanes {
+			if l.rig != g {
+				continue
+			}
+			if _, err := l.exchange(ctx, warming); ctx.Err() == nil {
+				l.failed = err
+			}
+		}
+	}
+}
+
 func (g *rig) stop() error {
 	if g.bench == nil {
 		return nil
@@ -598,16 +616,15 @@ func (r *Run) measure(ctx context.Context) error {
 		lanes = append(lanes, g...)
 	}
 	var starting errgroup.Group
-	starting.SetLimit(runtime.NumCPU())
+	starting.SetLimit(2 * runtime.NumCPU()) // they also wait: for addresses, and for processes
 	for _, g := range rigs {
-		starting.Go(func() error { g.start(ctx); return nil })
+		starting.Go(func() error {
+			g.start(ctx)
+			g.warm(ctx, groups)
+			return nil
+		})
 	}
 	_ = starting.Wait() // a lab that failed says so to its lanes
-	for _, g := range groups {
-		for _, l := range g {
-			_, l.failed = l.exchange(ctx, warming)
-		}
-	}
 	m := meter{
 		try:   func(ctx context.Context, l *lane) (reading, error) { return l.try(ctx, how.Trial) },
 		block: func(done int) { r.Emit(Event{Kind: "block", Block: done, Blocks: how.Blocks}) },
@@ -621,13 +638,9 @@ func (r *Run) measure(ctx context.Context) error {
 		result := l.result(r.Fidelity, how)
 		r.Emit(Event{Kind: "cell", Mode: l.mode, Result: &result})
 	}
-	var errs []error
+	var stopping errgroup.Group
 	for _, g := range rigs {
-		errs = append(errs, g.stop())
+		stopping.Go(g.stop) // all together: the kernel takes namespaces apart in batches
 	}
-	return errors.Join(errs...)
+	return stopping.Wait()
 }
-
-// warming is how long every lane is tried once before anything counts: agents have started by then, and neighbours are
-// known to each other.
-const warming = 2 * time.Millisecond
