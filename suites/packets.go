@@ -39,23 +39,41 @@ var _ = register(Spec{
 		answered := make([]bool, 2)
 		with := []string{x.String()}
 		families := []Family{IPv4, IPv6}
+		// Twice by the same flow, with a pause: as long as the translation of a flow is not settled, which is after its first
+		// packet was forwarded, the kernel drops redirects about it (nf_nat_icmp_reply_translation() of
+		// net/netfilter/nf_nat_proto.c), and then holds back the next (ip_rt_send_redirect() of net/ipv4/route.c).
+		talk := func(f Family, port uint16, to netip.AddrPort, wait time.Duration) (answered bool, err error) {
+			a := lab.Ask{Proto: "udp", From: netip.AddrPortFrom(unspecified(f), port), To: to, Wait: wait}
+			first, err := b.Ask(ctx, c, a)
+			if err != nil {
+				return false, err
+			}
+			select {
+			case <-time.After(redirectPause):
+			case <-ctx.Done():
+				return false, context.Cause(ctx)
+			}
+			second, err := b.Ask(ctx, c, a)
+			return first.Answered && second.Answered, err
+		}
 		for i, f := range families {
-			asks = append(asks, func() error {
-				r, err := b.Ask(ctx, c, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, x, f), controlPort)})
-				answered[i] = r.Answered
+			port := b.freePort()
+			asks = append(asks, func() (err error) {
+				answered[i], err = talk(f, port, netip.AddrPortFrom(addrOf(b, x, f), controlPort), time.Second)
 				return err
 			})
 		}
-		if first, second, ok := pair(b, c.Machine, network(b)); ok {
+		if _, second, ok := pair(b, c.Machine, network(b)); ok {
 			with = append(with, second.String())
 			for _, f := range families {
 				port, err := serve(ctx, b, second, unspecified(f))
 				if err != nil {
 					return Observation{}, err
 				}
+				from := b.freePort()
 				asks = append(asks, func() error {
 					// Where siblings are kept apart no answer comes, which is not what is asked here.
-					_, err := b.Ask(ctx, first, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, second, f), port), Wait: hopeful})
+					_, err := talk(f, from, netip.AddrPortFrom(addrOf(b, second, f), port), hopeful)
 					return err
 				})
 			}
@@ -85,15 +103,28 @@ var _ = register(Spec{
 		return works("%s: no redirect was seen at any device of %s", talked, c.Machine).with(c.String(), "%s answered by both families", x), nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "the container's route to its neighbour leads by the host", Steps: func(p *topology.Plan) []topology.Step {
+		{Mode: "bridge", Doc: "the container's IPv4 route to its neighbour leads by the host, which sends redirects", Steps: func(p *topology.Plan) []topology.Step {
 			h := p.Hosts()[0]
-			to := h.Containers[1].Private6.Addr()
-			return []topology.Step{{On: h.Name, In: h.Containers[0].Name, Route: &topology.Route{
-				Dst: netip.PrefixFrom(to, to.BitLen()), Via: p.Networks[0].Gateway6, Link: "eth0",
-			}}}
+			return []topology.Step{
+				{On: h.Name, Sysctl: &topology.Sysctl{Key: "net/ipv4/conf/all/send_redirects", Value: "1"}},
+				{On: h.Name, In: h.Containers[0].Name, Route: detour(h.Containers[1].Private4.Addr(), p.Networks[0].Gateway4)},
+			}
+		}},
+		{Mode: "bridge", Doc: "the container's IPv6 route to its neighbour leads by the host", Steps: func(p *topology.Plan) []topology.Step {
+			h := p.Hosts()[0]
+			return []topology.Step{{On: h.Name, In: h.Containers[0].Name, Route: detour(h.Containers[1].Private6.Addr(), p.Networks[0].Gateway6)}}
 		}},
 	},
 })
+
+// redirectPause is more than the 40 ms after which the kernel sends one station a second redirect (ip_rt_redirect_load of
+// net/ipv4/route.c, doubled).
+const redirectPause = 50 * time.Millisecond
+
+// detour is a container's route to an address alone by a gateway.
+func detour(to, gateway netip.Addr) *topology.Route {
+	return &topology.Route{Dst: netip.PrefixFrom(to, to.BitLen()), Via: gateway, Link: "eth0"}
+}
 
 var _ = register(Spec{
 	Suite:   "packets",
