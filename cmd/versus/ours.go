@@ -45,7 +45,7 @@ func oneHost(containers int) (*topology.Plan, error) {
 }
 
 // plain wires what the others do and no more: a namespace, a veth pair, a port of a bridge, an IPv4 address, a default
-// route. Unlike a mode it sets nothing, numbers no IPv6 and writes no rules.
+// route. Unlike a mode it numbers no IPv6, sets nothing in containers and writes no rules.
 func plain(p *topology.Plan) []topology.Step {
 	host := p.Hosts()[0]
 	var steps []topology.Step
@@ -53,6 +53,7 @@ func plain(p *topology.Plan) []topology.Step {
 		s.On, s.In = host.Name, in
 		steps = append(steps, s)
 	}
+	add("", topology.Step{Sysctl: &topology.Sysctl{Key: "net/ipv6/conf/default/disable_ipv6", Value: "1"}}) // of the host's ends
 	for _, n := range p.Networks {
 		add("", topology.Step{Link: &topology.Link{Name: n.Bridge, Kind: "bridge", Up: true}})
 		add("", topology.Step{Addr: &topology.Addr{Link: n.Bridge, Prefix: netip.PrefixFrom(n.Gateway4, n.V4.Bits())}})

@@ -14,7 +14,7 @@ import (
 	"github.com/modebench/modebench/topology/space"
 )
 
-// shell is a shell in a fresh network namespace.
+// shell is a shell in a fresh network namespace, whose own devices have no IPv6.
 type shell struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
@@ -36,7 +36,7 @@ func newShell() (*shell, error) {
 		return nil, err
 	}
 	s := &shell{cmd, in, bufio.NewReader(out)}
-	_, err = s.run("ip link set lo up")
+	_, err = s.run("ip link set lo up && echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
 	return s, err
 }
 

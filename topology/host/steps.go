@@ -40,14 +40,15 @@ func (n *netlinks) close() {
 	_ = unix.Close(n.fd)
 }
 
-// walk carries steps out on a thread that goes from namespace to namespace as they ask. It keeps the sockets into the
+// walk carries steps out on a thread that goes from namespace to namespace as they ask. It keeps what it opened in the
 // container where it was last: the next step is likely to be there too.
 type walk struct {
 	*Host
-	thread *space.Walker
-	last   string
-	nl     *netlinks    // nil: none
-	ahead  <-chan ready // namespaces that are being made ahead; nil: none are
+	thread   *space.Walker
+	last     string
+	nl       *netlinks    // of last; nil: none
+	settings settings     // of last
+	ahead    <-chan ready // namespaces that are being made ahead; nil: none are
 }
 
 // ready is a namespace with its loopback up, or why there is none.
@@ -123,14 +124,15 @@ func (w *walk) newSpace() (*space.Space, error) {
 
 func (h *Host) walk(f func(*walk) error) error {
 	return space.Walk(func(t *space.Walker) error {
-		w := &walk{Host: h, thread: t}
+		w := &walk{Host: h, thread: t, settings: settings{}}
 		defer w.leave()
 		return f(w)
 	})
 }
 
-// leave closes the sockets into the last container.
+// leave closes what is open of the last namespace.
 func (w *walk) leave() {
+	w.settings.close()
 	if w.nl != nil {
 		w.nl.close()
 		w.nl = nil
@@ -142,6 +144,10 @@ func (w *walk) enter(in string) error {
 	s, err := w.find(in)
 	if err != nil {
 		return err
+	}
+	if w.last != in {
+		w.leave()
+		w.last = in
 	}
 	return w.thread.Enter(s)
 }
@@ -166,8 +172,7 @@ func (w *walk) netlink(in string) (*netlinks, error) {
 		return nil, err
 	}
 	if in != "" {
-		w.leave()
-		w.last, w.nl = in, nl
+		w.nl = nl
 		return nl, nil
 	}
 	w.mu.Lock()
@@ -365,7 +370,7 @@ func (w *walk) setSysctl(in string, s topology.Sysctl) (func(*walk) error, error
 	if err := w.enter(in); err != nil {
 		return nil, err
 	}
-	was, err := setSysctl(s.Key, s.Value)
+	was, err := w.settings.set(s.Key, s.Value)
 	if s.Optional && errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -373,7 +378,7 @@ func (w *walk) setSysctl(in string, s topology.Sysctl) (func(*walk) error, error
 		if err := w.enter(in); err != nil {
 			return err
 		}
-		_, err := setSysctl(s.Key, was)
+		_, err := w.settings.set(s.Key, was)
 		return err
 	}, err
 }
@@ -455,6 +460,9 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 			return err
 		}
 		base.Index = w.newIndex()
+		// As many queues as the kernel would use. Where it is not told, it makes one for each processor and, having waited
+		// for all readers (RCU), takes the others away again (veth_init_queues in drivers/net/veth.c).
+		base.NumTxQueues, base.NumRxQueues = 1, 1
 		link = &netlink.Veth{
 			LinkAttrs: base, PeerName: l.PeerName, PeerHardwareAddr: l.PeerMAC, PeerMTU: uint32(l.PeerMTU),
 			PeerNamespace: netlink.NsFd(peer.File().Fd()),
