@@ -41,6 +41,7 @@ func Cables(p *topology.Plan, spaces map[string]*space.Space) (err error) {
 			base := netlink.NewLinkAttrs()
 			base.Name, base.HardwareAddr, base.MTU = n.Name, n.MAC, n.MTU
 			base.Index = firstIndex + i
+			base.NumTxQueues, base.NumRxQueues = 1, 1 // see addLink
 			base.Namespace = netlink.NsFd(spaces[m.Name].File().Fd())
 			err := nl.LinkAdd(&netlink.Veth{
 				LinkAttrs: base, PeerName: port.Name, PeerHardwareAddr: port.MAC, PeerMTU: uint32(port.MTU),
