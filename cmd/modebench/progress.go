@@ -106,7 +106,17 @@ func (l *line) says() string {
 	return "as expected"
 }
 
+// event shows what happened. It is called for one event at a time.
 func (v *progress) event(e suites.Event) {
+	// Bars are moved without the lock, which drawing them takes.
+	if l := v.note(e); l != nil && l.bar != nil {
+		l.bar.SetTotal(int64(l.total), false)
+		l.bar.SetCurrent(int64(l.done))
+	}
+}
+
+// note takes note of an event, and returns the line that moved; nil where none did.
+func (v *progress) note(e suites.Event) *line {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	name := e.Mode
@@ -115,13 +125,13 @@ func (v *progress) event(e suites.Event) {
 	}
 	l := v.lines[name]
 	if l == nil {
-		return
+		return nil
 	}
 	switch {
 	case e.Kind == "starting":
 		l.doing = "starting its lab"
 	case e.Kind == "cell" && suites.Measured(e.Result.Suite):
-		return
+		return nil
 	case e.Kind == "cell":
 		l.done++
 		l.doing = e.Result.Feature
@@ -138,16 +148,12 @@ func (v *progress) event(e suites.Event) {
 		l.done, l.total = e.Block, e.Blocks
 		l.doing = "blocks"
 	default:
-		return
+		return nil
 	}
-	if l.bar != nil {
-		l.bar.SetTotal(int64(l.total), false)
-		l.bar.SetCurrent(int64(l.done))
-		return
-	}
-	if l.done == l.total || e.Kind == "block" {
+	if !v.terminal && (l.done == l.total || e.Kind == "block") {
 		fmt.Fprintf(v.out, "  %s  %d/%d  %s\n", name, l.done, l.total, l.says())
 	}
+	return l
 }
 
 // end leaves the lines as they are.
