@@ -159,11 +159,17 @@ func isolated(t *testing.T) {
 	t.Helper()
 	cmd := modebench(t, t.TempDir(), "doctor")
 	if code, stdout, _ := result(t, cmd); code != exitExpected {
-		if os.Getenv("MODEBENCH_STRICT") != "" {
-			t.Fatal(stdout)
-		}
-		t.Skip("unable: " + stdout)
+		unable(t, "%s", stdout)
 	}
+}
+
+// unable skips a test for which this machine lacks something. In strict mode, where nothing may be lacking, that fails.
+func unable(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("MODEBENCH_STRICT") != "" {
+		t.Fatalf("unable: "+format, args...)
+	}
+	t.Skipf("unable: "+format, args...)
 }
 
 // TestNoPrivileges runs the command where no network namespace can be made: it says so, with a remedy, and makes nothing.

@@ -59,6 +59,7 @@ var kept = []struct {
 type goPackage struct {
 	ImportPath, Dir      string
 	GoFiles, TestGoFiles []string
+	XTestGoFiles         []string
 	Imports, EmbedFiles  []string
 }
 
@@ -186,6 +187,43 @@ func TestDocstrings(t *testing.T) {
 	}
 }
 
+// TestSkips finds tests that are skipped in strict mode too: by anything but the function unable of their package, unless
+// nobody asked for them.
+func TestSkips(t *testing.T) {
+	skips := 0
+	for _, p := range packages(t) {
+		for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range f.Decls {
+				fn, ok := d.(*ast.FuncDecl)
+				if !ok {
+					continue
+				}
+				ast.Inspect(fn, func(n ast.Node) bool {
+					call, ok := n.(*ast.CallExpr)
+					if !ok {
+						return true
+					}
+					if s, ok := call.Fun.(*ast.SelectorExpr); !ok || !slices.Contains([]string{"Skip", "Skipf", "SkipNow"}, s.Sel.Name) {
+						return true
+					}
+					skips++
+					if why, ok := slices.Concat(call.Args, []ast.Expr{nil})[0].(*ast.BasicLit); fn.Name.Name != "unable" && !(ok && strings.HasPrefix(why.Value, `"not asked for`)) {
+						t.Errorf("%s/%s: %s skips: want it to call unable", p.ImportPath, name, fn.Name.Name)
+					}
+					return true
+				})
+			}
+		}
+	}
+	if skips < 4 {
+		t.Errorf("%d skips in all tests: want those of the functions unable at least", skips)
+	}
+}
+
 func exportedReceiver(d *ast.FuncDecl) bool {
 	if d.Recv == nil {
 		return true
@@ -222,7 +260,7 @@ func TestTopLevel(t *testing.T) {
 	want := []string{"LICENSE", "README.md", "Vagrantfile", "cmd", "docs", "fixtures", "go.mod", "go.sum", "modes", "reports", "suites", "topology"}
 	out, err := exec.Command("git", "-C", "../..", "ls-tree", "--name-only", "HEAD").Output()
 	if err != nil {
-		t.Skip("not a git checkout: what is tracked cannot be told")
+		unable(t, "not a git checkout: what is tracked cannot be told")
 	}
 	for _, name := range strings.Fields(string(out)) {
 		if !strings.HasPrefix(name, ".") && !slices.Contains(want, name) {
