@@ -50,7 +50,7 @@ func (c *contest) print(title string, measures ...string) {
 	first := c.entries[0].name
 	for _, what := range measures {
 		ours := c.got[first][what]
-		fmt.Fprintf(w, "%s\tmedian\tinterval\tours / theirs\tinterval\n", what)
+		fmt.Fprintf(w, "%s\tmedian\tinterval\tours / this\tinterval\n", what)
 		for _, e := range c.entries {
 			theirs, ok := c.got[e.name][what]
 			if !ok {
