@@ -170,7 +170,13 @@ func tabulate(res Results, keep func(Result) bool) table {
 // apartSuites are those whose observations are not of the mode itself and have a part of the page to themselves.
 var apartSuites = []string{"fabrics", "scale", "failure"}
 
-func inMatrix(r Result) bool { return !slices.Contains(apartSuites, r.Suite) }
+// measuredSuites are those whose results are numbers. That a mode has no path to measure is no row of the matrix: the
+// cells of the modes that have one would be missing from it.
+var measuredSuites = []string{"throughput", natSuite}
+
+func inMatrix(r Result) bool {
+	return !slices.Contains(apartSuites, r.Suite) && !slices.Contains(measuredSuites, r.Suite)
+}
 
 // Counts of the cells of a mode, or of all.
 type tally struct{ Works, Blocked, None, Fail, Unable, Missing int }
