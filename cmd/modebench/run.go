@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
 	"github.com/modebench/modebench/modes"
@@ -35,6 +36,7 @@ type options struct {
 const (
 	defaultBlocks = 10
 	quickBlocks   = 3
+	quickTrial    = 20 * time.Millisecond
 )
 
 func runCommand() *cobra.Command {
@@ -164,17 +166,22 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 			break
 		}
 		start := time.Now()
-		var workers sync.WaitGroup
+		var workers errgroup.Group
+		workers.SetLimit(phase.atOnce)
 		for _, j := range phase.jobs {
-			workers.Go(func() {
+			workers.Go(func() error {
+				if ctx.Err() != nil {
+					return nil
+				}
 				if err := employ(ctx, j, gather); err != nil {
 					mu.Lock()
 					defer mu.Unlock()
 					failures = append(failures, fmt.Sprintf("%s of %s: %v", phase.name, strings.Join(j.Modes, ", "), err))
 				}
+				return nil
 			})
 		}
-		workers.Wait()
+		_ = workers.Wait() // what failed was noted
 		res.Run.Phases = append(res.Run.Phases, reports.Phase{Name: phase.name, Seconds: time.Since(start).Seconds()})
 	}
 	view.end()
@@ -190,13 +197,15 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 	return conclude(o, res, failures, ctx.Err() != nil)
 }
 
-// phase is jobs that run at the same time.
+// phase is jobs, of which some run at the same time.
 type phase struct {
-	name string
-	jobs []job
+	name   string
+	jobs   []job
+	atOnce int
 }
 
-// phases divides a run: observing shares the processors among workers; measuring has the machine for itself.
+// phases divides a run: modes are observed by workers of their own, several at the same time; measuring has the machine
+// for itself.
 func phases(o options, able []modes.Mode, p *topology.Plan, source string) []phase {
 	base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Captures: filepath.Join(o.dir, "captures")}
 	var out []phase
@@ -208,23 +217,24 @@ func phases(o options, able []modes.Mode, p *topology.Plan, source string) []pha
 			observing = append(observing, s)
 		}
 	}
-	if len(observing) > 0 && len(able) > 0 {
-		n := min(len(able), max(1, min(runtime.NumCPU(), 8)))
-		jobs := make([]job, n)
-		for i := range jobs {
-			jobs[i] = base
-			jobs[i].Suites = observing
+	if len(observing) > 0 {
+		var jobs []job
+		for _, m := range able {
+			j := base
+			j.Suites, j.Modes = observing, []string{m.Name}
+			jobs = append(jobs, j)
 		}
-		for i, m := range able {
-			jobs[i%n].Modes = append(jobs[i%n].Modes, m.Name)
-		}
-		out = append(out, phase{"observe", jobs})
+		// A spec waits more than it computes: two for a processor keep it busy.
+		out = append(out, phase{"observe", jobs, max(2, min(2*runtime.NumCPU(), 16))})
 	}
 	if len(measuring) > 0 && len(able) > 0 && len(o.features) == 0 {
 		j := base
 		j.Suites, j.Modes = measuring, names(able)
 		j.Measure = suites.Measure{Blocks: o.blocks, Seed: o.seed}
-		out = append(out, phase{"measure", []job{j}})
+		if o.quick {
+			j.Measure.Trial = quickTrial
+		}
+		out = append(out, phase{"measure", []job{j}, 1})
 	}
 	return out
 }
