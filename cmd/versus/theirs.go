@@ -192,7 +192,7 @@ func byMininet(containers int) func() (map[string]float64, error) {
 			}
 		}
 		if len(measured) != 2 {
-			return nil, fmt.Errorf("Mininet said %q", out.String())
+			return nil, fmt.Errorf("said %q", out.String())
 		}
 		return measured, nil
 	}
