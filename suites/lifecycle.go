@@ -572,8 +572,10 @@ var _ = register(Spec{
 
 var _ = register(Spec{
 	Suite: "lifecycle",
-	Feature: Feature{Name: "leak-free", Group: "lifecycle",
-		Doc: "Is a host the same after attaching, using and detaching a container as before: links, addresses, routes, rules, forwarding entries, settings, queues, sockets?"},
+	Feature: Feature{
+		Name: "leak-free", Group: "lifecycle",
+		Doc: "Is a host the same after attaching, using and detaching a container as before: links, addresses, routes, rules, forwarding entries, settings, queues, sockets?",
+	},
 	Name: "a container is attached, asks outside, its host and a neighbour, is asked through a published port, and is detached; the host is compared with before",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		host := firstHost(b)
@@ -831,8 +833,10 @@ func carried(s lab.State) lab.State {
 
 var _ = register(Spec{
 	Suite: "lifecycle",
-	Feature: Feature{Name: "killed-midway", Group: "lifecycle",
-		Doc: "Is nothing left when the program on a host is killed in the middle of attaching?"},
+	Feature: Feature{
+		Name: "killed-midway", Group: "lifecycle",
+		Doc: "Is nothing left when the program on a host is killed in the middle of attaching?",
+	},
 	Name: "in a lab of its own, the program of the host is killed when it has made the device of a container, and what is left is looked for",
 	Run: func(ctx context.Context, b *Bench) (_ Observation, err error) {
 		s, err := scratch(ctx, b, 1)
@@ -937,8 +941,10 @@ func sharers(b *Bench, c topology.Container, host string) (with []Place, own boo
 
 var _ = register(Spec{
 	Suite: "lifecycle",
-	Feature: Feature{Name: "namespace-deleted", Group: "lifecycle",
-		Doc: "When a container's namespace goes away without a detach, does a later detach clean the host's side, without a dangling device?"},
+	Feature: Feature{
+		Name: "namespace-deleted", Group: "lifecycle",
+		Doc: "When a container's namespace goes away without a detach, does a later detach clean the host's side, without a dangling device?",
+	},
 	Name: "a container's namespace is let go, then the container is detached, and the host is compared with before",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		host := firstHost(b)
@@ -1012,8 +1018,10 @@ var _ = register(Spec{
 
 var _ = register(Spec{
 	Suite: "lifecycle",
-	Feature: Feature{Name: "hot-plug", Group: "lifecycle",
-		Doc: "Can a running container without a network be attached later, its process keeping its sockets?"},
+	Feature: Feature{
+		Name: "hot-plug", Group: "lifecycle",
+		Doc: "Can a running container without a network be attached later, its process keeping its sockets?",
+	},
 	Name: "a server listens in a namespace with nothing but the loopback, then the container is attached, and the server is asked from outside and from the host",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		if b.mode.Addrs == nil {
@@ -1163,8 +1171,10 @@ func bereft(ctx context.Context, b *Bench, device func(*Bench, []topology.Step) 
 
 var _ = register(Spec{
 	Suite: "lifecycle",
-	Feature: Feature{Name: "outlives-host-device", Group: "lifecycle",
-		Doc: "Does the container's namespace survive the deletion of the host's device that it hangs on (bridge, parent)?"},
+	Feature: Feature{
+		Name: "outlives-host-device", Group: "lifecycle",
+		Doc: "Does the container's namespace survive the deletion of the host's device that it hangs on (bridge, parent)?",
+	},
 	Name: "in a lab of its own, the bridge, the parent or the other end of the container's device is deleted, and a server in the container is asked over the loopback",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		p := container(b)
@@ -1208,8 +1218,10 @@ var _ = register(Spec{
 
 var _ = register(Spec{
 	Suite: "lifecycle",
-	Feature: Feature{Name: "parent-shareable", Group: "lifecycle",
-		Doc: "Can the host's interface also become a port of a bridge while containers are attached?"},
+	Feature: Feature{
+		Name: "parent-shareable", Group: "lifecycle",
+		Doc: "Can the host's interface also become a port of a bridge while containers are attached?",
+	},
 	Name: "the host's interface is made a port of a bridge, as is a device that nothing else uses",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		host := firstHost(b)
@@ -1259,8 +1271,10 @@ var _ = register(Spec{
 
 var _ = register(Spec{
 	Suite: "lifecycle",
-	Feature: Feature{Name: "mode-switch", Group: "lifecycle",
-		Doc: "Can the mode of an attached container's device be changed at run time (macvlan: private, vepa, bridge)?"},
+	Feature: Feature{
+		Name: "mode-switch", Group: "lifecycle",
+		Doc: "Can the mode of an attached container's device be changed at run time (macvlan: private, vepa, bridge)?",
+	},
 	Name: "the container's macvlan device is given each of the other modes, and its mode is read back",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		p := container(b)

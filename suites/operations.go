@@ -84,8 +84,10 @@ func known(ctx context.Context, b *Bench, c topology.Container, host string, f F
 var _ = registerFamilies(func(f Family) Spec {
 	return Spec{
 		Suite: "lifecycle",
-		Feature: Feature{Name: "move", Group: "operations",
-			Doc: "Does a container that moves to another host keep its address, and does an external machine reach it there again?"},
+		Feature: Feature{
+			Name: "move", Group: "operations",
+			Doc: "Does a container that moves to another host keep its address, and does an external machine reach it there again?",
+		},
 		Name: "an external machine asks a container a thousand times a second while it is detached from one host and attached to another",
 		Run:  func(ctx context.Context, b *Bench) (Observation, error) { return move(ctx, b, f) },
 		Sabotage: []Sabotage{

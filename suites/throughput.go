@@ -81,7 +81,10 @@ type gauge struct {
 }
 
 var gauges = []gauge{
-	{"tcp-rr", "64 bytes are sent and 64 come back, over one TCP connection, again and again", lab.Trial{Test: "tcp-rr"}, 0.8, onOne, "p50-sec",
+	{
+		"tcp-rr", "64 bytes are sent and 64 come back, over one TCP connection, again and again",
+		lab.Trial{Test: "tcp-rr"},
+		0.8, onOne, "p50-sec",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			h, err := hdrhistogram.Decode(sent.Latency)
 			if err != nil {
@@ -91,18 +94,26 @@ var gauges = []gauge{
 				quantile(h, "p50-sec", 50), quantile(h, "p90-sec", 90), quantile(h, "p99-sec", 99), quantile(h, "p999-sec", 99.9),
 				{Unit: "max-sec", Value: float64(h.Max()) / 1e9},
 			}, operations(sent, received, "op/s")...), nil
-		}},
-	{"tcp-crr", "a TCP connection is made, 64 bytes are sent, 64 come back, and it is closed, again and again", lab.Trial{Test: "tcp-crr"}, 0.8, onOne, "conn/s",
+		},
+	},
+	{
+		"tcp-crr", "a TCP connection is made, 64 bytes are sent, 64 come back, and it is closed, again and again",
+		lab.Trial{Test: "tcp-crr"},
+		0.8, onOne, "conn/s",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			h, err := hdrhistogram.Decode(sent.Latency)
 			if err != nil {
 				return nil, fmt.Errorf("histogram: %w", err)
 			}
 			return append([]reports.Value{quantile(h, "p50-sec", 50), quantile(h, "p99-sec", 99)}, operations(sent, received, "conn/s")...), nil
-		}},
+		},
+	},
 	{"tcp-stream-1", "as much as possible is sent over one TCP connection", lab.Trial{Test: "tcp-stream"}, 1, onOne, "bit/s", stream},
 	{"tcp-stream-8", "as much as possible is sent over eight TCP connections", lab.Trial{Test: "tcp-stream", Streams: 8}, 1, onTwo, "bit/s", stream},
-	{"udp-stream", "as many datagrams of 1400 bytes as possible are sent", lab.Trial{Test: "udp-stream"}, 0.8, onTwo, "bit/s",
+	{
+		"udp-stream", "as many datagrams of 1400 bytes as possible are sent",
+		lab.Trial{Test: "udp-stream"},
+		0.8, onTwo, "bit/s",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			return []reports.Value{
 				{Unit: "bit/s", Value: 8 * float64(received.Bytes) / received.Seconds},
@@ -110,7 +121,8 @@ var gauges = []gauge{
 				{Unit: "loss-fraction", Value: float64(received.Lost) / float64(received.Operations+received.Lost)},
 				perByte(sent, received),
 			}, nil
-		}},
+		},
+	},
 }
 
 func quantile(h *hdrhistogram.Histogram, unit string, percent float64) reports.Value {

@@ -102,19 +102,25 @@ func TestVersus(t *testing.T) {
 	}
 	if has(t, "sockperf") {
 		p.serve(t, "taskset", "-c", bind, "sockperf", "sr", "--tcp", "-i", to, "-p", "11111")
-		contests = append(contests, contest{"tcp-rr 64 B median vs sockperf, same processor", "us", ours(true, rr, median),
-			p.printed(`percentile 50\.000 = +([0-9.]+)`, 2, "taskset", "-c", bind, "sockperf", "pp", "--tcp", "-i", to, "-p", "11111", "-m", "64", "-t", "1")})
+		contests = append(contests, contest{
+			"tcp-rr 64 B median vs sockperf, same processor", "us", ours(true, rr, median),
+			p.printed(`percentile 50\.000 = +([0-9.]+)`, 2, "taskset", "-c", bind, "sockperf", "pp", "--tcp", "-i", to, "-p", "11111", "-m", "64", "-t", "1"),
+		})
 	}
 	if has(t, "qperf") {
 		p.serve(t, "taskset", "-c", bind, "qperf")
-		contests = append(contests, contest{"tcp-rr 64 B median vs qperf, same processor", "us", ours(true, rr, median),
-			p.printed(`latency += +([0-9.]+) ns`, 2e-3, "taskset", "-c", bind, "qperf", "-uu", "-t", "1", "-m", "64", to, "tcp_lat")})
+		contests = append(contests, contest{
+			"tcp-rr 64 B median vs qperf, same processor", "us", ours(true, rr, median),
+			p.printed(`latency += +([0-9.]+) ns`, 2e-3, "taskset", "-c", bind, "qperf", "-uu", "-t", "1", "-m", "64", to, "tcp_lat"),
+		})
 	}
 	self, err := os.Executable()
 	must(t, err)
 	p.serve(t, "taskset", "-c", bind, self, "dialled", to+":7000")
-	contests = append(contests, contest{"tcp-crr 64 B vs net.Dial, same processor", "1/s", ours(true, crr, perSecond),
-		p.printed(`([0-9.]+) connections/s`, 1, "taskset", "-c", bind, self, "dial", to+":7000")})
+	contests = append(contests, contest{
+		"tcp-crr 64 B vs net.Dial, same processor", "1/s", ours(true, crr, perSecond),
+		p.printed(`([0-9.]+) connections/s`, 1, "taskset", "-c", bind, self, "dial", to+":7000"),
+	})
 
 	ratios := map[string][]float64{}
 	both := map[string][2][]float64{}
