@@ -77,14 +77,14 @@ type Edge struct {
 
 // Mode is one column of the matrix: a mode carried out by one implementation.
 type Mode struct {
-	Name           string `json:"name"`
-	Implementation string `json:"implementation"` // kernel, cni, docker, flannel
-	Doc            string `json:"doc"`            // what it is, in a sentence or two
-	GoodFor        string `json:"good_for"`       // for whom it is the right choice, by its documented nature
-	BadFor         string `json:"bad_for"`        // for whom it is not
-	Wiring         string `json:"wiring"`         // what it does to each host, as shell lines
-	Graph          Graph  `json:"graph"`          // the lab with this mode's devices
-	Host           Counts `json:"host"`           // what it put on one host, counted in the lab
+	Name           string  `json:"name"`
+	Implementation string  `json:"implementation"` // kernel, cni, docker, flannel
+	Doc            string  `json:"doc"`            // what it is, in a sentence or two
+	GoodFor        string  `json:"good_for"`       // for whom it is the right choice, by its documented nature
+	BadFor         string  `json:"bad_for"`        // for whom it is not
+	Wiring         string  `json:"wiring"`         // what it does to each host, as shell lines
+	Graph          Graph   `json:"graph"`          // the lab with this mode's devices
+	Host           *Counts `json:"host"`           // what it put on one host, counted in the lab; null: its lab was not started
 }
 
 // Counts is what a mode put on one host, by difference of what was there before and after.
@@ -93,8 +93,8 @@ type Counts struct {
 	Routes   int `json:"routes"`
 	Rules    int `json:"rules"` // packet filter rules
 	Sysctls  int `json:"sysctls"`
-	Hops     int `json:"hops"`      // IP hops from a container to an external machine
-	MACsPort int `json:"macs_port"` // MAC addresses seen at the host's switch port
+	Hops     int `json:"hops"`      // IP hops from a container to an external machine; 0: not told
+	MACsPort int `json:"macs_port"` // MAC addresses seen at the host's switch port; 0: not told
 }
 
 // Feature is one row of the matrix: something that a user may want of a mode.

@@ -223,7 +223,7 @@ func ttls(ctx context.Context, b *Bench, from, to Place) (Observation, error) {
 		seen.Status = "mixed"
 	}
 	seen.Evidence = o.Evidence
-	return seen, nil
+	return seen.value("hops", float64(1+left[0]-came[0])), nil
 }
 
 var _ = register(Spec{

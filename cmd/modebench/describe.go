@@ -48,7 +48,7 @@ func field(file, key, separator string) (string, bool) {
 }
 
 // describe fills in what results need besides cells: modes, features, claims, and what is missing.
-func describe(res *reports.Results, p *topology.Plan, ms []modes.Mode, counts map[string]reports.Counts, owed []suites.Cell) error {
+func describe(res *reports.Results, p *topology.Plan, ms []modes.Mode, counts map[string]*reports.Counts, owed []suites.Cell) error {
 	claims, err := modes.Claims(fixtures.FS)
 	if err != nil {
 		return err
@@ -76,14 +76,14 @@ func describe(res *reports.Results, p *topology.Plan, ms []modes.Mode, counts ma
 	}
 	for _, m := range ms {
 		w := m.Wire(p)
-		c := counts[m.Name]
+		c := counts[m.Name] // nil: its lab was not started
 		for _, r := range res.Results {
 			for _, v := range r.Values {
 				switch {
-				case r.Mode != m.Name || r.Variant != "":
-				case v.Unit == "hops":
+				case c == nil || r.Mode != m.Name:
+				case r.Feature == "ttl-out" && v.Unit == "hops":
 					c.Hops = int(v.Value)
-				case v.Unit == "macs":
+				case r.Feature == "one-mac" && v.Unit == "count":
 					c.MACsPort = int(v.Value)
 				}
 			}

@@ -143,7 +143,7 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 
 	view := newProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
 	view.begin(res.Run, p, able, o)
-	counts := map[string]reports.Counts{}
+	counts := map[string]*reports.Counts{}
 	var mu sync.Mutex
 	gather := func(m message) {
 		mu.Lock()
@@ -153,7 +153,7 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 			res.Results = append(res.Results, *m.Result)
 		case "started":
 			if m.Counts != nil {
-				counts[m.Mode] = *m.Counts
+				counts[m.Mode] = m.Counts
 			}
 		case "phase":
 			res.Run.Phases = append(res.Run.Phases, *m.Phase)
