@@ -831,6 +831,17 @@ func carried(s lab.State) lab.State {
 	return s
 }
 
+// holders are the processes that keep namespaces alive, as a machine sees them; where some are named, those of them that
+// do still. Whoever else holds namespaces with these inodes then holds others: an inode is given out anew as soon as it
+// is free (proc_alloc_inum() of fs/proc/generic.c).
+func holders(ctx context.Context, b *Bench, machine string, inodes []uint64, still ...int) (pids []int, err error) {
+	err = b.Do(ctx, machine, "Host.Holders", inodes, &pids)
+	if len(still) > 0 {
+		pids = slices.DeleteFunc(pids, func(pid int) bool { return !slices.Contains(still, pid) })
+	}
+	return pids, err
+}
+
 var _ = register(Spec{
 	Suite: "lifecycle",
 	Feature: Feature{
@@ -874,11 +885,7 @@ var _ = register(Spec{
 				inodes = append(inodes, space.Inode)
 			}
 		}
-		holders := func() (pids []int, err error) {
-			err = s.Do(ctx, tor, "Host.Holders", inodes, &pids)
-			return pids, err
-		}
-		alive, err := holders()
+		alive, err := holders(ctx, s, tor, inodes)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -904,7 +911,7 @@ var _ = register(Spec{
 					cables = append(cables, l.Name)
 				}
 			}
-			left, err = holders()
+			left, err = holders(ctx, s, tor, inodes, alive...)
 			return len(left)+len(came)+len(cables) == 0, err
 		})
 		if err != nil {
@@ -984,17 +991,21 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		inode := made.Spaces[c.Name].Inode
+		alive, err := holders(ctx, b, host, []uint64{inode})
+		if err != nil {
+			return Observation{}, err
+		}
 		for _, p := range places {
 			if err := b.Apply(ctx, topology.Step{On: host, Remove: true, Space: &topology.Space{Name: p.Container}}); err != nil {
 				return Observation{}, err
 			}
 		}
-		var pids []int
-		if err := b.Do(ctx, host, "Host.Holders", []uint64{inode}, &pids); err != nil {
+		left, err := holders(ctx, b, host, []uint64{inode}, alive...)
+		if err != nil {
 			return Observation{}, err
 		}
-		if len(pids) > 0 {
-			return Observation{}, fmt.Errorf("the namespace of %s does not go away: processes %v hold it", places, pids)
+		if len(alive) == 0 || len(left) > 0 {
+			return Observation{}, fmt.Errorf("the namespace of %s was to go away: of the processes %v that held it, %v do still", places, alive, left)
 		}
 		for _, p := range slices.Backward(places) {
 			if err := b.Detach(ctx, p); refused(err) {
@@ -1008,7 +1019,7 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		o := whether(len(diff) == 0, "the namespace of %s went away, then it was detached without an error: %d differences to the host before", c.ID(), len(diff))
-		return o.differences(host, diff).with(host, "no process held namespace %d any more", inode), nil
+		return o.differences(host, diff).with(host, "%d processes held namespace %d before, and none any more", len(alive), inode), nil
 	},
 	Sabotage: []Sabotage{
 		{Mode: "bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},

@@ -35,7 +35,8 @@ func TestHoldersAreThoseThatHoldADescriptor(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if got := holders(); len(got) > 0 {
-		t.Errorf("a namespace that nobody holds: held by %v", got)
+	// Others may have made a namespace that got the same inode meanwhile.
+	if got := holders(); slices.Contains(got, pid) {
+		t.Errorf("a namespace that process %d has let go: held by %v", pid, got)
 	}
 }
