@@ -69,7 +69,9 @@ func (p *Plan) bridges(tor *Machine, add func(Step)) {
 			continue
 		}
 		// Its own MAC, or the bridge would take its ports' lowest and change it when they do.
-		add(Step{Link: &Link{Name: segment.Name, Kind: "bridge", MAC: mac(macTor, number, 0xff00+i), MTU: segment.MTU, NoSnooping: true, Up: true}})
+		add(Step{Link: &Link{Name: segment.Name, Kind: "bridge", MAC: mac(macTor, number, 0xff00+i), NoSnooping: true, Up: true}})
+		// Set once it is there, the MTU stays; it would follow the ports' otherwise (br_mtu_auto_adjust).
+		add(Step{Set: &LinkSet{Name: segment.Name, MTU: segment.MTU}})
 		for _, port := range tor.NICs {
 			if port.Segment == segment.Name {
 				add(Step{Set: &LinkSet{Name: port.Name, Master: segment.Name, State: "up"}})
