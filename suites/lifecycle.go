@@ -167,15 +167,15 @@ func changes(before, after lab.State) (came, went []string) {
 }
 
 // steady is a host's state when it has come to rest: when the kernel's link watch, which may take a second
-// (net/core/link_watch.c), has told of all carriers.
+// (net/core/link_watch.c), has told of all carriers that came or went.
 func steady(ctx context.Context, b *Bench, host string) (s lab.State, err error) {
 	var restless string
 	ok, err := eventually(ctx, patience, func() (bool, error) {
 		s, err = b.State(ctx, host)
 		for name, space := range s.Spaces {
 			for _, l := range space.Links {
-				if slices.Contains(l.Flags, "LOWER_UP") && l.Oper != "up" && l.Oper != "unknown" {
-					restless = fmt.Sprintf("%s of %s has a carrier and is %s", l.Name, Place{host, name}, l.Oper)
+				if carrier := slices.Contains(l.Flags, "LOWER_UP"); carrier != (l.Oper == "up" || l.Oper == "unknown") {
+					restless = fmt.Sprintf("%s of %s has a carrier: %t, and is %s", l.Name, Place{host, name}, carrier, l.Oper)
 					return false, err
 				}
 			}

@@ -291,13 +291,17 @@ func recovery(ctx context.Context, b *Bench, what string, fail func(context.Cont
 	default:
 		o.Detail = fmt.Sprintf("%s, and %s does not reach %s again by %s within %s of everything being back", what, p, x, orNone(no), patience)
 	}
-	// That nothing is left of the failure but what it did to the mode is the control.
+	// That nothing is left of the failure but what it did to the mode is the control. Each port of the switch has to wait
+	// for the kernel's link watch, as the host's had.
 	for _, other := range b.plan.Externals()[1:] {
-		a, err := b.Ask(ctx, x, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, Place{Machine: other.Name}, IPv4), controlPort), Wait: time.Second})
+		ok, err := eventually(ctx, patience, func() (bool, error) {
+			a, err := b.Ask(ctx, x, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, Place{Machine: other.Name}, IPv4), controlPort), Wait: 20 * time.Millisecond})
+			return a.Answered, err
+		})
 		if err != nil {
 			return Observation{}, err
 		}
-		if !a.Answered {
+		if !ok {
 			return Observation{}, fmt.Errorf("%s does not reach %s: the switch has not recovered", x, other.Name)
 		}
 		o = o.with(x.String(), "control: %s answered over the same switch", other.Name)
