@@ -16,7 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-const recorded = "../fixtures/recorded/results.json"
+const example = "testdata/example/results.json"
 
 // documents returns what Write puts.
 func documents(t testing.TB, res Results) map[string][]byte {
@@ -52,11 +52,11 @@ func golden(t *testing.T, file string, got []byte) {
 
 func readRecorded(t testing.TB) Results {
 	t.Helper()
-	data, err := os.ReadFile(recorded)
+	data, err := os.ReadFile(example)
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := Read(bytes.NewReader(data), recorded)
+	res, err := Read(bytes.NewReader(data), example)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,14 +72,14 @@ func TestDocuments(t *testing.T) {
 
 func TestDocumentsOfRecordedRun(t *testing.T) {
 	if *update {
-		if _, err := os.Stat(recorded); os.IsNotExist(err) {
-			golden(t, recorded, documents(t, exampleRun())["results.json"])
+		if _, err := os.Stat(example); os.IsNotExist(err) {
+			golden(t, example, documents(t, exampleRun())["results.json"])
 		}
 	}
 	res := readRecorded(t)
 	docs := documents(t, res)
-	golden(t, "testdata/recorded/report.md", docs["report.md"])
-	golden(t, "testdata/recorded/matrix.txt", []byte(Matrix(res, 120, false)))
+	golden(t, "testdata/example/report.md", docs["report.md"])
+	golden(t, "testdata/example/matrix.txt", []byte(Matrix(res, 120, false)))
 	again := documents(t, res)
 	for name := range docs {
 		if !bytes.Equal(docs[name], again[name]) {
