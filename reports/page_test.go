@@ -47,7 +47,7 @@ func unable(t *testing.T, format string, args ...any) {
 var external = regexp.MustCompile(`(?i)<(?:script|img|iframe|source|video|audio|embed|object|use|image)\b[^>]*\b(?:src|href|data|srcset)=["']?(?:https?:)?//|<link\b[^>]*\bhref=["']?(?:https?:)?//|@import|url\(["']?(?:https?:)?//|\bfetch\(|XMLHttpRequest|WebSocket|sendBeacon`)
 
 func TestPageLoadsNothing(t *testing.T) {
-	page := documents(t, readRecorded(t))["index.html"]
+	page := documents(t, readExample(t))["index.html"]
 	if found := external.Find(page); found != nil {
 		t.Errorf("the page loads from elsewhere: %s", found)
 	}
@@ -60,7 +60,7 @@ func TestPageLoadsNothing(t *testing.T) {
 
 func TestPageInBrowser(t *testing.T) {
 	dir := t.TempDir()
-	page := documents(t, readRecorded(t))["index.html"]
+	page := documents(t, readExample(t))["index.html"]
 	end := bytes.LastIndex(page, []byte("</body>"))
 	// What a reader does, after the page's own script: pin, filter, swap, sort, open a cell, close it.
 	act := `<script>
@@ -117,7 +117,7 @@ func TestPageInBrowser(t *testing.T) {
 	if wide, _ := attribute("wide"); wide != "false" {
 		t.Error("the page is wider than the window")
 	}
-	res := readRecorded(t)
+	res := readExample(t)
 	table := tabulate(res, inMatrix)
 	said, _ := attribute("said")
 	all := strings.Fields(said)

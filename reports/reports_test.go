@@ -50,7 +50,7 @@ func golden(t *testing.T, file string, got []byte) {
 	}
 }
 
-func readRecorded(t testing.TB) Results {
+func readExample(t testing.TB) Results {
 	t.Helper()
 	data, err := os.ReadFile(example)
 	if err != nil {
@@ -70,13 +70,13 @@ func TestDocuments(t *testing.T) {
 	golden(t, "testdata/small/matrix.txt", []byte(Matrix(exampleSmall(), 100, false)))
 }
 
-func TestDocumentsOfRecordedRun(t *testing.T) {
+func TestDocumentsOfExample(t *testing.T) {
 	if *update {
 		if _, err := os.Stat(example); os.IsNotExist(err) {
 			golden(t, example, documents(t, exampleRun())["results.json"])
 		}
 	}
-	res := readRecorded(t)
+	res := readExample(t)
 	docs := documents(t, res)
 	golden(t, "testdata/example/report.md", docs["report.md"])
 	golden(t, "testdata/example/matrix.txt", []byte(Matrix(res, 120, false)))

@@ -272,7 +272,7 @@ func BenchmarkReport(b *testing.B) {
 }
 
 func BenchmarkReportWithMatrix(b *testing.B) {
-	res := readRecorded(b)
+	res := readExample(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		documents(b, res)
