@@ -125,50 +125,66 @@ func TestSuites(t *testing.T) {
 	}
 	if !*onlySabotage {
 		run.Declare()
+		suite, reporter := ginkgo.GinkgoConfiguration()
+		reporter.Succinct = !reporter.Verbose && !reporter.VeryVerbose
+		if ginkgo.RunSpecs(t, "modes", suite, reporter) {
+			for _, c := range run.Cells() {
+				if seen[c] != 1 {
+					t.Errorf("%s: ran %d times: want once", c, seen[c])
+				}
+			}
+		}
 	}
 	if !*noSabotage {
-		declareSabotage(run)
+		t.Run("sabotage", func(t *testing.T) { sabotage(t, run) })
 	}
-	suite, reporter := ginkgo.GinkgoConfiguration()
-	reporter.Succinct = !reporter.Verbose && !reporter.VeryVerbose
-	if !ginkgo.RunSpecs(t, "modes", suite, reporter) || *onlySabotage {
-		return
-	}
-	for _, c := range run.Cells() {
-		if seen[c] != 1 {
-			t.Errorf("%s: ran %d times: want once", c, seen[c])
+}
+
+// sabotage breaks each mode by the sabotages of all specs, those of one suite in one lab, several labs at the same time:
+// with the break, each spec has to be red.
+func sabotage(t *testing.T, r *Run) {
+	silent := *r
+	silent.Emit = func(Event) {} // what is told is of healthy modes
+	for _, m := range r.Modes {
+		for _, suite := range r.Suites {
+			broken := slices.DeleteFunc(r.specs(), func(s Spec) bool {
+				return s.Suite != suite || !slices.ContainsFunc(s.Sabotage, func(how Sabotage) bool { return how.Mode == m.Name })
+			})
+			if len(broken) == 0 {
+				continue
+			}
+			t.Run(m.Name+" "+suite, func(t *testing.T) {
+				t.Parallel()
+				o := &observer{run: &silent, mode: m}
+				o.start(t.Context())
+				defer func() {
+					if err := o.stop(); err != nil {
+						t.Error(err)
+					}
+				}()
+				for _, s := range broken {
+					for _, how := range s.Sabotage {
+						if how.Mode == m.Name {
+							t.Run(s.Feature.Name+": "+how.Doc, func(t *testing.T) { o.reddens(t, s, how) })
+						}
+					}
+				}
+			})
 		}
 	}
 }
 
-// declareSabotage declares, for each mode, the sabotages of all specs that break that mode: on a lab of its own, each
-// spec as expected before the break, and not as expected with it.
-func declareSabotage(r *Run) {
-	for _, m := range r.Modes {
-		ginkgo.Describe("sabotage of "+m.Name, ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
-			o := &observer{run: r, mode: m}
-			ginkgo.BeforeAll(func(ctx ginkgo.SpecContext) { o.start(ctx) })
-			for _, s := range r.specs() {
-				for _, sabotage := range s.Sabotage {
-					if sabotage.Mode != m.Name {
-						continue
-					}
-					ginkgo.It(s.Feature.Name+": "+sabotage.Doc, func(ctx ginkgo.SpecContext) {
-						if o.failed != nil {
-							ginkgo.Fail(o.failed.Error())
-						}
-						result := o.sabotaged(ctx, s, sabotage)
-						if result.Outcome != reports.Fail {
-							ginkgo.Fail(fmt.Sprintf("%s: %s, with %s: outcome %s: want fail: %s", m.Name, s.Feature.Name, sabotage.Doc, result.Outcome, result.Detail))
-						}
-						if result.Detail == "" {
-							ginkgo.Fail(fmt.Sprintf("%s: %s, with %s: fails without a word why", m.Name, s.Feature.Name, sabotage.Doc))
-						}
-					})
-				}
-			}
-			ginkgo.AfterAll(func() { gomega.Expect(o.stop()).To(gomega.Succeed()) })
-		})
+// reddens fails the test where a spec stays green, or is not decided, on a mode that is broken.
+func (o *observer) reddens(t *testing.T, s Spec, how Sabotage) {
+	if o.failed != nil {
+		t.Fatal(o.failed)
+	}
+	result := o.sabotaged(t.Context(), s, how)
+	if result.Outcome != reports.Fail {
+		t.Errorf("outcome %s: want fail: %s", result.Outcome, result.Detail)
+	}
+	if result.Detail == "" {
+		t.Error("fails without a word why")
 	}
 }
 
