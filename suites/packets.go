@@ -1,6 +1,7 @@
 package suites
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -173,11 +174,30 @@ var _ = register(Spec{
 			token := b.newToken()
 			tokens[token] = f
 			asks = append(asks, func() (err error) {
-				answers[i], err = b.Ask(ctx, first, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(a, port), Token: token, Wait: hopeful})
+				answers[i], err = b.Ask(ctx, first, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(a, port), Token: token, Wait: patience})
 				return err
 			})
 		}
-		if err := all(asks...); err != nil {
+		// At the host's own interface a frame between two devices on it is seen, too, as if it came in.
+		onWire := func(p lab.Packet) bool {
+			_, mine := tokens[p.Token]
+			return mine && b.plan.Machine(p.Machine).Role == topology.RoleTor
+		}
+		asked := make(chan error, 1)
+		go func() { asked <- all(asks...) }()
+		// An answer is waited for until the question is seen on the wire, where it may be lost.
+		if _, err := eventually(ctx, 2*patience, func() (bool, error) {
+			select {
+			case err := <-asked:
+				return true, err
+			default:
+			}
+			seen, err := recorded(ctx, onWire)
+			for _, p := range seen {
+				err = cmp.Or(err, b.Do(ctx, first.Machine, "Probe.Enough", p.Token, &lab.Nothing{}))
+			}
+			return false, err
+		}); err != nil {
 			return Observation{}, err
 		}
 		for i, f := range families {
@@ -195,8 +215,7 @@ var _ = register(Spec{
 		var o Observation
 		wired := map[Family]bool{}
 		for _, p := range packets {
-			// At the host's own interface a frame between two devices on it is seen, too, as if it came in.
-			if b.plan.Machine(p.Machine).Role == topology.RoleTor {
+			if onWire(p) {
 				wired[tokens[p.Token]] = true
 			}
 			if len(o.Evidence) < 16 {
