@@ -275,14 +275,15 @@ func paired(steps []topology.Step) []topology.Step {
 	return steps
 }
 
-// callsOut asks an external machine from a container, or, in a mode without addresses, the container from itself.
+// callsOut asks an external machine from a container, or, in a mode without addresses, the container from itself. It
+// waits until the kernel has asked for a link-layer address again, should that question or its answer get lost.
 func callsOut(ctx context.Context, b *Bench, p Place) (lab.Answer, string, error) {
 	if b.mode.Addrs == nil {
 		a, err := b.Ask(ctx, p, lab.Ask{Proto: "icmp", To: netip.MustParseAddrPort("127.0.0.1:0"), Wait: time.Second})
 		return a, "itself", err
 	}
 	x := external(b)
-	a, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, x, IPv4), controlPort), Wait: time.Second})
+	a, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, x, IPv4), controlPort), Wait: 2 * retry})
 	return a, x.String(), err
 }
 
