@@ -113,7 +113,7 @@ var gauges = []gauge{
 	{
 		"udp-stream", "as many datagrams of 1400 bytes as possible are sent",
 		lab.Trial{Test: "udp-stream"},
-		0.8, onTwo, "bit/s",
+		0.8, onOne, "bit/s",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			return []reports.Value{
 				{Unit: "bit/s", Value: 8 * float64(received.Bytes) / received.Seconds},
