@@ -80,11 +80,15 @@ func (dirs settings) set(key, value string) (was string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("sysctl %s: %w", key, err)
 	}
+	was = strings.TrimSpace(string(b[:n]))
+	if was == value {
+		return was, nil // writing some takes the lock of all devices, also for nothing
+	}
 	// The kernel takes a setting in one write and answers it there.
 	if _, err := unix.Pwrite(fd, []byte(value), 0); err != nil {
 		return "", fmt.Errorf("sysctl %s=%s: %w", key, value, err)
 	}
-	return strings.TrimSpace(string(b[:n])), nil
+	return was, nil
 }
 
 // setSysctl changes a setting of the namespace of the calling thread and returns what it was.
