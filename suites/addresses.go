@@ -233,7 +233,7 @@ var _ = register(Spec{
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		first, second, ok := pair(b, firstHost(b), network(b))
 		if !ok {
-			return notApplicable("the mode has one container a network and host"), nil
+			return oneContainer(), nil
 		}
 		return ttls(ctx, b, first, second)
 	},
@@ -568,7 +568,7 @@ var _ = register(Spec{
 		}
 		first, second, ok := pair(b, firstHost(b), network(b))
 		if !ok {
-			return notApplicable("the mode has one container a network and host"), nil
+			return oneContainer(), nil
 		}
 		return overlap(ctx, b, first, second)
 	},
@@ -848,7 +848,7 @@ var _ = register(Spec{
 		}
 		first, second, ok := pair(b, firstHost(b), network(b))
 		if !ok {
-			return notApplicable("the mode has one container a network and host"), nil
+			return oneContainer(), nil
 		}
 		if addrOf(b, first, IPv4) == addrOf(b, second, IPv4) {
 			return notApplicable("the containers share one interface, and with it its MAC address"), nil

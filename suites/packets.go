@@ -137,7 +137,7 @@ var _ = register(Spec{
 		}
 		first, second, ok := pair(b, firstHost(b), network(b))
 		if !ok {
-			return notApplicable("the mode has one container a network and host"), nil
+			return oneContainer(), nil
 		}
 		s, err := b.State(ctx, first.Machine)
 		if err != nil {

@@ -258,7 +258,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			}
 			to, from, ok := pair(b, firstHost(b), network(b))
 			if !ok {
-				return notApplicable("the mode has one container a network and host"), nil
+				return oneContainer(), nil
 			}
 			t, _, reproduce, err := hairpin(ctx, b, from, to, f)
 			o := t.observation()
@@ -285,7 +285,7 @@ var _ = register(Spec{
 		}
 		to, from, ok := pair(b, firstHost(b), network(b))
 		if !ok {
-			return notApplicable("the mode has one container a network and host"), nil
+			return oneContainer(), nil
 		}
 		hosts, err := hostAddrs(ctx, b, to.Machine)
 		if err != nil {

@@ -511,6 +511,11 @@ func (t trip) delivered() []lab.Packet {
 	return out
 }
 
+// oneContainer is the answer of the modes in which a container has no neighbour of its network.
+func oneContainer() Observation {
+	return notApplicable("the mode has one container a network and host")
+}
+
 // pair returns two containers of one network of a host; ok is false where the mode has only one there.
 func pair(b *Bench, host, network string) (first, second Place, ok bool) {
 	cs := b.Containers(host, network)
