@@ -17,8 +17,9 @@ type Mode struct {
 	GoodFor string // who should choose it, by its documented nature
 	BadFor  string // who should not
 
-	Needs []Kernel // what it cannot do without
-	Limit int      // containers that one network of one host can have; 0: no limit of the mode's own
+	Fabric topology.Fabric // what the underlay must be; empty: any that carries frames, such as topology.Open
+	Needs  []Kernel        // what it cannot do without
+	Limit  int             // containers that one network of one host can have; 0: no limit of the mode's own
 
 	// Setup prepares a host, before any container is attached to it. Nil: nothing to prepare.
 	Setup func(*topology.Plan, *topology.Machine) []topology.Step
@@ -53,6 +54,9 @@ const (
 	MACVLAN  Kernel = "macvlan"
 	NFTNAT   Kernel = "nft-nat" // nftables with NAT of both IP families
 	NFTables Kernel = "nftables"
+	IPVLAN   Kernel = "ipvlan"
+	VLAN     Kernel = "802.1q"         // VLAN devices
+	Trunk    Kernel = "vlan-filtering" // bridges that filter by VLAN, of which a topology.Trunk fabric is made
 )
 
 var registry []Mode
@@ -78,6 +82,14 @@ func Find(name string) (Mode, bool) {
 		return Mode{}, false
 	}
 	return registry[i], true
+}
+
+// Plan is NewPlan of the topology on the fabric that the mode asks for.
+func (m Mode) Plan(t topology.Topology) (*topology.Plan, error) {
+	if m.Fabric != "" {
+		t.Fabric = m.Fabric
+	}
+	return topology.NewPlan(t)
 }
 
 // DeviceOf is the interface with the container's addresses, as it sees it when attached to the host; empty: none beyond

@@ -176,4 +176,5 @@ type Fidelity struct {
 	Kernel      string `json:"kernel"`      // release
 	Driver      string `json:"driver"`      // netns, vm, ssh
 	Accelerator string `json:"accelerator"` // kvm, tcg, uml; empty: the machine's own processor
+	Fabric      string `json:"fabric"`      // open, routed-bgp, trunk; empty: open
 }

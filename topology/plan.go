@@ -29,6 +29,7 @@ type PlannedSegment struct {
 	Name   string
 	V4, V6 netip.Prefix
 	MTU    int
+	VLAN   int // VID on a Trunk fabric: 10, 20, … in the order of segments; 0 on others
 }
 
 // PlannedNetwork is a network of containers with its name.
@@ -55,17 +56,20 @@ const (
 type Machine struct {
 	Name       string
 	Role       Role
+	AS         uint32      // autonomous system on a Routed fabric: 65000 of a tor, 65001 and on of hosts; 0: it speaks no BGP
 	NICs       []Interface // hosts and externals: by name; tors: one port for each interface they join, by machine and name
 	Containers []Container // attached when a lab starts: by network, then by number
 }
 
 // Interface is one end of a cable. The two ends name each other.
 type Interface struct {
-	Name    string // at most 15 bytes; a tor's port is MACHINE-NIC, such as h1-eth0
-	Segment string
+	Name    string           // at most 15 bytes; a tor's port is MACHINE-NIC, such as h1-eth0
+	Segment string           // empty: a trunk, which carries several
+	VLAN    int              // VID of an 802.1Q device of a host on its interface Trunk; of a tor's access port; 0: neither
+	Trunk   string           // the interface that this 802.1Q device is made on; such an interface has no cable and so no Peer
 	MAC     net.HardwareAddr // locally administered
 	MTU     int
-	V4, V6  netip.Prefix // address with the segment's length; zero on a tor's port
+	V4, V6  netip.Prefix // address with the segment's length, or with the link's on a Routed fabric; zero on a switch's port and on a trunk
 	Peer    Port
 	Rate    BitRate
 	Delay   string

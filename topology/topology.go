@@ -18,11 +18,20 @@ type Topology struct {
 	Networks map[string]Network  `yaml:"networks" json:"networks"`
 }
 
-// Fabric is what the underlay allows. Only "open" exists in this version: a learning, flooding switch.
+// Fabric is what the underlay is and allows.
 type Fabric string
 
-// Open is the zero fabric's meaning: every frame is switched, none is filtered.
-const Open Fabric = "open"
+// The fabrics. The zero value means Open.
+const (
+	// Open is a learning, flooding switch: every frame is switched, none is filtered.
+	Open Fabric = "open"
+	// Routed is a router: each interface of a host or external machine has a link of its own to the tor (RFC 3021,
+	// RFC 6164), which forwards between links and speaks BGP with hosts that do (RFC 4271).
+	Routed Fabric = "routed-bgp"
+	// Trunk is a switch that keeps segments apart by tags (IEEE 802.1Q): each segment is a VLAN, each host has one cable,
+	// on which all its segments are tagged, and external machines have access ports.
+	Trunk Fabric = "trunk"
+)
 
 // Segment is a layer-2 network.
 type Segment struct {

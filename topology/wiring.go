@@ -33,16 +33,19 @@ type Step struct {
 	In     string // container whose namespace is changed; empty: the machine's own
 	Remove bool   // do the opposite: delete the link, address, route, neighbour, rules; undone by putting them back
 
-	Space   *Space
-	Link    *Link
-	Set     *LinkSet
-	Addr    *Addr
-	Route   *Route
-	Neigh   *Neigh
-	Sysctl  *Sysctl
-	Table   *Table
-	Offload *Offload
-	Shape   *Shape
+	Space    *Space
+	Link     *Link
+	Set      *LinkSet
+	Addr     *Addr
+	Route    *Route
+	Neigh    *Neigh
+	Sysctl   *Sysctl
+	Table    *Table
+	Offload  *Offload
+	Shape    *Shape
+	VLAN     *VLAN
+	BGP      *BGP
+	Announce *Announcement
 }
 
 // Space makes the network namespace of a container, with its loopback up.
@@ -69,11 +72,13 @@ type Link struct {
 	PeerMTU  int
 
 	// bridge
-	NoSnooping bool // flood all multicast: no IGMP and MLD snooping
+	NoSnooping    bool // flood all multicast: no IGMP and MLD snooping
+	VLANFiltering bool // keep VLANs apart (IEEE 802.1Q); ports are in none until a step VLAN puts them there
 
-	// macvlan (and later ipvlan, vlan): made in In on a parent of the machine's own namespace
+	// macvlan, ipvlan, vlan: made in In on a parent of the machine's own namespace
 	Parent     string
-	ParentMode string // private, vepa, bridge, passthru
+	ParentMode string // macvlan: private, vepa, bridge, passthru; ipvlan: l2, l3, l3s
+	VID        int    // vlan: 0 to 4094
 }
 
 // LinkSet changes a device. Zero fields stay as they are.
@@ -98,8 +103,9 @@ type Addr struct {
 	NoPrefixRoute bool         // do not add the route of the prefix
 }
 
-// Route is a unicast route of the main table.
+// Route is a route of the main table.
 type Route struct {
+	Type   string       // blackhole, unreachable; empty: unicast
 	Dst    netip.Prefix // the zero prefix of a family is its default route
 	Via    netip.Addr   // invalid: on link
 	Link   string       // empty: by Via
@@ -108,6 +114,39 @@ type Route struct {
 	OnLink bool
 	MTU    int
 }
+
+// VLAN puts a bridge's port into a VLAN, after bridge(8).
+type VLAN struct {
+	Link     string // the port
+	VID      int    // 1 to 4094
+	Untagged bool   // an access port: frames leave without a tag, and those that come without one belong to the VLAN
+}
+
+// BGP is a machine's speaker (RFC 4271). It programs the best paths that it learns into the machine's main routing table,
+// as routes of the protocol bgp (186), and takes them out when they are withdrawn. Undoing it ends its sessions.
+type BGP struct {
+	AS        uint32
+	ID        netip.Addr // BGP identifier (RFC 4271 section 1.1)
+	Peers     []Peer
+	Hold      time.Duration // proposed hold time; keepalives are sent every third of it
+	Restart   time.Duration // graceful restart time (RFC 4724); 0: not offered
+	Multipath bool          // program all equally good paths of a prefix, not only the best one
+}
+
+// Peer is one neighbour of a speaker, on a link that the two share. One session carries both families (RFC 4760).
+type Peer struct {
+	Addr        netip.Addr     // the neighbour's IPv4 address: of the session
+	AS          uint32         // its
+	Local       netip.Addr     // own IPv4 address: of the session, and next hop of what is announced
+	Local6      netip.Addr     // next hop of what is announced of IPv6: own address on the link
+	Passive     bool           // wait for it to connect
+	Accept      []netip.Prefix // import policy: these prefixes and longer ones in them; empty: whatever it announces
+	MaxPrefixes uint32         // that it may announce in each family before the session is ended (RFC 4486 subcode 1); 0: no limit
+}
+
+// Announcement has the machine's speaker announce a prefix to its peers. Several may announce the same: it is withdrawn
+// when the last of them is undone.
+type Announcement struct{ Prefix netip.Prefix }
 
 // Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
 type Neigh struct {

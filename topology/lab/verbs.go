@@ -29,6 +29,10 @@ import (
 //	Capture.Arm   Nothing  → Nothing     from now on every namespace of the machine is recorded
 //	Capture.Mark  Nothing  → Mark        a moment, after all that was received before
 //	Capture.Since Mark     → []Packet    what was recorded after it, in order
+//	BGP.State     Nothing  → BGPState    of the machine's speaker; zero where there is none
+//	BGP.Reset     Addr     → Nothing     ends the session with that neighbour as if by an operator (RFC 4486 subcode 4)
+//	BGP.Crash     Nothing  → Nothing     ends the speaker without a word to its neighbours; the routes it programmed stay
+//	BGP.Revive    Nothing  → Nothing     starts a crashed speaker again, with what is announced
 //	Traffic.*     see traffic.go
 
 // Nothing is sent or answered where a verb needs no value.
@@ -307,4 +311,42 @@ type NDP struct {
 type Group struct {
 	Addr netip.Addr
 	Kind string // join, leave, include, exclude, query
+}
+
+// BGPState is a speaker's view.
+type BGPState struct {
+	Running bool
+	Peers   []BGPPeer  // in the order of the step
+	Routes  []BGPRoute // all paths known, by prefix; the speaker's own announcements too
+	Events  []BGPEvent // since the speaker was made, in order, over crashes
+}
+
+// BGPPeer is one session.
+type BGPPeer struct {
+	Addr               netip.Addr
+	AS                 uint32
+	State              string        // idle, connect, active, opensent, openconfirm, established (RFC 4271 section 8.2.2)
+	Hold               time.Duration // negotiated
+	Capabilities       []int         // codes that the neighbour offered, sorted (RFC 5492)
+	Received, Accepted int           // prefixes, of both families
+}
+
+// BGPRoute is one path to a prefix.
+type BGPRoute struct {
+	Prefix    netip.Prefix
+	NextHop   netip.Addr
+	Path      []uint32   // AS_PATH; empty: the speaker's own announcement
+	From      netip.Addr // neighbour; invalid: own
+	Best      bool
+	Stale     bool // kept over a restart of the neighbour (RFC 4724)
+	Installed bool // in the machine's routing table by this speaker
+}
+
+// BGPEvent is something that a speaker noticed or did.
+type BGPEvent struct {
+	When   time.Time
+	Kind   string       // established, down, announced, withdrawn (by the neighbour), installed, removed (in the routing table)
+	Peer   netip.Addr   // of a session, or who announced
+	Prefix netip.Prefix // zero: not about one
+	Text   string       // why a session went down
 }
