@@ -77,6 +77,7 @@ type end struct {
 	listener   int
 	flows      []*flow
 	epoch      time.Time
+	memory     []byte      // of all flows
 	closing    atomic.Bool // what ends now is meant to end
 	done       chan struct{}
 	before     counters
@@ -89,6 +90,7 @@ type end struct {
 type flow struct {
 	*end
 	fd         atomic.Int64 // -1: none
+	buf        []byte       // to send from or to receive into
 	from, last time.Duration
 	operations uint64
 	bytes      uint64
@@ -182,18 +184,23 @@ func (a *agent) begin(t lab.Trial) (e *end, err error) {
 		runtime.GOMAXPROCS(n)
 	}
 	e = &end{Trial: t, tool: tool, listener: -1, epoch: time.Now(), done: make(chan struct{})}
-	for range t.Streams {
-		f := &flow{end: e}
-		f.fd.Store(-1)
-		e.flows = append(e.flows, f)
-	}
 	if e.addr, err = resolve(t.To); err != nil {
 		return nil, err
 	}
+	each := max(most*t.Size, joint) // a batch
 	if tool.kind == unix.SOCK_STREAM {
+		each = t.Size
 		if err := e.chooseCongestion(); err != nil {
 			return nil, err
 		}
+	}
+	if e.memory, err = memory(t.Streams * each); err != nil {
+		return nil, err
+	}
+	for i := range t.Streams {
+		f := &flow{end: e, buf: e.memory[i*each:][:each]}
+		f.fd.Store(-1)
+		e.flows = append(e.flows, f)
 	}
 	return e, nil
 }
@@ -291,6 +298,7 @@ func (e *end) close() {
 	if e.listener >= 0 {
 		_ = unix.Close(e.listener)
 	}
+	_ = unix.Munmap(e.memory)
 }
 
 // Serve is the receiving end.

@@ -48,7 +48,7 @@ var errNobody = errors.New("nothing came")
 func (f *flow) pace() int { return max(1, 16<<10/f.Size) }
 
 func write(f *flow) error {
-	fd, buf := int(f.fd.Load()), make([]byte, f.Size)
+	fd, buf := int(f.fd.Load()), f.buf
 	for every := f.pace(); f.last < f.For; f.last = f.now() {
 		for range every {
 			if err := put(fd, buf); err != nil {
@@ -66,7 +66,7 @@ func sendfile(f *flow) error {
 		return os.NewSyscallError("memfd_create", err)
 	}
 	defer unix.Close(file)
-	if _, err := unix.Write(file, make([]byte, f.Size)); err != nil { // a hole would be one page of zeros, always in cache
+	if _, err := unix.Write(file, f.buf); err != nil { // a hole would be one page of zeros, always in cache
 		return os.NewSyscallError("write", err)
 	}
 	fd, offset := int(f.fd.Load()), new(int64)
@@ -108,7 +108,7 @@ func read(f *flow) error    { return f.read(0) }
 func discard(f *flow) error { return f.read(unix.MSG_TRUNC) } // tcp(7): bytes are thrown away instead of copied
 
 func (f *flow) read(flags uintptr) error {
-	fd, buf := int(f.fd.Load()), make([]byte, f.Size)
+	fd, buf := int(f.fd.Load()), f.buf
 	for {
 		n, err := call(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)), flags, 0)
 		if err != nil {
@@ -132,7 +132,7 @@ func (f *flow) part(fd int) error {
 }
 
 func request(f *flow) error {
-	fd, buf := int(f.fd.Load()), make([]byte, f.Size)
+	fd, buf := int(f.fd.Load()), f.buf
 	for f.last < f.For {
 		if err := put(fd, buf); err != nil {
 			return err
@@ -158,7 +158,7 @@ func (f *flow) operation() error {
 }
 
 func respond(f *flow) error {
-	fd, buf := int(f.fd.Load()), make([]byte, f.Size)
+	fd, buf := int(f.fd.Load()), f.buf
 	for {
 		switch n, err := get(fd, buf); {
 		case n == 0 && err == errHungUp:
@@ -192,9 +192,8 @@ func listen(*flow) error { return nil }
 // requestEach lets the peer close first: what stays in TIME-WAIT stays with its one port, where a later connection may
 // take over (RFC 6191), instead of using up the ports at this end.
 func requestEach(f *flow) error {
-	buf := make([]byte, f.Size)
 	for f.last < f.For {
-		if err := f.requestOnce(buf); err != nil {
+		if err := f.requestOnce(f.buf); err != nil {
 			return fmt.Errorf("after %d connections: %w", f.operations, err)
 		}
 		if err := f.operation(); err != nil {
@@ -226,8 +225,7 @@ func (f *flow) requestOnce(buf []byte) error {
 }
 
 func respondEach(f *flow) error {
-	buf := make([]byte, f.Size)
-	for {
+	for buf := f.buf; ; {
 		fd, err := f.next()
 		if err == errNobody {
 			return nil

@@ -143,11 +143,12 @@ type batch struct {
 	controls [][]byte
 }
 
-func newBatch(messages, size, control int) *batch {
+// newBatch makes so many of a size, in the flow's memory.
+func (f *flow) newBatch(messages, size, control int) *batch {
 	b := &batch{messages: make([]unix.Mmsghdr, messages)}
 	vectors := make([]unix.Iovec, messages)
 	for i := range b.messages {
-		buf := make([]byte, size)
+		buf := f.buf[i*size:][:size]
 		b.buffers = append(b.buffers, buf)
 		vectors[i].Base = &buf[0]
 		vectors[i].SetLen(size)
@@ -163,18 +164,21 @@ func newBatch(messages, size, control int) *batch {
 	return b
 }
 
-// most of a trial's datagrams in one system call.
-const most = 64
+// most of a trial's datagrams in one system call, and joint ones, bytes.
+const (
+	most  = 64
+	joint = 4 << 16
+)
 
-func sendOne(f *flow) error   { return f.send(newBatch(1, f.Size, 0)) }
-func sendBatch(f *flow) error { return f.send(newBatch(most, f.Size, 0)) }
+func sendOne(f *flow) error   { return f.send(f.newBatch(1, f.Size, 0)) }
+func sendBatch(f *flow) error { return f.send(f.newBatch(most, f.Size, 0)) }
 
 // sendSegments has the kernel cut datagrams from larger ones, as late as it can (udp(7), UDP_SEGMENT).
 func sendSegments(f *flow) error {
 	if err := unix.SetsockoptInt(int(f.fd.Load()), unix.IPPROTO_UDP, unix.UDP_SEGMENT, f.Size); err != nil {
 		return fmt.Errorf("UDP_SEGMENT: %w", err)
 	}
-	return f.send(newBatch(4, f.Size*min(most, largest/f.Size), 0))
+	return f.send(f.newBatch(4, f.Size*min(most, largest/f.Size), 0))
 }
 
 func (f *flow) send(b *batch) error {
@@ -199,18 +203,18 @@ func (f *flow) send(b *batch) error {
 	return converse(fd, kindGoodbye, f.operations)
 }
 
-func receiveOne(f *flow) error { return f.receive(newBatch(1, f.Size, 0), 0) }
+func receiveOne(f *flow) error { return f.receive(f.newBatch(1, f.Size, 0), 0) }
 
 // receiveBatch naps whenever it has emptied the socket: were it waiting there, the sender would have to wake it up for
 // each datagram, which costs more than the datagram does.
-func receiveBatch(f *flow) error { return f.receive(newBatch(most, f.Size, 0), 50*time.Microsecond) }
+func receiveBatch(f *flow) error { return f.receive(f.newBatch(most, f.Size, 0), 50*time.Microsecond) }
 
 // receiveSegments takes datagrams joined as they came (udp(7), UDP_GRO).
 func receiveSegments(f *flow) error {
 	if err := unix.SetsockoptInt(int(f.fd.Load()), unix.IPPROTO_UDP, unix.UDP_GRO, 1); err != nil {
 		return fmt.Errorf("UDP_GRO: %w", err)
 	}
-	return f.receive(newBatch(4, 1<<16, unix.CmsgSpace(4)), 0)
+	return f.receive(f.newBatch(joint>>16, 1<<16, unix.CmsgSpace(4)), 0)
 }
 
 func (f *flow) receive(b *batch, nap time.Duration) error {
