@@ -106,6 +106,7 @@ type Addr struct {
 // Route is a route of the main table.
 type Route struct {
 	Type   string       // blackhole, unreachable; empty: unicast
+	Metric int          // of several routes to Dst the one with the least is used; 0: the kernel's choice (1024 in IPv6)
 	Dst    netip.Prefix // the zero prefix of a family is its default route
 	Via    netip.Addr   // invalid: on link
 	Link   string       // empty: by Via
@@ -135,13 +136,19 @@ type BGP struct {
 
 // Peer is one neighbour of a speaker, on a link that the two share. One session carries both families (RFC 4760).
 type Peer struct {
-	Addr        netip.Addr     // the neighbour's IPv4 address: of the session
-	AS          uint32         // its
-	Local       netip.Addr     // own IPv4 address: of the session, and next hop of what is announced
-	Local6      netip.Addr     // next hop of what is announced of IPv6: own address on the link
-	Passive     bool           // wait for it to connect
-	Accept      []netip.Prefix // import policy: these prefixes and longer ones in them; empty: whatever it announces
-	MaxPrefixes uint32         // that it may announce in each family before the session is ended (RFC 4486 subcode 1); 0: no limit
+	Addr        netip.Addr // the neighbour's IPv4 address: of the session
+	AS          uint32     // its
+	Local       netip.Addr // own IPv4 address: of the session, and next hop of what is announced
+	Local6      netip.Addr // next hop of what is announced of IPv6: own address on the link
+	Passive     bool       // wait for it to connect
+	Accept      []Accept   // import policy: what any of these holds; empty: whatever it announces
+	MaxPrefixes uint32     // that it may announce in each family before the session is ended (RFC 4486 subcode 1); 0: no limit
+}
+
+// Accept holds the prefixes in Prefix whose lengths are MinBits to MaxBits, as a prefix list with ge and le does.
+type Accept struct {
+	Prefix           netip.Prefix
+	MinBits, MaxBits int
 }
 
 // Announcement has the machine's speaker announce a prefix to its peers. Several may announce the same: it is withdrawn
