@@ -63,18 +63,27 @@ func (v variant) steps(p *topology.Plan, m modes.Mode, c topology.Container) (ou
 }
 
 // natGroups are the groups of the suite that isolates translation, each variant in a lab of its own.
-func (r *Run) natGroups(cells []Cell) (groups []group, rigs []*rig) {
+func (r *Run) natGroups(cells []Cell) (groups []group, rigs []*rig, needless []*lane) {
 	m, ok := modes.Find(natCost.mode)
 	if !ok || !slices.ContainsFunc(cells, func(c Cell) bool { return c.Suite == nat }) {
-		return nil, nil
+		return nil, nil, nil
 	}
-	host, x := r.Plan.Hosts()[0], Place{Machine: r.Plan.Externals()[0].Name}
-	container := attached(r.Plan, m, host)[0]
+	p, err := m.Plan(r.Topology)
+	if err != nil {
+		for _, gauge := range gauges {
+			if slices.Contains(cells, Cell{nat, m.Name, gauge.feature}) {
+				needless = append(needless, &lane{gauge: gauge, suite: nat, mode: m.Name, path: crossHost, fabric: fabricOf(m), failed: err})
+			}
+		}
+		return nil, nil, needless
+	}
+	host, x := p.Hosts()[0], Place{Machine: p.Externals()[0].Name}
+	container := attached(p, m, host)[0]
 	inside := Place{host.Name, container.Name}
 	for _, v := range natCost.variants {
-		rigs = append(rigs, &rig{run: r, mode: m, steps: v.steps(r.Plan, m, container)})
+		rigs = append(rigs, &rig{run: r, plan: p, mode: m, steps: v.steps(p, m, container)})
 	}
-	outside := r.Plan.Externals()[0].NICs[0].V4.Addr()
+	outside := p.Externals()[0].NICs[0].V4.Addr()
 	for _, gauge := range gauges {
 		if !slices.Contains(cells, Cell{nat, m.Name, gauge.feature}) {
 			continue
@@ -83,14 +92,14 @@ func (r *Run) natGroups(cells []Cell) (groups []group, rigs []*rig) {
 		for i, v := range natCost.variants {
 			c := course{client: inside, server: x, to: outside}
 			if v.inward {
-				c = course{client: x, server: inside, to: host.NIC(r.Plan.Network(container.Network).NIC).V4.Addr()}
+				c = course{client: x, server: inside, to: host.NIC(p.Network(container.Network).NIC).V4.Addr()}
 			}
 			all = append(all, &lane{
-				gauge: gauge, suite: nat, mode: m.Name, variant: v.name, path: crossHost, course: c, rig: rigs[i],
+				gauge: gauge, suite: nat, mode: m.Name, variant: v.name, path: crossHost, fabric: fabricOf(m), course: c, rig: rigs[i],
 				spec: fmt.Sprintf("from %s to %s at %s", c.client, c.server, c.to),
 			})
 		}
 		groups = append(groups, all)
 	}
-	return groups, rigs
+	return groups, rigs, nil
 }

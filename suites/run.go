@@ -1,6 +1,7 @@
 package suites
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -17,13 +18,13 @@ import (
 // Run is everything that observing modes needs. Its functions are called one at a time.
 type Run struct {
 	Driver       lab.Driver
-	Plan         *topology.Plan
+	Topology     topology.Topology // which each mode plans on its fabric
 	Modes        []modes.Mode
 	Suites       []string                                // those of specs, and throughput
 	Features     []string                                // empty: all
 	Expectations map[string]map[string]modes.Expectation // by mode and feature
-	Fidelity     reports.Fidelity
-	Measure      Measure // how throughput is measured
+	Fidelity     reports.Fidelity                        // without the fabric, which is the mode's
+	Measure      Measure                                 // how throughput is measured
 
 	Emit func(Event)                                        // what happens, as it happens
 	Keep func(name string, ps []lab.Packet) (string, error) // keeps a failed spec's packets; gives the file's name
@@ -73,6 +74,18 @@ type Cell struct{ Suite, Mode, Feature string }
 
 // String is the cell as reports name it.
 func (c Cell) String() string { return c.Suite + "/" + c.Mode + "/" + c.Feature }
+
+// fabricOf is the fabric of the mode's plan.
+func fabricOf(m modes.Mode) topology.Fabric { return cmp.Or(m.Fabric, topology.Open) }
+
+// on is the run's fidelity on a fabric.
+func (r *Run) on(f topology.Fabric) reports.Fidelity {
+	out := r.Fidelity
+	if f != topology.Open {
+		out.Fabric = string(f)
+	}
+	return out
+}
 
 // specs are the chosen ones.
 func (r *Run) specs() []Spec {
@@ -135,11 +148,19 @@ type observer struct {
 func (o *observer) start(ctx context.Context) {
 	began := time.Now()
 	o.run.Emit(Event{Kind: "starting", Mode: o.mode.Name})
-	if o.bench, o.failed = newBench(ctx, o.run.Driver, o.run.Plan, o.mode, o.rewire); o.failed != nil {
+	if o.bench, o.failed = o.boot(ctx); o.failed != nil {
 		return
 	}
 	o.run.Emit(Event{Kind: "phase", Mode: o.mode.Name, Phase: &reports.Phase{Name: "lab " + o.mode.Name, Seconds: time.Since(began).Seconds()}})
 	o.run.Emit(Event{Kind: "started", Mode: o.mode.Name, Counts: &o.bench.counts})
+}
+
+func (o *observer) boot(ctx context.Context) (*Bench, error) {
+	p, err := o.mode.Plan(o.run.Topology)
+	if err != nil {
+		return nil, err
+	}
+	return newBench(ctx, o.run.Driver, p, o.mode, o.rewire)
 }
 
 func (o *observer) stop() error {
@@ -153,7 +174,7 @@ func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) 
 	began := time.Now()
 	want, ok := o.run.Expectations[o.mode.Name][s.Feature.Name]
 	defer func() {
-		result.Fidelity, result.Seconds = o.run.Fidelity, time.Since(began).Seconds()
+		result.Fidelity, result.Seconds = o.run.on(fabricOf(o.mode)), time.Since(began).Seconds()
 	}()
 	switch {
 	case !ok:

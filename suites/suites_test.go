@@ -93,16 +93,12 @@ func TestSuites(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := topology.NewPlan(top)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var names []string
 	for _, m := range modes.All() {
 		names = append(names, m.Name)
 	}
 	run := &Run{
-		Driver: netns.Driver{}, Plan: p, Suites: []string{"conformance", "packets", "lifecycle"}, Expectations: expectations,
+		Driver: netns.Driver{}, Topology: top, Suites: []string{"conformance", "packets", "lifecycle"}, Expectations: expectations,
 		Emit: func(e Event) {},
 	}
 	for _, name := range chosen(*onlyModes, names) {

@@ -158,26 +158,26 @@ type course struct {
 }
 
 // courseOf finds the course of a path, by IPv4, or the reason why the mode has none.
-func (r *Run) courseOf(m modes.Mode, path string) (c course, why string) {
+func (r *Run) courseOf(p *topology.Plan, m modes.Mode, path string) (c course, why string) {
 	if m.Addrs == nil {
 		return c, "The mode gives a container no address."
 	}
 	want := r.Expectations[m.Name][path+"-"+string(IPv4)]
 	reached := want.Expect == reports.Works
-	hosts := r.Plan.Hosts()
-	near := attached(r.Plan, m, hosts[0])
+	hosts := p.Hosts()
+	near := attached(p, m, hosts[0])
 	client, far := hosts[0], near[1:]
 	if path == crossHost {
 		client = hosts[1]
-		far = attached(r.Plan, m, client)
+		far = attached(p, m, client)
 	}
 	switch {
 	case !reached && path == crossHost && m.Publish != nil:
-		c.to, c.published = hosts[0].NIC(r.Plan.Network(near[0].Network).NIC).V4.Addr(), &near[0]
+		c.to, c.published = hosts[0].NIC(p.Network(near[0].Network).NIC).V4.Addr(), &near[0]
 	case !reached:
 		return c, want.Reason
 	default:
-		c.to = m.Addrs(r.Plan, hosts[0], near[0])[0].Addr()
+		c.to = m.Addrs(p, hosts[0], near[0])[0].Addr()
 	}
 	if len(far) == 0 {
 		return c, "The mode has one container a network and host."
@@ -209,6 +209,7 @@ func publishing(p *topology.Plan, m modes.Mode, host string, c topology.Containe
 // rig is a lab to measure in: nothing in it records packets. Its agents stay.
 type rig struct {
 	run    *Run
+	plan   *topology.Plan
 	mode   modes.Mode
 	two    bool            // profile: on two processors
 	steps  []topology.Step // after the mode is set up
@@ -227,7 +228,7 @@ type post struct {
 
 func (g *rig) start(ctx context.Context) {
 	g.agents = map[post]lab.Handle{}
-	p := *g.run.Plan
+	p := *g.plan
 	if g.two {
 		var cpu int
 		if _, cpu, g.failed = processors(onTwo); g.failed != nil {
@@ -287,10 +288,11 @@ func (g *rig) agent(ctx context.Context, at post) (lab.Handle, error) {
 type lane struct {
 	gauge
 	suite, mode, variant, path string
+	fabric                     topology.Fabric
 	course
 	spec string // between whom
 	rig  *rig
-	why  string // it cannot be measured in this mode, and needs not be
+	why  string // it cannot be measured in this mode, and needs not be; then, and where its plan failed, it has no rig
 
 	failed error // why it is measured no more
 	values []reports.Value
@@ -556,55 +558,75 @@ func (r *Run) measuredCells() (out []Cell) {
 	return out
 }
 
-// groups are all that the run measures, and the labs that it needs for it. Lanes that need not be measured are apart.
+// groups are all that the run measures, and the labs that it needs for it. Lanes without a lab are apart:
+// they need not be measured, or cannot be planned.
 func (r *Run) groups() (groups []group, rigs []*rig, needless []*lane) {
 	cells := r.measuredCells()
-	type key struct{ mode, variant, profile string }
+	type key struct {
+		mode, variant, profile string
+		fabric                 topology.Fabric
+	}
 	rigOf := map[key]*rig{}
-	throughputRig := func(m modes.Mode, variant, profile string) *rig {
-		g := rigOf[key{m.Name, variant, profile}]
+	throughputRig := func(p *topology.Plan, m modes.Mode, variant, profile string) *rig {
+		k := key{m.Name, variant, profile, fabricOf(m)}
+		g := rigOf[k]
 		if g == nil {
-			g = &rig{run: r, mode: m, two: profile == onTwo}
-			rigOf[key{m.Name, variant, profile}] = g
+			g = &rig{run: r, plan: p, mode: m, two: profile == onTwo}
+			rigOf[k] = g
 			rigs = append(rigs, g)
 		}
 		return g
 	}
-	for _, path := range []string{sameHost, crossHost} {
-		for _, gauge := range gauges {
-			var all group
-			add := func(m modes.Mode, variant string) {
-				l := &lane{gauge: gauge, suite: throughput, mode: m.Name, variant: variant, path: path}
-				if l.course, l.why = r.courseOf(m, path); l.why != "" {
-					needless = append(needless, l)
-					return
-				}
-				l.spec = fmt.Sprintf("from %s to %s at %s", l.client, l.server, l.to)
-				l.rig = throughputRig(m, variant, gauge.profile)
-				if l.published != nil {
-					l.spec += ", by a published port"
-					if l.rig.steps == nil {
-						l.rig.steps = publishing(r.Plan, m, l.server.Machine, *l.published)
-					}
-				}
-				all = append(all, l)
-			}
-			base, ok := modes.Find(reports.Baseline)
-			if !ok || !slices.ContainsFunc(cells, func(c Cell) bool { return c.Suite == throughput && c.Feature == gauge.feature }) {
-				continue
-			}
-			add(base, "")
-			add(base, reports.Twin)
-			for _, m := range r.Modes {
-				if m.Name != base.Name {
-					add(m, "")
-				}
-			}
-			groups = append(groups, all)
+	var fabrics []topology.Fabric // each has a baseline of its own
+	for _, m := range r.Modes {
+		if f := fabricOf(m); !slices.Contains(fabrics, f) {
+			fabrics = append(fabrics, f)
 		}
 	}
-	more, moreRigs := r.natGroups(cells)
-	return append(groups, more...), append(rigs, moreRigs...), needless
+	for _, fabric := range fabrics {
+		for _, path := range []string{sameHost, crossHost} {
+			for _, gauge := range gauges {
+				var all group
+				add := func(m modes.Mode, variant string) {
+					l := &lane{gauge: gauge, suite: throughput, mode: m.Name, variant: variant, path: path, fabric: fabric}
+					p, err := m.Plan(r.Topology)
+					if err == nil {
+						l.course, l.why = r.courseOf(p, m, path)
+					}
+					if l.failed = err; err != nil || l.why != "" {
+						needless = append(needless, l)
+						return
+					}
+					l.spec = fmt.Sprintf("from %s to %s at %s", l.client, l.server, l.to)
+					l.rig = throughputRig(p, m, variant, gauge.profile)
+					if l.published != nil {
+						l.spec += ", by a published port"
+						if l.rig.steps == nil {
+							l.rig.steps = publishing(p, m, l.server.Machine, *l.published)
+						}
+					}
+					all = append(all, l)
+				}
+				base, ok := modes.Find(reports.Baseline)
+				if !ok || !slices.ContainsFunc(cells, func(c Cell) bool { return c.Suite == throughput && c.Feature == gauge.feature }) {
+					continue
+				}
+				base.Fabric = fabric
+				add(base, "")
+				add(base, reports.Twin)
+				for _, m := range r.Modes {
+					if m.Name != base.Name && fabricOf(m) == fabric {
+						add(m, "")
+					}
+				}
+				if len(all) > 0 {
+					groups = append(groups, all)
+				}
+			}
+		}
+	}
+	more, moreRigs, none := r.natGroups(cells)
+	return append(groups, more...), append(rigs, moreRigs...), append(needless, none...)
 }
 
 // declareMeasurement declares one spec that measures everything that was chosen. Results come at its end.
@@ -651,7 +673,7 @@ func (r *Run) measure(ctx context.Context) error {
 		if l.why == "" && l.failed == nil && len(l.values) == 0 {
 			continue // interrupted before there was anything
 		}
-		result := l.result(r.Fidelity, how)
+		result := l.result(r.on(l.fabric), how)
 		r.Emit(Event{Kind: "cell", Mode: l.mode, Result: &result})
 	}
 	var stopping errgroup.Group

@@ -190,10 +190,7 @@ func measurement(t *testing.T, d lab.Driver, of ...string) (*Run, *[]reports.Res
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Run{Driver: d, Suites: []string{throughput, nat}}
-	if r.Plan, err = topology.NewPlan(top); err != nil {
-		t.Fatal(err)
-	}
+	r := &Run{Driver: d, Topology: top, Suites: []string{throughput, nat}}
 	if r.Expectations, err = modes.Expectations(fixtures.FS); err != nil {
 		t.Fatal(err)
 	}

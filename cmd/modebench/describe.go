@@ -75,6 +75,10 @@ func describe(res *reports.Results, p *topology.Plan, ms []modes.Mode, counts ma
 		res.Features = append(res.Features, reports.Feature{Name: s.Feature.Name, Group: s.Feature.Group, Doc: s.Feature.Doc, Claims: ofFeature[s.Feature.Name]})
 	}
 	for _, m := range ms {
+		p := p
+		if own, err := m.Plan(p.Topology); err == nil { // else its cells tell
+			p = own
+		}
 		w := m.Wire(p)
 		c := counts[m.Name] // nil: its lab was not started
 		for _, r := range res.Results {

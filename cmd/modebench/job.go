@@ -1,11 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"path"
 	"time"
 
 	"github.com/onsi/ginkgo/v2"
@@ -35,14 +36,20 @@ type job struct {
 	Features []string
 	Seed     uint64
 	Measure  suites.Measure
-	Captures string // directory for the packets of failed specs
 }
 
 // message is one line of a worker's answer.
 type message struct {
 	suites.Event
 	Missing map[string]string `json:"missing,omitempty"` // answer to Kernel: what cannot be had, in the kernel's words
+	File    *file             `json:"file,omitempty"`    // of the report, such as the packets of a failed spec
 	Error   string            `json:"error,omitempty"`   // the worker could not do its job
+}
+
+// file is one that the command is to write: a worker writes none.
+type file struct {
+	Name string // path in the report's directory
+	Data []byte
 }
 
 // work does one job.
@@ -80,19 +87,23 @@ func do(j job, say func(message)) error {
 	if err != nil {
 		return err
 	}
-	p, err := topology.NewPlan(t)
-	if err != nil {
-		return err
-	}
 	expectations, err := modes.Expectations(fixtures.FS)
 	if err != nil {
 		return err
 	}
 	run := &suites.Run{
-		Driver: netns.Driver{}, Plan: p, Suites: j.Suites, Features: j.Features, Expectations: expectations,
+		Driver: netns.Driver{}, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expectations,
 		Fidelity: reports.Fidelity{Kernel: release(), Driver: "netns"}, Measure: j.Measure,
 		Emit: func(e suites.Event) { say(message{Event: e}) },
-		Keep: func(name string, ps []lab.Packet) (string, error) { return keep(j.Captures, name, ps) },
+		Keep: func(name string, ps []lab.Packet) (string, error) {
+			var b bytes.Buffer
+			if err := capture.WritePcapng(&b, ps); err != nil {
+				return "", err
+			}
+			f := &file{Name: path.Join("captures", name+".pcapng"), Data: b.Bytes()}
+			say(message{File: f})
+			return f.Name, nil
+		},
 	}
 	for _, name := range j.Modes {
 		m, ok := modes.Find(name)
@@ -114,22 +125,6 @@ func do(j job, say func(message)) error {
 type indifferent struct{}
 
 func (indifferent) Fail() {}
-
-// keep writes packets into a capture file and gives its path relative to the report's directory.
-func keep(dir, name string, ps []lab.Packet) (string, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	f, err := os.Create(filepath.Join(dir, name+".pcapng"))
-	if err != nil {
-		return "", err
-	}
-	if err := capture.WritePcapng(f, ps); err != nil {
-		_ = f.Close()
-		return "", err
-	}
-	return filepath.Join(filepath.Base(dir), name+".pcapng"), f.Close()
-}
 
 // release is the kernel's, as uname(2) tells.
 func release() string {

@@ -34,6 +34,9 @@ func planCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if p, err = m[0].Plan(p.Topology); err != nil {
+				return input("%s: mode %s: %w", file, m[0].Name, err)
+			}
 			_, err = io.WriteString(cmd.OutOrStdout(), m[0].Wire(p).String())
 			return err
 		},
@@ -142,13 +145,23 @@ func writable(dir string) error {
 // write writes the documents of a report, and tells on which page to begin.
 func write(dir string, res reports.Results) error {
 	return reports.Write(res, func(name string, data []byte) error {
-		// A reader never sees half a file: it is written aside and put in place whole.
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path+".part", data, 0o644); err != nil {
-			return err
-		}
-		return os.Rename(path+".part", path)
+		return keep(dir, file{name, data})
 	})
+}
+
+// keep writes one file of a report's directory, which holds it whole or not at all.
+func keep(dir string, f file) error {
+	if !filepath.IsLocal(f.Name) {
+		return fmt.Errorf("%q leads out of the directory", f.Name)
+	}
+	path := filepath.Join(dir, f.Name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".part", f.Data, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".part", path)
 }
 
 // readResults reads a results file.

@@ -93,6 +93,9 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	if o.blocks < 1 || o.blocks > 1000 {
 		return nil, "", nil, input("--blocks %d: want 1 to 1000", o.blocks)
 	}
+	if f := p.Topology.Fabric; f != "" && f != topology.Open {
+		return nil, "", nil, input("%s: fabric %q: modes choose their fabric: want open, or none", o.topology, f)
+	}
 	if err := suites.Fits(p); err != nil {
 		return nil, "", nil, input("%s: %w", o.topology, err)
 	}
@@ -144,6 +147,7 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 	view := newProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
 	view.begin(res.Run, p, able, o)
 	counts := map[string]*reports.Counts{}
+	var failures []string
 	var mu sync.Mutex
 	gather := func(m message) {
 		mu.Lock()
@@ -158,9 +162,13 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 		case "phase":
 			res.Run.Phases = append(res.Run.Phases, *m.Phase)
 		}
+		if m.File != nil {
+			if err := keep(o.dir, *m.File); err != nil {
+				failures = append(failures, fmt.Sprintf("out directory: %v", err))
+			}
+		}
 		view.event(m.Event)
 	}
-	var failures []string
 	for _, phase := range phases(o, able, p, source) {
 		if ctx.Err() != nil {
 			break
@@ -207,7 +215,7 @@ type phase struct {
 // phases divides a run: modes are observed by workers of their own, several at the same time; measuring has the machine
 // for itself.
 func phases(o options, able []modes.Mode, p *topology.Plan, source string) []phase {
-	base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Captures: filepath.Join(o.dir, "captures")}
+	base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed}
 	var out []phase
 	var observing, measuring []string
 	for _, s := range o.suites {
@@ -294,7 +302,7 @@ func divide(ms []modes.Mode, missing map[string]string, p *topology.Plan, o opti
 
 // owed is the manifest.
 func owed(o options, able []modes.Mode, p *topology.Plan) []suites.Cell {
-	r := &suites.Run{Plan: p, Modes: able, Suites: o.suites, Features: o.features, Measure: suites.Measure{Blocks: o.blocks}}
+	r := &suites.Run{Modes: able, Suites: o.suites, Features: o.features, Measure: suites.Measure{Blocks: o.blocks}}
 	return r.Cells()
 }
 
