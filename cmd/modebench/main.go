@@ -16,6 +16,7 @@ import (
 	"github.com/modebench/modebench/topology/host"
 	"github.com/modebench/modebench/topology/host/traffic"
 	"github.com/modebench/modebench/topology/netns"
+	"github.com/modebench/modebench/topology/vm"
 )
 
 // Exit codes, as documented in the help.
@@ -51,6 +52,12 @@ func program(args []string) int {
 			return silent(traffic.Main())
 		case "idle":
 			return silent(host.Idle())
+		case "init":
+			return silent(vm.Init())
+		case "uml":
+			return silent(vm.Exec(args[1:]))
+		case "lacks":
+			return silent(lacksHere(args[1:], os.Stdout))
 		case "worker":
 			return silent(work(os.Stdin, os.NewFile(3, "events")))
 		}

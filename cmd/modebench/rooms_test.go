@@ -32,6 +32,7 @@ var rooms = map[string][]string{
 	"topology/host/probe":   {"topology/lab", "topology/space", "topology/host/capture"},
 	"topology/host/traffic": {"topology/lab", "topology/space"},
 	"topology/netns":        {"topology", "topology/lab", "topology/space", "topology/host"},
+	"topology/vm":           {"topology/space"},
 	"modes":                 {"topology"},
 	"reports":               {},
 	"fixtures":              {},
