@@ -45,7 +45,8 @@ func oneHost(containers int) (*topology.Plan, error) {
 }
 
 // plain wires what the others do and no more: a namespace, a veth pair, a port of a bridge, an IPv4 address, a default
-// route. Unlike a mode it numbers no IPv6, sets nothing in containers and writes no rules.
+// route. Unlike a mode it numbers no IPv6, sets nothing in containers and writes no rules. The bridges come up last: until
+// then what the containers' IPv6 says of itself is not flooded to all of them.
 func plain(p *topology.Plan) []topology.Step {
 	host := p.Hosts()[0]
 	var steps []topology.Step
@@ -55,7 +56,7 @@ func plain(p *topology.Plan) []topology.Step {
 	}
 	add("", topology.Step{Sysctl: &topology.Sysctl{Key: "net/ipv6/conf/default/disable_ipv6", Value: "1"}}) // of the host's ends
 	for _, n := range p.Networks {
-		add("", topology.Step{Link: &topology.Link{Name: n.Bridge, Kind: "bridge", Up: true}})
+		add("", topology.Step{Link: &topology.Link{Name: n.Bridge, Kind: "bridge"}})
 		add("", topology.Step{Addr: &topology.Addr{Link: n.Bridge, Prefix: netip.PrefixFrom(n.Gateway4, n.V4.Bits())}})
 	}
 	for _, c := range host.Containers {
@@ -67,6 +68,9 @@ func plain(p *topology.Plan) []topology.Step {
 		add(c.Name, topology.Step{Set: &topology.LinkSet{Name: "eth0", State: "up"}})
 		add(c.Name, topology.Step{Addr: &topology.Addr{Link: "eth0", Prefix: c.Private4}})
 		add(c.Name, topology.Step{Route: &topology.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: n.Gateway4, Link: "eth0"}})
+	}
+	for _, n := range p.Networks {
+		add("", topology.Step{Set: &topology.LinkSet{Name: n.Bridge, State: "up"}})
 	}
 	return steps
 }

@@ -67,7 +67,7 @@ func (s *shell) Close() error {
 }
 
 // batches are what ip(8) is told for so many containers: to make namespaces and pairs, to make the same as ports of
-// bridges, to remove all, and, in a file each, to set a container up.
+// bridges, to remove all, and, in a file each, to set a container up, and then the bridges, as in plain.
 type batches struct{ create, wired, remove, each string }
 
 func (b *bench) batches(containers int) (files batches, err error) {
@@ -75,12 +75,13 @@ func (b *bench) batches(containers int) (files batches, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return files, err
 	}
-	var namespaces, pairs, bridges, wires, remove, each strings.Builder
+	var namespaces, pairs, bridges, wires, remove, each, up strings.Builder
 	for i := range containers {
 		fmt.Fprintf(&namespaces, "netns add c%d\n", i)
 		fmt.Fprintf(&pairs, "link add v%d type veth peer name eth0 netns c%d\n", i, i)
 		if i%ports == 0 {
-			fmt.Fprintf(&bridges, "link add br%d up type bridge\naddr add 10.%d.0.1/16 dev br%d\n", i/ports, i/ports, i/ports)
+			fmt.Fprintf(&bridges, "link add br%d type bridge\naddr add 10.%d.0.1/16 dev br%d\n", i/ports, i/ports, i/ports)
+			fmt.Fprintf(&up, "ip link set br%d up\n", i/ports)
 		}
 		fmt.Fprintf(&wires, "link add v%d up master br%d type veth peer name eth0 netns c%d\n", i, i/ports, i)
 		fmt.Fprintf(&remove, "netns del c%d\n", i)
@@ -98,7 +99,7 @@ func (b *bench) batches(containers int) (files batches, err error) {
 		{&files.create, namespaces.String() + pairs.String()},
 		{&files.wired, namespaces.String() + bridges.String() + wires.String()},
 		{&files.remove, remove.String()},
-		{&files.each, "set -e\n" + each.String()},
+		{&files.each, "set -e\n" + each.String() + up.String()},
 	} {
 		*f.path = filepath.Join(dir, fmt.Sprintf("batch%d", len(f.text)))
 		if err := os.WriteFile(*f.path, []byte(f.text), 0o644); err != nil {

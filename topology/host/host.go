@@ -33,6 +33,7 @@ type Host struct {
 	shared map[string]bool         // containers that live in another's namespace
 	own    *netlinks               // sockets into the machine's own; nil: not needed yet
 	owners map[string][]undo       // oldest first
+	spare  *space.Space            // made while nothing asked for one; nil: none
 	spawn  map[int]*process
 }
 

@@ -49,6 +49,7 @@ type walk struct {
 	nl       *netlinks    // of last; nil: none
 	settings settings     // of last
 	ahead    <-chan ready // namespaces that are being made ahead; nil: none are
+	restock  bool         // the spare namespace was asked for
 }
 
 // ready is a namespace with its loopback up, or why there is none.
@@ -105,13 +106,43 @@ func (w *walk) prepare(steps []topology.Step) (stop func()) {
 	}
 }
 
-// newSpace makes a namespace with its loopback up, or takes one that was made ahead.
-func (w *walk) newSpace() (*space.Space, error) {
+// takeSpace takes a namespace that was made ahead, or else the spare one, or else makes one.
+func (w *walk) takeSpace() (*space.Space, error) {
 	if w.ahead != nil {
 		if r, ok := <-w.ahead; ok {
 			return r.space, r.err
 		}
 	}
+	w.mu.Lock()
+	s := w.spare
+	w.spare, w.restock = nil, true
+	w.mu.Unlock()
+	if s != nil {
+		return s, nil
+	}
+	return w.newSpace()
+}
+
+// stock makes the spare namespace: a container that is attached by itself, and perhaps another after it, need not wait
+// for the making of its own. Where it cannot be made, who asks for one is told why.
+func (h *Host) stock() {
+	_ = h.walk(func(w *walk) error {
+		s, err := w.newSpace()
+		if err != nil {
+			return err
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.spare != nil {
+			return s.Close() // two were taken at the same time
+		}
+		h.spare = s
+		return nil
+	})
+}
+
+// newSpace makes a namespace with its loopback up.
+func (w *walk) newSpace() (*space.Space, error) {
 	s, err := w.thread.New()
 	if err != nil {
 		return nil, err
@@ -125,7 +156,12 @@ func (w *walk) newSpace() (*space.Space, error) {
 func (h *Host) walk(f func(*walk) error) error {
 	return space.Walk(func(t *space.Walker) error {
 		w := &walk{Host: h, thread: t, settings: settings{}}
-		defer w.leave()
+		defer func() {
+			w.leave()
+			if w.restock {
+				go h.stock()
+			}
+		}()
 		return f(w)
 	})
 }
@@ -331,7 +367,7 @@ func (w *walk) makeSpace(s topology.Space) (func(*walk) error, error) {
 		h.spaces[s.Name], h.shared[s.Name] = own, true
 		return back, nil
 	}
-	made, err := w.newSpace()
+	made, err := w.takeSpace()
 	if err != nil {
 		return nil, err
 	}
