@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Plan is everything decided about a lab before anything is started: names, addresses, MACs, MTUs.
@@ -102,50 +103,51 @@ func (c Container) ID() string { return c.Host + "/" + c.Name }
 //
 //   - The first quarter of a segment's IPv4 block is for machines, and is used as if it were a subnet of its own: hosts
 //     have the offsets 1, 2, … by their number, externals those from its last usable one down. Tors have no address.
-//   - The other three quarters are for containers. Each host has a slice, aligned, of a power of two of addresses, at
-//     most a quarter of the block; container n of the host has the offset n in it.
+//     On a Routed fabric it is divided into links of two addresses, /31 and /127: host number n has the offset 2n+1 and
+//     the tor's end of its link 2n, and externals have the links from the last one down.
+//   - The other three quarters are for containers, on every fabric alike. Each host has a slice (see Plan.Slice), aligned, of a
+//     power of two of addresses, at most a quarter of the block; container n of the host has the offset n in it.
 //   - In a network's private block the first address is the gateway's, and container n has the offset n+1, on every host.
 //
 // A MAC address is 02:RR:MM:MM:NN:NN, locally administered: RR is 0 of a tor, 1 of a host, 2 of an external, 3 of a
-// container; MM:MM is the machine's number; NN:NN that of the interface or of the container.
+// container; MM:MM is the machine's number; NN:NN that of the interface or of the container. An 802.1Q device has that of
+// the interface it is made on.
+//
+// On a Trunk fabric a host's first interface is its cable, which is as large, slow and lossy as the most of the
+// interfaces that the topology gives it, and each of these is the 802.1Q device of its segment.
 func NewPlan(t Topology) (*Plan, error) {
 	if f := t.check(); f != nil {
 		return nil, f
 	}
 	p := &Plan{Topology: t}
-	for _, name := range names(t.Segments) {
-		s := t.Segments[name]
-		p.Segments = append(p.Segments, PlannedSegment{Name: name, V4: s.V4, V6: s.V6, MTU: cmp.Or(s.MTU, 1500)})
+	for i, name := range names(t.Segments) {
+		s := PlannedSegment{Name: name, V4: t.Segments[name].V4, V6: t.Segments[name].V6, MTU: cmp.Or(t.Segments[name].MTU, 1500)}
+		if t.Fabric == Trunk {
+			s.VLAN = vid(i)
+		}
+		p.Segments = append(p.Segments, s)
+	}
+	ends := p.ends(RoleHost, t.hostNICs())
+	if t.Fabric == Trunk {
+		for i := range ends {
+			p.trunk(&ends[i])
+		}
 	}
 	for _, name := range names(t.Networks) {
 		n := t.Networks[name]
+		nic := n.NIC
+		if t.Fabric == Trunk { // the same on every host, as checked
+			nic = tagged(ends[0].NICs[0].Name, p.segment(t.Hosts[ends[0].Name].NICs[n.NIC].Segment).VLAN)
+		}
 		p.Networks = append(p.Networks, PlannedNetwork{
-			Name: name, NIC: n.NIC, V4: n.V4, V6: n.V6,
+			Name: name, NIC: nic, V4: n.V4, V6: n.V6,
 			Gateway4: offset(n.V4, 1).Addr(), Gateway6: offset(n.V6, 1).Addr(),
 			Bridge: "br-" + name,
 		})
 	}
-	ends := p.ends(RoleHost, t.hostNICs())
 	ends = append(ends, p.ends(RoleExternal, t.externalNICs())...)
 	for i, name := range names(t.Tors) {
-		tor := Machine{Name: name, Role: RoleTor}
-		for e := range ends {
-			end := &ends[e]
-			for n := range end.NICs {
-				nic := &end.NICs[n]
-				if !slices.Contains(t.Tors[name].Joins, nic.Segment) {
-					continue
-				}
-				port := *nic
-				port.Name = portName(end.Name, nic.Name)
-				port.MAC = mac(macTor, i+1, len(tor.NICs)+1)
-				port.V4, port.V6 = netip.Prefix{}, netip.Prefix{}
-				port.Peer = Port{end.Name, nic.Name}
-				nic.Peer = Port{tor.Name, port.Name}
-				tor.NICs = append(tor.NICs, port)
-			}
-		}
-		p.Machines = append(p.Machines, tor)
+		p.Machines = append(p.Machines, p.tor(name, i+1, ends))
 	}
 	p.Machines = append(p.Machines, ends...)
 	for i := range p.Machines {
@@ -173,22 +175,144 @@ func (p *Plan) ends(role Role, nics map[string]map[string]NIC) []Machine {
 	var machines []Machine
 	for i, name := range names(nics) {
 		m := Machine{Name: name, Role: role}
+		if p.Topology.Fabric == Routed && role == RoleHost {
+			m.AS = torAS + uint32(i) + 1
+		}
 		for n, nic := range names(nics[name]) {
 			spec := nics[name][nic]
 			segment := p.segment(spec.Segment)
-			code, at := byte(macHost), i+1
+			code, at, link := byte(macHost), i+1, i+1
 			if role == RoleExternal {
-				code, at = macExternal, quarter(segment.V4)-2-i
+				code, at, link = macExternal, quarter(segment.V4)-2-i, quarter(segment.V4)/2-1-i
+			}
+			v4, v6 := offset(segment.V4, at), offset(segment.V6, at)
+			if p.Topology.Fabric == Routed {
+				v4, v6 = linkEnd(segment, 2*link+1)
 			}
 			m.NICs = append(m.NICs, Interface{
 				Name: nic, Segment: segment.Name, MAC: mac(code, i+1, n+1), MTU: segment.MTU,
-				V4: offset(segment.V4, at), V6: offset(segment.V6, at),
+				V4: v4, V6: v6,
 				Rate: spec.Rate, Delay: spec.Delay, Loss: spec.Loss,
 			})
 		}
 		machines = append(machines, m)
 	}
 	return machines
+}
+
+// tor is a tor with a port for each cable of the ends, which get their peers.
+func (p *Plan) tor(name string, number int, ends []Machine) Machine {
+	tor := Machine{Name: name, Role: RoleTor}
+	if p.Topology.Fabric == Routed {
+		tor.AS = torAS
+	}
+	for e := range ends {
+		end := &ends[e]
+		for n := range end.NICs {
+			nic := &end.NICs[n]
+			segment := nic.Segment
+			if segment == "" {
+				segment = end.NICs[n+1].Segment // of a trunk: all are in one tor
+			}
+			if nic.Trunk != "" || !slices.Contains(p.Topology.Tors[name].Joins, segment) {
+				continue
+			}
+			port := *nic
+			port.Name = portName(end.Name, nic.Name)
+			port.MAC = mac(macTor, number, len(tor.NICs)+1)
+			port.V4, port.V6 = netip.Prefix{}, netip.Prefix{}
+			if p.Topology.Fabric == Routed {
+				port.V4, port.V6 = nic.V4.Masked(), nic.V6.Masked()
+			}
+			if nic.Segment != "" {
+				port.VLAN = p.segment(segment).VLAN
+			}
+			port.Peer = Port{end.Name, nic.Name}
+			nic.Peer = Port{tor.Name, port.Name}
+			tor.NICs = append(tor.NICs, port)
+		}
+	}
+	return tor
+}
+
+// trunk puts a host's interfaces on one cable.
+func (p *Plan) trunk(host *Machine) {
+	cable := host.NICs[0]
+	cable.Segment, cable.V4, cable.V6 = "", netip.Prefix{}, netip.Prefix{}
+	var devices []Interface
+	for _, nic := range host.NICs {
+		cable.MTU = max(cable.MTU, nic.MTU)
+		if nic.Rate != 0 && (cable.Rate == 0 || nic.Rate < cable.Rate) {
+			cable.Rate = nic.Rate
+		}
+		if delay(nic.Delay) > delay(cable.Delay) {
+			cable.Delay = nic.Delay
+		}
+		cable.Loss = max(cable.Loss, nic.Loss)
+		vlan := p.segment(nic.Segment).VLAN
+		devices = append(devices, Interface{
+			Name: tagged(cable.Name, vlan), Segment: nic.Segment, VLAN: vlan, Trunk: cable.Name,
+			MAC: cable.MAC, MTU: nic.MTU, V4: nic.V4, V6: nic.V6,
+		})
+	}
+	slices.SortFunc(devices, func(a, b Interface) int { return cmp.Compare(a.VLAN, b.VLAN) })
+	host.NICs = append([]Interface{cable}, devices...)
+}
+
+// Needs is what the fabric and the impairments need of a kernel, sorted, by the names that the program on a machine
+// knows: underlay always, 802.1q and vlan-filtering on a Trunk fabric, tbf for rates, netem for delays and losses.
+func (p *Plan) Needs() []string {
+	needs := []string{"underlay"}
+	if p.Topology.Fabric == Trunk {
+		needs = append(needs, "802.1q", "vlan-filtering")
+	}
+	for _, m := range p.Machines {
+		for _, nic := range m.NICs {
+			switch {
+			case delay(nic.Delay) != 0 || nic.Loss != 0:
+				needs = append(needs, "netem")
+			case nic.Rate != 0:
+				needs = append(needs, "tbf")
+			}
+		}
+	}
+	slices.Sort(needs)
+	return slices.Compact(needs)
+}
+
+// Slice is the part of the segment of a network's interface that a host numbers its containers from: one prefix of each
+// family, which can be routed as one. Networks on one segment share it. It is zero if the host or network is unknown.
+func (p *Plan) Slice(host, network string) (v4, v6 netip.Prefix) {
+	m, n := p.Machine(host), p.Network(network)
+	if m == nil || n == nil || m.NIC(n.NIC) == nil {
+		return netip.Prefix{}, netip.Prefix{}
+	}
+	return p.slice(host, p.segment(m.NIC(n.NIC).Segment))
+}
+
+func (p *Plan) slice(host string, segment *PlannedSegment) (v4, v6 netip.Prefix) {
+	hosts := names(p.Topology.Hosts)
+	at, each := slices.Index(hosts, host), slice(segment.V4, len(hosts))
+	return aligned(segment, quarter(segment.V4)+at*each, each)
+}
+
+// containers are the second quarter and the second half of a segment's block.
+func (p *Plan) containers(segment *PlannedSegment) []netip.Prefix {
+	q := quarter(segment.V4)
+	quarter4, quarter6 := aligned(segment, q, q)
+	half4, half6 := aligned(segment, 2*q, 2*q)
+	return []netip.Prefix{quarter4, half4, quarter6, half6}
+}
+
+// aligned are the prefixes that hold a power of two of a segment's offsets.
+func aligned(segment *PlannedSegment, at, count int) (v4, v6 netip.Prefix) {
+	host := bits.Len(uint(count)) - 1
+	return netip.PrefixFrom(offset(segment.V4, at).Addr(), 32-host), netip.PrefixFrom(offset(segment.V6, at).Addr(), 128-host)
+}
+
+// linkEnd is an address with the length of a link between two routers: RFC 3021 and RFC 6164.
+func linkEnd(segment *PlannedSegment, at int) (v4, v6 netip.Prefix) {
+	return netip.PrefixFrom(offset(segment.V4, at).Addr(), 31), netip.PrefixFrom(offset(segment.V6, at).Addr(), 127)
 }
 
 // Container decides a container of a host, by its number there, whether or not the topology attaches it: specs attach
@@ -331,6 +455,24 @@ func mac(role byte, machine, number int) net.HardwareAddr {
 }
 
 func portName(machine, nic string) string { return machine + "-" + nic }
+
+// tagged is the usual name of an 802.1Q device.
+func tagged(nic string, vlan int) string { return fmt.Sprintf("%s.%d", nic, vlan) }
+
+// vid is the VLAN of the segment at a place among all, from 0.
+func vid(at int) int { return 10 * (at + 1) }
+
+// Autonomous systems for private use (RFC 6996): of tors, and from the next one on of hosts.
+const (
+	torAS  = 65000
+	lastAS = 65534
+)
+
+// delay is that of an interface, which has been checked to be a duration.
+func delay(of string) time.Duration {
+	d, _ := time.ParseDuration(of)
+	return d
+}
 
 // size is the number of addresses of an IPv4 block.
 func size(p netip.Prefix) int { return 1 << (32 - p.Bits()) }

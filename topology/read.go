@@ -423,6 +423,8 @@ var (
 	titleForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 )
 
+var fabrics = []Fabric{Open, Routed, Trunk}
+
 // check is the first flaw of the topology, or nil: the whole of what NewPlan may rely on.
 func (t Topology) check() *flaw {
 	switch {
@@ -430,10 +432,10 @@ func (t Topology) check() *flaw {
 		return &flaw{path: []string{"name"}, problem: "the topology has no name", remedy: "name: two-hosts"}
 	case !titleForm.MatchString(t.Name):
 		return &flaw{path: []string{"name"}, problem: fmt.Sprintf("name %q", t.Name), remedy: "a small letter, then up to 31 small letters, digits and hyphens"}
-	case t.Fabric != "" && t.Fabric != Open:
-		return &flaw{path: []string{"fabric"}, problem: fmt.Sprintf("unknown fabric %q", t.Fabric), remedy: "open"}
+	case t.Fabric != "" && !slices.Contains(fabrics, t.Fabric):
+		return &flaw{path: []string{"fabric"}, problem: fmt.Sprintf("unknown fabric %q", t.Fabric), remedy: fmt.Sprintf("one of %s, %s, %s", Open, Routed, Trunk)}
 	}
-	for _, check := range []func() *flaw{t.checkNames, t.checkSegments, t.checkTors, t.checkNICs, t.checkNetworks, t.checkBlocks, t.checkContainers} {
+	for _, check := range []func() *flaw{t.checkNames, t.checkSegments, t.checkTors, t.checkNICs, t.checkNetworks, t.checkFabric, t.checkBlocks, t.checkContainers} {
 		if f := check(); f != nil {
 			return f
 		}
@@ -504,12 +506,17 @@ func (t Topology) checkSegments() *flaw {
 		if f := checkPair(path, "segment "+name, s.V4, s.V6); f != nil {
 			return f
 		}
-		machines := len(t.Hosts)
-		if hosts, quarter := len(t.Hosts), quarter(s.V4); hosts > 0 && (machines+len(t.External) > quarter-2 || slice(s.V4, hosts) < 4) {
+		needed := len(t.Hosts) + len(t.External) + 2
+		each := "a quarter of it is for machines"
+		if t.Fabric == Routed {
+			needed = 2 * (len(t.Hosts) + len(t.External) + 1) // the first link would have the block's own address
+			each += ", two addresses for each"
+		}
+		if hosts := len(t.Hosts); needed > quarter(s.V4) || slice(s.V4, hosts) < 4 {
 			return &flaw{
 				path:    append(path, "v4"),
 				problem: fmt.Sprintf("%s is too small for %d hosts and %d external machines", s.V4, hosts, len(t.External)),
-				remedy:  "a larger block: a quarter of it is for machines, the rest is divided among the hosts' containers",
+				remedy:  "a larger block: " + each + ", the rest is divided among the hosts' containers",
 			}
 		}
 	}
@@ -641,6 +648,52 @@ func (t Topology) checkNetworks() *flaw {
 		}
 		if f := checkPair(path, "network "+name, n.V4, n.V6); f != nil {
 			return f
+		}
+	}
+	return nil
+}
+
+// checkFabric checks what only one fabric asks.
+func (t Topology) checkFabric() *flaw {
+	hosts, segments := names(t.Hosts), names(t.Segments)
+	switch t.Fabric {
+	case Routed:
+		if most := lastAS - torAS; len(hosts) > most {
+			return &flaw{path: []string{"hosts"}, problem: fmt.Sprintf("%d hosts, each an autonomous system of its own", len(hosts)), remedy: fmt.Sprintf("at most %d on the fabric %s (RFC 6996)", most, Routed)}
+		}
+	case Trunk:
+		if vid(len(segments)-1) > 4094 {
+			return &flaw{path: []string{"segments"}, problem: fmt.Sprintf("%d segments, each a VLAN", len(segments)), remedy: fmt.Sprintf("at most %d on the fabric %s", 4094/vid(0), Trunk)}
+		}
+		tors := map[string]string{}
+		for tor, joins := range t.Tors {
+			for _, segment := range joins.Joins {
+				tors[segment] = tor
+			}
+		}
+		cable, by := "", "" // of the hosts
+		for _, host := range hosts {
+			nics := t.Hosts[host].NICs
+			first := names(nics)[0]
+			if cable == "" {
+				cable, by = first, host
+			}
+			for _, nic := range names(nics) {
+				if one, other := tors[nics[first].Segment], tors[nics[nic].Segment]; one != other {
+					return &flaw{path: []string{"hosts", host, "nics", nic}, problem: fmt.Sprintf("%s is on segments of the tors %s and %s", host, one, other), remedy: fmt.Sprintf("those of one tor: on the fabric %s a host has one cable", Trunk)}
+				}
+			}
+		}
+		for _, name := range names(t.Networks) {
+			nic := t.Networks[name].NIC
+			for _, host := range hosts {
+				if first := names(t.Hosts[host].NICs)[0]; first != cable {
+					return &flaw{path: []string{"hosts", host, "nics"}, problem: fmt.Sprintf("the first interface of %s is %s, and that of %s %s", host, first, by, cable), remedy: fmt.Sprintf("one name: on the fabric %s a host's first interface is its cable, and every host has network %s on the same device", Trunk, name)}
+				}
+				if one, other := t.Hosts[by].NICs[nic].Segment, t.Hosts[host].NICs[nic].Segment; one != other {
+					return &flaw{path: []string{"networks", name, "nic"}, problem: fmt.Sprintf("interface %s is on segment %s of %s and on %s of %s", nic, one, by, other, host), remedy: fmt.Sprintf("one segment: on the fabric %s a network is on the same VLAN everywhere", Trunk)}
+				}
+			}
 		}
 	}
 	return nil

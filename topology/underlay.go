@@ -1,9 +1,14 @@
 package topology
 
-import "time"
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
 
 // Underlay is what makes the machines of a plan a network, once the ends of every cable exist with name, MAC and MTU,
-// and are down: the settings of each machine's namespace, a tor's bridge for each of its segments, addresses and rates.
+// and are down: the settings of each machine's namespace, a tor's bridge for each of its segments, addresses and rates;
+// on a Trunk fabric 802.1Q devices and a tor's one filtering bridge, on a Routed one routes and a tor's speaker instead.
 // Its steps are in the plan's order of machines.
 func Underlay(p *Plan) []Step {
 	var steps []Step
@@ -20,7 +25,12 @@ func Underlay(p *Plan) []Step {
 		for _, family := range []string{"ip", "ip6", "arp"} {
 			add(Step{Sysctl: &Sysctl{Key: "net/bridge/bridge-nf-call-" + family + "tables", Value: "0", Optional: true}})
 		}
-		if m.Role == RoleTor {
+		router := m.Role == RoleTor && p.Topology.Fabric == Routed
+		if router {
+			sysctl("net/ipv4/ip_forward", "1")
+			sysctl("net/ipv6/conf/all/forwarding", "1")
+		}
+		if m.Role == RoleTor && !router {
 			// A switch says nothing itself: no neighbour discovery and no MLD from its bridges and ports.
 			for _, device := range []string{"all", "default"} {
 				sysctl("net/ipv6/conf/"+device+"/disable_ipv6", "1")
@@ -32,27 +42,96 @@ func Underlay(p *Plan) []Step {
 				sysctl("net/ipv6/conf/"+device+"/accept_dad", "0")
 			}
 			for _, nic := range m.NICs {
-				// Unlike IPv4's, IPv6's defaults do not reach devices that exist.
-				for _, s := range ipv6Defaults {
-					sysctl("net/ipv6/conf/"+nic.Name+"/"+s.key, s.value)
-				}
-				sysctl("net/ipv6/conf/"+nic.Name+"/accept_dad", "0")
-				add(Step{Set: &LinkSet{Name: nic.Name, State: "up"}})
-				add(Step{Addr: &Addr{Link: nic.Name, Prefix: nic.V4}})
-				add(Step{Addr: &Addr{Link: nic.Name, Prefix: nic.V6, NoDAD: true}})
+				p.connect(nic, add)
 			}
 		}
+		switch {
+		case router:
+			if speaker := p.speaker(m); len(speaker.Peers) > 0 {
+				add(Step{BGP: &speaker})
+			}
+		case p.Topology.Fabric == Routed:
+			p.defaultRoutes(m, add)
+		}
 		for _, nic := range m.NICs {
-			delay, _ := time.ParseDuration(nic.Delay) // NewPlan has parsed it
-			if nic.Rate != 0 || delay != 0 || nic.Loss != 0 {
-				add(Step{Shape: &Shape{Link: nic.Name, Rate: nic.Rate, Delay: delay, Loss: nic.Loss}})
+			if late := delay(nic.Delay); nic.Rate != 0 || late != 0 || nic.Loss != 0 {
+				add(Step{Shape: &Shape{Link: nic.Name, Rate: nic.Rate, Delay: late, Loss: nic.Loss}})
 			}
 		}
 	}
 	return steps
 }
 
-// bridges are a tor's segments.
+// connect brings up an interface that has addresses, or, of an 802.1Q device, makes it.
+func (p *Plan) connect(nic Interface, add func(Step)) {
+	if nic.Trunk != "" {
+		// With its parent's MAC, as the kernel chooses, and with the settings that new devices have.
+		add(Step{Link: &Link{Name: nic.Name, Kind: "vlan", MTU: nic.MTU, Up: true, Parent: nic.Trunk, VID: nic.VLAN}})
+	} else {
+		// Unlike IPv4's, IPv6's defaults do not reach devices that exist.
+		for _, s := range append(slices.Clone(ipv6Defaults), setting{"accept_dad", "0"}) {
+			add(Step{Sysctl: &Sysctl{Key: "net/ipv6/conf/" + nic.Name + "/" + s.key, Value: s.value}})
+		}
+		add(Step{Set: &LinkSet{Name: nic.Name, State: "up"}})
+	}
+	if nic.V4.IsValid() {
+		add(Step{Addr: &Addr{Link: nic.Name, Prefix: nic.V4}})
+		add(Step{Addr: &Addr{Link: nic.Name, Prefix: nic.V6, NoDAD: true}})
+	}
+}
+
+// defaultRoutes lead over each link of a machine, and over the first one for what need not leave by another.
+func (p *Plan) defaultRoutes(m *Machine, add func(Step)) {
+	for i, nic := range m.NICs {
+		tor := p.Machine(nic.Peer.Machine).NIC(nic.Peer.Interface)
+		metric := 0
+		if i > 0 {
+			metric = 1024 + i // 1024 is the kernel's own choice for IPv6
+		}
+		add(Step{Route: &Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: tor.V4.Addr(), Link: nic.Name, Metric: metric}})
+		add(Step{Route: &Route{Dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Via: tor.V6.Addr(), Link: nic.Name, Metric: metric}})
+	}
+}
+
+// What a tor's speaker offers and bears. Hosts keep to the hold time; the rest is its own.
+const (
+	holdTime    = 9 * time.Second
+	restartTime = 30 * time.Second // how long what a neighbour announced is kept when it restarts (RFC 4724)
+	mostRoutes  = 100              // of one neighbour and family: its slice, and containers that moved to it
+)
+
+// speaker is a tor's: it waits for the hosts, each of which may come over every link that a network uses. Over a link it
+// takes the host's slice of the link's segment, and routes to single containers of that segment, which is how a moved one is
+// found: nothing that would draw the traffic of machines, of everybody, or of another host's slice as a whole.
+func (p *Plan) speaker(tor *Machine) BGP {
+	b := BGP{AS: tor.AS, Hold: holdTime, Restart: restartTime, Multipath: true}
+	for _, port := range tor.NICs {
+		if !b.ID.IsValid() {
+			b.ID = port.V4.Addr()
+		}
+		end := p.Machine(port.Peer.Machine)
+		used := slices.ContainsFunc(p.Networks, func(n PlannedNetwork) bool { return n.NIC == port.Peer.Interface })
+		if end.Role != RoleHost || !used {
+			continue
+		}
+		segment := p.segment(port.Segment)
+		var accept []Accept
+		v4, v6 := p.slice(end.Name, segment)
+		for _, own := range []netip.Prefix{v4, v6} {
+			accept = append(accept, Accept{own, own.Bits(), own.Bits()})
+		}
+		for _, part := range p.containers(segment) {
+			accept = append(accept, Accept{part, part.Addr().BitLen(), part.Addr().BitLen()})
+		}
+		b.Peers = append(b.Peers, Peer{
+			Addr: end.NIC(port.Peer.Interface).V4.Addr(), AS: end.AS, Local: port.V4.Addr(), Local6: port.V6.Addr(),
+			Passive: true, Accept: accept, MaxPrefixes: mostRoutes,
+		})
+	}
+	return b
+}
+
+// bridges are a tor's segments, or the one switch of all where VLANs keep them apart.
 func (p *Plan) bridges(tor *Machine, add func(Step)) {
 	number := 0
 	for i, name := range names(p.Topology.Tors) {
@@ -60,21 +139,39 @@ func (p *Plan) bridges(tor *Machine, add func(Step)) {
 			number = i + 1
 		}
 	}
-	for i, segment := range p.Segments {
-		joined := false
-		for _, name := range p.Topology.Tors[tor.Name].Joins {
-			joined = joined || name == segment.Name
+	bridge := func(name string, at, mtu int, ports func(Interface) bool) {
+		// Its own MAC, or the bridge would take its ports' lowest and change it when they do.
+		add(Step{Link: &Link{Name: name, Kind: "bridge", MAC: mac(macTor, number, 0xff00+at), NoSnooping: true, VLANFiltering: p.Topology.Fabric == Trunk, Up: true}})
+		// Set once it is there, the MTU stays; it would follow the ports' otherwise (br_mtu_auto_adjust).
+		add(Step{Set: &LinkSet{Name: name, MTU: mtu}})
+		for _, port := range tor.NICs {
+			if ports(port) {
+				add(Step{Set: &LinkSet{Name: port.Name, Master: name, State: "up"}})
+			}
 		}
-		if !joined {
+	}
+	joins := p.Topology.Tors[tor.Name].Joins
+	if p.Topology.Fabric != Trunk {
+		for i, segment := range p.Segments {
+			if slices.Contains(joins, segment.Name) {
+				bridge(segment.Name, i, segment.MTU, func(port Interface) bool { return port.Segment == segment.Name })
+			}
+		}
+		return
+	}
+	mtu := 0
+	for _, name := range joins {
+		mtu = max(mtu, p.segment(name).MTU)
+	}
+	bridge("switch", 0, mtu, func(Interface) bool { return true })
+	for _, port := range tor.NICs {
+		if port.VLAN != 0 {
+			add(Step{VLAN: &VLAN{Link: port.Name, VID: port.VLAN, Untagged: true}})
 			continue
 		}
-		// Its own MAC, or the bridge would take its ports' lowest and change it when they do.
-		add(Step{Link: &Link{Name: segment.Name, Kind: "bridge", MAC: mac(macTor, number, 0xff00+i), NoSnooping: true, Up: true}})
-		// Set once it is there, the MTU stays; it would follow the ports' otherwise (br_mtu_auto_adjust).
-		add(Step{Set: &LinkSet{Name: segment.Name, MTU: segment.MTU}})
-		for _, port := range tor.NICs {
-			if port.Segment == segment.Name {
-				add(Step{Set: &LinkSet{Name: port.Name, Master: segment.Name, State: "up"}})
+		for _, device := range p.Machine(port.Peer.Machine).NICs {
+			if device.Trunk != "" {
+				add(Step{VLAN: &VLAN{Link: port.Name, VID: device.VLAN}})
 			}
 		}
 	}

@@ -91,8 +91,11 @@ type LinkSet struct {
 	Hairpin  string // on, off: of a bridge port
 	Isolated string // on, off: of a bridge port
 	Promisc  string // on, off
-	Mode     string // macvlan mode
+	Mode     string // of a macvlan, or one of IPVLANModes of an ipvlan, which all on its parent then have
 }
+
+// IPVLANModes are the modes of ipvlan (Documentation/networking/ipvlan.rst).
+var IPVLANModes = []string{"l2", "l3", "l3s"}
 
 // Addr is an address of a device.
 type Addr struct {
@@ -338,6 +341,12 @@ func (s Step) String() string {
 		return fmt.Sprintf("ip netns exec %s ethtool -K %s %s %s", at, s.Offload.Link, feature, onOff(s.Offload.On))
 	case s.Shape != nil:
 		return s.Shape.line(at, s.Remove)
+	case s.VLAN != nil:
+		return s.VLAN.line(at, s.Remove)
+	case s.BGP != nil:
+		return s.BGP.line(at, s.Remove)
+	case s.Announce != nil:
+		return s.Announce.line(at, s.Remove)
 	}
 	return "# " + at + ": nothing"
 }
@@ -390,6 +399,9 @@ func (l Link) line(at, on, in string, remove bool) string {
 	if l.NoSnooping {
 		w.add("mcast_snooping 0")
 	}
+	if l.VLANFiltering {
+		w.add("vlan_filtering 1 vlan_default_pvid 0")
+	}
 	if l.PeerName != "" {
 		w.add("peer name", l.PeerName)
 		if peer := space(on, l.PeerIn); peer != at {
@@ -399,6 +411,9 @@ func (l Link) line(at, on, in string, remove bool) string {
 	}
 	if l.ParentMode != "" {
 		w.add("mode", l.ParentMode)
+	}
+	if l.Kind == "vlan" {
+		w.add("id", fmt.Sprint(l.VID))
 	}
 	return w.String()
 }
@@ -439,7 +454,11 @@ func (l LinkSet) line(at string) string {
 		device("type bridge_slave", port.String())
 	}
 	if l.Mode != "" {
-		device("type macvlan mode", l.Mode)
+		kind := "macvlan"
+		if slices.Contains(IPVLANModes, l.Mode) {
+			kind = "ipvlan"
+		}
+		device("type", kind, "mode", l.Mode)
 	}
 	return strings.Join(lines, " && ")
 }
@@ -465,6 +484,9 @@ func (r Route) line(at string, remove bool) string {
 		w.add("-6")
 	}
 	w.add("route", addDel(remove))
+	if r.Type != "" {
+		w.add(r.Type)
+	}
 	if r.Dst.Bits() == 0 {
 		w.add("default")
 	} else {
@@ -485,6 +507,9 @@ func (r Route) line(at string, remove bool) string {
 	}
 	if r.Src.IsValid() {
 		w.add("src", r.Src.String())
+	}
+	if r.Metric != 0 {
+		w.add("metric", fmt.Sprint(r.Metric))
 	}
 	if r.MTU != 0 {
 		w.add("mtu", fmt.Sprint(r.MTU))
@@ -534,6 +559,108 @@ func (s Shape) line(at string, remove bool) string {
 		w.add("rate", s.Rate.tc())
 	}
 	return w.String()
+}
+
+func (v VLAN) line(at string, remove bool) string {
+	w := words{"bridge -n", at, "vlan", addDel(remove), "dev", v.Link, "vid", fmt.Sprint(v.VID)}
+	if v.Untagged && !remove {
+		w.add("pvid untagged")
+	}
+	return w.String()
+}
+
+// vtysh is the shell of the FRR whose daemons were started with the option -N of the machine's name, in its namespace.
+func vtysh(at string) string { return fmt.Sprintf("ip netns exec %s vtysh -N %s", at, at) }
+
+func family(p netip.Prefix) string {
+	if p.Addr().Is4() {
+		return "ipv4"
+	}
+	return "ipv6"
+}
+
+// line configures FRR's bgpd.
+func (b BGP) line(at string, remove bool) string {
+	if remove {
+		return fmt.Sprintf("%s -c 'configure terminal' -c 'no router bgp %d'", vtysh(at), b.AS)
+	}
+	var s strings.Builder
+	line := func(format string, a ...any) { fmt.Fprintf(&s, format+"\n", a...) }
+	line("%s <<'END'", vtysh(at))
+	line("configure terminal")
+	for _, p := range b.Peers {
+		for i, a := range p.Accept {
+			line("%s prefix-list from-%s seq %d permit %s", map[bool]string{true: "ip", false: "ipv6"}[a.Prefix.Addr().Is4()], p.Addr, i+1, a)
+		}
+		if p.Local6.IsValid() {
+			line("route-map to-%s permit 10", p.Addr)
+			line(" set ipv6 next-hop global %s", p.Local6)
+			line("exit")
+		}
+	}
+	line("router bgp %d", b.AS)
+	line(" bgp router-id %s", b.ID)
+	line(" no bgp ebgp-requires-policy")
+	line(" no bgp default ipv4-unicast")
+	line(" no bgp network import-check")
+	if b.Hold != 0 {
+		line(" timers bgp %d %d", int((b.Hold / 3).Seconds()), int(b.Hold.Seconds()))
+	}
+	if b.Restart != 0 {
+		line(" bgp graceful-restart")
+		line(" bgp graceful-restart restart-time %d", int(b.Restart.Seconds()))
+	}
+	if b.Multipath {
+		line(" bgp bestpath as-path multipath-relax")
+	}
+	for _, p := range b.Peers {
+		line(" neighbor %s remote-as %d", p.Addr, p.AS)
+		line(" neighbor %s update-source %s", p.Addr, p.Local)
+		if p.Passive {
+			line(" neighbor %s passive", p.Addr)
+		}
+	}
+	for _, family := range []string{"ipv4", "ipv6"} {
+		line(" address-family %s unicast", family)
+		if !b.Multipath {
+			line("  maximum-paths 1")
+		}
+		for _, p := range b.Peers {
+			line("  neighbor %s activate", p.Addr)
+			if len(p.Accept) > 0 {
+				line("  neighbor %s prefix-list from-%s in", p.Addr, p.Addr)
+			}
+			if family == "ipv6" && p.Local6.IsValid() {
+				line("  neighbor %s route-map to-%s out", p.Addr, p.Addr)
+			}
+			if p.MaxPrefixes != 0 {
+				line("  neighbor %s maximum-prefix %d", p.Addr, p.MaxPrefixes)
+			}
+		}
+		line(" exit-address-family")
+	}
+	line("end")
+	return s.String() + "END"
+}
+
+// String is the prefix with bounds where they are not its own length.
+func (a Accept) String() string {
+	w := words{a.Prefix.String()}
+	if a.MinBits > a.Prefix.Bits() {
+		w.add("ge", fmt.Sprint(a.MinBits))
+	}
+	if a.MaxBits > a.Prefix.Bits() {
+		w.add("le", fmt.Sprint(a.MaxBits))
+	}
+	return w.String()
+}
+
+func (a Announcement) line(at string, remove bool) string {
+	network := "network"
+	if remove {
+		network = "no network"
+	}
+	return fmt.Sprintf("%s -c 'configure terminal' -c 'router bgp' -c 'address-family %s unicast' -c '%s %s'", vtysh(at), family(a.Prefix), network, a.Prefix)
 }
 
 // line is nft(8)'s own syntax, as it would list the table.
