@@ -17,7 +17,7 @@ const (
 	Twin = "again"
 
 	confidence = 0.95
-	// minBlocks is the least number of blocks for which the order statistics of a median bound a 95 % interval.
+	// minBlocks is the least number of blocks that bound an interval of 95 % (see [interval]).
 	minBlocks = 6
 )
 
@@ -43,7 +43,7 @@ type Summary struct {
 	Most   float64 // the largest of them
 	To     string  // what Ratio compares with: the baseline mode, or for the cost of NAT a variant
 	Blocks int     // that hold both a value and its baseline; Ratio, Low and High mean something from 1 on
-	Ratio  float64 // median over blocks of the value by the mean of the block's baselines
+	Ratio  float64 // centre over blocks of the value by the mean of the block's baselines
 	Low    float64 // with High, the interval of at least 95 % confidence around Ratio, when Interval
 	High   float64
 	// Interval tells whether one is claimed: not of a quick run, not of fewer than six blocks.
@@ -168,10 +168,10 @@ func (s *series) relate(base *series, quick bool) {
 	if s.Blocks = len(ratios); s.Blocks == 0 {
 		return
 	}
-	sum := benchmath.AssumeNothing.Summary(benchmath.NewSample(ratios, &benchmath.DefaultThresholds), confidence)
-	s.Ratio = sum.Center
+	centre, low, high := interval(ratios)
+	s.Ratio = centre
 	if !quick && s.Blocks >= minBlocks {
-		s.Interval, s.Low, s.High = true, sum.Lo, sum.Hi
+		s.Interval, s.Low, s.High = true, low, high
 	}
 }
 
