@@ -1,37 +1,14 @@
 package host
 
 import (
-	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/modebench/modebench/topology/space"
 )
 
-const isolated = "MODEBENCH_HOST_TEST_ISOLATED"
-
 // TestMain runs the tests again in a namespace of their own, as root of it: the machine's is not theirs to change.
-func TestMain(m *testing.M) {
-	if os.Getenv(isolated) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), isolated+"=1")
-	space.Isolate(cmd)
-	err := cmd.Run()
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "unable: no network namespace can be made here:", err)
-		if os.Getenv("MODEBENCH_STRICT") != "" {
-			os.Exit(1)
-		}
-	}
-}
+func TestMain(m *testing.M) { os.Exit(space.Rerun(m.Run, os.Args[1:], os.Getenv)) }
 
 // inside runs f in a fresh namespace whose loopback is up.
 func inside(t *testing.T, f func() error) {

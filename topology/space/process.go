@@ -1,6 +1,8 @@
 package space
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"syscall"
@@ -11,8 +13,14 @@ import (
 // in which the user is root (user_namespaces(7)); root needs none. The process is killed when this one ends, and is in
 // a process group of its own, so that a terminal's signals reach only this one.
 func Isolate(cmd *exec.Cmd) {
+	Contain(cmd)
+	cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET
+}
+
+// Contain does as Isolate does, and leaves cmd in the network namespace that it is started in.
+func Contain(cmd *exec.Cmd) {
 	a := &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID,
+		Cloneflags: syscall.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
 		Setpgid:    true,
 	}
@@ -22,6 +30,34 @@ func Isolate(cmd *exec.Cmd) {
 		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	}
 	cmd.SysProcAttr = a
+}
+
+// Rerun is what a TestMain is made of: it calls run in an isolated process, which is this program started again with args,
+// and returns what the test's process is to exit with. getenv is os.Getenv. Where no process can be isolated nothing runs,
+// and that is an error only if MODEBENCH_STRICT is set.
+func Rerun(run func() int, args []string, getenv func(string) string) (exit int) {
+	const isolated = "MODEBENCH_ISOLATED"
+	if getenv(isolated) != "" {
+		return run()
+	}
+	cmd := exec.Command(Self, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(cmd.Environ(), isolated+"=1")
+	Isolate(cmd)
+	err := Start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if ended := (*exec.ExitError)(nil); errors.As(err, &ended) {
+		return ended.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "unable: no network namespace can be made here:", err)
+		if getenv("MODEBENCH_STRICT") != "" {
+			return 1
+		}
+	}
+	return 0
 }
 
 // Mortal makes cmd be killed when this process ends.

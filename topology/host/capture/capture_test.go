@@ -2,11 +2,9 @@ package capture
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
 	"testing"
 	"time"
@@ -18,32 +16,8 @@ import (
 	"github.com/modebench/modebench/topology/space"
 )
 
-const isolated = "MODEBENCH_TEST_ISOLATED"
-
 // TestMain runs the tests in an empty network namespace, as root or with what an ordinary user may have.
-func TestMain(m *testing.M) {
-	if os.Getenv(isolated) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), isolated+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	space.Isolate(cmd)
-	err := space.Start(cmd)
-	if err == nil {
-		err = cmd.Wait()
-	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "unable: no network namespace can be made here:", err)
-		if os.Getenv("MODEBENCH_STRICT") != "" {
-			os.Exit(1)
-		}
-	}
-}
+func TestMain(m *testing.M) { os.Exit(space.Rerun(m.Run, os.Args[1:], os.Getenv)) }
 
 // wire is two namespaces, joined by a veth pair.
 type wire struct {

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"net/rpc"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -23,32 +22,8 @@ import (
 	"github.com/modebench/modebench/topology/space"
 )
 
-const isolated = "MODEBENCH_TEST_ISOLATED"
-
 // TestMain runs the tests in an empty network namespace, as root or with what an ordinary user may have.
-func TestMain(m *testing.M) {
-	if os.Getenv(isolated) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), isolated+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	space.Isolate(cmd)
-	err := space.Start(cmd)
-	if err == nil {
-		err = cmd.Wait()
-	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "unable: no network namespace can be made here:", err)
-		if os.Getenv("MODEBENCH_STRICT") != "" {
-			os.Exit(1)
-		}
-	}
-}
+func TestMain(m *testing.M) { os.Exit(space.Rerun(m.Run, os.Args[1:], os.Getenv)) }
 
 // path is a client, a router and a server. The link of the server is narrower: 1300 bytes. Tests that make one run in
 // parallel, since the kernel brings new links up in rounds of a second.

@@ -2,11 +2,9 @@ package traffic
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -34,28 +32,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	flag.Parse()
-	const inside = "MODEBENCH_INSIDE"
-	if os.Getenv(inside) != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command(space.Self, os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	space.Isolate(cmd)
-	err := space.Start(cmd)
-	if err == nil {
-		err = cmd.Wait()
-	}
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "unable: no network namespace can be made here:", err)
-		if os.Getenv("MODEBENCH_STRICT") != "" {
-			os.Exit(1)
-		}
-	}
+	os.Exit(space.Rerun(m.Run, os.Args[1:], os.Getenv))
 }
 
 // A pair is two namespaces joined by a veth pair.
