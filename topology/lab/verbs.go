@@ -256,7 +256,8 @@ type Packet struct {
 
 	EthSrc, EthDst net.HardwareAddr
 	EtherType      uint16
-	VLAN           int // 802.1Q VID; 0: untagged
+	VLAN           int  // 802.1Q VID; 0: untagged
+	Tag            *Tag // outermost; nil: untagged. Not read by Send
 
 	ARP      *ARP
 	IP       *IP
@@ -267,9 +268,17 @@ type Packet struct {
 	TCPFlags string         // such as "SA"
 	Token    string         // found in the payload
 	Payload  []byte         // at most 128 bytes of it
+	BGP      []BGPMessage   // those that a segment from or to port 179 holds whole. Not read by Send
 	Groups   []Group        // of an IGMP or MLD message
 	Text     string         // one line a person reads
 	Frame    []byte         // as captured, at most 2 kB
+}
+
+// Tag is what an 802.1Q tag holds besides the VID (IEEE 802.1Q section 9.3).
+type Tag struct {
+	Type         uint16 // TPID, such as 0x8100
+	Priority     int    // PCP
+	DropEligible bool   // DEI
 }
 
 // ARP is RFC 826's message.
@@ -305,6 +314,32 @@ type NDP struct {
 	LinkAddr                    net.HardwareAddr // source or target link-layer address option; nil: none
 	Override, Solicited, Router bool
 	Prefix                      netip.Prefix // of a router advertisement to be sent
+}
+
+// BGPMessage is one message of RFC 4271, as it was on the wire.
+type BGPMessage struct {
+	Kind string // open, update, notification, keepalive, route-refresh
+
+	// open
+	Version      int
+	AS           uint32        // My Autonomous System; AS4 where the capability says more (RFC 6793)
+	AS4          uint32        // 0: the capability was not offered
+	Hold         time.Duration // proposed
+	ID           netip.Addr
+	Capabilities []int // codes, sorted (RFC 5492)
+	Forwarding   int   // address families whose forwarding state is said to be kept (RFC 4724, F bit)
+
+	// update
+	Announced, Withdrawn []netip.Prefix // of both families (RFC 4760)
+	Attributes           []int          // type codes, sorted
+	Origin               int            // 0 IGP, 1 EGP, 2 incomplete
+	Path                 []uint32       // AS_PATH
+	NextHop              netip.Addr     // of NEXT_HOP or MP_REACH_NLRI
+	LinkLocal            netip.Addr     // second next hop of MP_REACH_NLRI (RFC 2545 section 3); invalid: none
+	EndOfRIB             bool           // RFC 4724 section 2
+
+	// notification
+	Code, Subcode int
 }
 
 // Group is one record of a multicast membership report.

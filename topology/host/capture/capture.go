@@ -16,6 +16,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/google/gopacket/layers"
 	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/topology/lab"
@@ -133,7 +134,10 @@ func (s *Service) Since(m lab.Mark, reply *[]lab.Packet) error {
 	for i, r := range records {
 		packets[i] = lab.Packet{
 			Seq: r.seq, When: r.when, Machine: s.machine, In: r.in, Device: r.device, Outgoing: r.outgoing,
-			Length: r.length, VLAN: r.vlan, Frame: r.frame,
+			Length: r.length, Frame: r.frame,
+		}
+		if r.tagged {
+			tag(&packets[i], r.tpid, r.tci)
 		}
 		decode(&packets[i], r.ethernet, r.etherType, r.unfinished)
 	}
@@ -164,7 +168,8 @@ type record struct {
 	outgoing   bool
 	ethernet   bool   // the frame begins with an Ethernet header
 	etherType  uint16 // as the kernel says
-	vlan       int
+	tagged     bool   // by a tag that the kernel keeps beside the frame
+	tci, tpid  uint16
 	unfinished bool
 	length     int
 	frame      []byte
@@ -337,7 +342,10 @@ func (r *record) ancillary(oob []byte) {
 			aux := *(*auxdata)(unsafe.Pointer(&m.Data[0]))
 			r.unfinished = aux.status&unix.TP_STATUS_CSUMNOTREADY != 0
 			if aux.status&unix.TP_STATUS_VLAN_VALID != 0 {
-				r.vlan = int(aux.vlanTCI & 0xfff)
+				r.tagged, r.tci, r.tpid = true, aux.vlanTCI, uint16(layers.EthernetTypeDot1Q)
+				if aux.status&unix.TP_STATUS_VLAN_TPID_VALID != 0 {
+					r.tpid = aux.vlanTPI
+				}
 			}
 		}
 	}

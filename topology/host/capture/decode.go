@@ -49,14 +49,15 @@ func (d *decoder) frame(ethernet bool, etherType uint16) (err error) {
 		p.EthSrc, p.EthDst, p.EtherType, rest = eth.SrcMAC, eth.DstMAC, uint16(eth.EthernetType), eth.Payload
 	}
 	for p.EtherType == uint16(layers.EthernetTypeDot1Q) || p.EtherType == uint16(layers.EthernetTypeQinQ) {
-		var tag layers.Dot1Q
-		if err := tag.DecodeFromBytes(rest, gopacket.NilDecodeFeedback); err != nil {
+		var t layers.Dot1Q
+		if err := t.DecodeFromBytes(rest, gopacket.NilDecodeFeedback); err != nil {
 			return err
 		}
-		if p.VLAN == 0 {
-			p.VLAN = int(tag.VLANIdentifier)
+		if p.Tag == nil {
+			p.VLAN = int(t.VLANIdentifier)
+			p.Tag = &lab.Tag{Type: p.EtherType, Priority: int(t.Priority), DropEligible: t.DropEligible}
 		}
-		p.EtherType, rest = uint16(tag.Type), tag.Payload
+		p.EtherType, rest = uint16(t.Type), t.Payload
 	}
 	switch layers.EthernetType(p.EtherType) {
 	case layers.EthernetTypeARP:
@@ -68,6 +69,12 @@ func (d *decoder) frame(ethernet bool, etherType uint16) (err error) {
 	}
 	d.payload(rest)
 	return nil
+}
+
+// tag gives a packet a tag by its TPID and its TCI.
+func tag(p *lab.Packet, tpid, tci uint16) {
+	p.VLAN = int(tci & 0xfff)
+	p.Tag = &lab.Tag{Type: tpid, Priority: int(tci >> 13), DropEligible: tci&0x1000 != 0}
 }
 
 func (d *decoder) arp(b []byte) error {
@@ -187,7 +194,11 @@ func (d *decoder) transport(src, dst netip.Addr, proto layers.IPProtocol, b []by
 				p.TCPFlags += string(f)
 			}
 		}
-		d.payload(b[int(b[12]>>4)*4:])
+		rest := b[int(b[12]>>4)*4:]
+		d.payload(rest)
+		if p.Src.Port() == bgpPort || p.Dst.Port() == bgpPort {
+			p.BGP = bgpMessages(rest)
+		}
 	case layers.IPProtocolICMPv4, layers.IPProtocolICMPv6:
 		if len(b) < 8 {
 			return fmt.Errorf("ICMP message of %d bytes", len(b))
@@ -437,6 +448,9 @@ func (d *decoder) text() string {
 		}
 		for _, g := range p.Groups {
 			fmt.Fprintf(&t, " %s %v", g.Kind, g.Addr)
+		}
+		for _, m := range p.BGP {
+			t.WriteString(bgpText(m))
 		}
 		fmt.Fprintf(&t, ", ttl %d", p.IP.TTL)
 		if p.IP.DontFragment {

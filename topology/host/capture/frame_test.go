@@ -120,6 +120,9 @@ func TestBuildAndDecodeAreInverse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if want.VLAN != 0 {
+			want.Tag = &lab.Tag{Type: 0x8100}
+		}
 		got := lab.Packet{Frame: frame, Length: len(frame)}
 		decode(&got, true, 0, false)
 		if diff := cmp.Diff(want, got, compared); diff != "" {
