@@ -9,7 +9,7 @@ import (
 // macvlan is what the modes of the kernel's driver have in common: a device on the host's interface, in the container,
 // with an address on the segment.
 func macvlan(m Mode, parentMode string, mac func(topology.Container) net.HardwareAddr) Mode {
-	m.Needs = []Kernel{MACVLAN}
+	m.Needs = append(m.Needs, MACVLAN)
 	m.Attach = func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
 		s := steps{on: host.Name}
 		s.own(c)
@@ -18,9 +18,7 @@ func macvlan(m Mode, parentMode string, mac func(topology.Container) net.Hardwar
 				Name: eth0, Kind: "macvlan", MAC: mac(c),
 				Parent: nic(p, host, c.Network).Name, ParentMode: parentMode,
 			}},
-			// How long duplicate address detection waits for an objection (RetransTimer of RFC 4862 section 5.1): a second
-			// is for networks with slow stations. The setting belongs to a device; its default is the machine's.
-			sysctl("net/ipv6/neigh/"+eth0+"/retrans_time_ms", "100"),
+			briefDAD(),
 		)
 		s.start(c, c.Segment4, c.Segment6)
 		return s.all

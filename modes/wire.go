@@ -55,6 +55,11 @@ func sysctl(key, value string) topology.Step {
 	return topology.Step{Sysctl: &topology.Sysctl{Key: key, Value: value}}
 }
 
+// briefDAD is how long duplicate address detection on a container's device waits for an objection (RetransTimer of RFC 4862
+// section 5.1): the second that is usual is for networks with slow stations. The setting belongs to a device; its default
+// is the machine's.
+func briefDAD() topology.Step { return sysctl("net/ipv6/neigh/"+eth0+"/retrans_time_ms", "100") }
+
 // alone is an address with no others in its subnet.
 func alone(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
