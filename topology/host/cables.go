@@ -37,6 +37,9 @@ func Cables(p *topology.Plan, spaces map[string]*space.Space) (err error) {
 			continue // its ports are the other ends
 		}
 		for i, n := range m.NICs {
+			if n.Trunk != "" {
+				continue // made on another one's cable
+			}
 			port := p.Machine(n.Peer.Machine).NIC(n.Peer.Interface)
 			base := netlink.NewLinkAttrs()
 			base.Name, base.HardwareAddr, base.MTU = n.Name, n.MAC, n.MTU

@@ -20,6 +20,19 @@ var kernels = map[string][]topology.Step{
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
 		{Link: &topology.Link{Name: "m", Kind: "macvlan", Parent: "a", ParentMode: "bridge"}},
 	},
+	"ipvlan": {
+		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
+		{Link: &topology.Link{Name: "i", Kind: "ipvlan", Parent: "a", ParentMode: "l2"}},
+	},
+	"802.1q": {
+		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
+		{Link: &topology.Link{Name: "a.10", Kind: "vlan", Parent: "a", VID: 10}},
+	},
+	"vlan-filtering": {
+		{Link: &topology.Link{Name: "br", Kind: "bridge", VLANFiltering: true}},
+		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b", Master: "br"}},
+		{VLAN: &topology.VLAN{Link: "a", VID: 10, Untagged: true}},
+	},
 	"nftables": {{Table: &topology.Table{Family: "inet", Name: "t", Chains: []topology.Chain{{
 		Name: "c", Type: "filter", Hook: "input",
 		Rules: []topology.Rule{{Match: []topology.Match{{Field: "ct state", Value: "new"}}, Verdict: topology.Verdict{Kind: "accept"}}},
@@ -43,8 +56,8 @@ func natTable(family string) topology.Step {
 }
 
 // Kernel tries what it is asked for in an empty namespace, and returns what cannot be had with the kernel's words.
-// It changes nothing. The names are those of modes.Kernel, underlay for what
-// every lab is made of, and tbf and netem for impairments.
+// It changes nothing. The names are those of modes.Kernel and of Plan.Needs: underlay for what
+// every lab is made of, 802.1q and vlan-filtering for trunks, and tbf and netem for impairments.
 func Kernel(names []string) (missing map[string]error, err error) {
 	missing = map[string]error{}
 	for _, name := range names {

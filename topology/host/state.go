@@ -17,8 +17,10 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/space"
 )
@@ -125,13 +127,43 @@ var macvlanModes = map[netlink.MacvlanMode]string{
 	netlink.MACVLAN_MODE_PASSTHRU: "passthru", netlink.MACVLAN_MODE_SOURCE: "source",
 }
 
+// modeOf is the mode of a device whose kind has modes.
+func modeOf(l netlink.Link) string {
+	switch l := l.(type) {
+	case *netlink.Macvlan:
+		return macvlanModes[l.Mode]
+	case *netlink.IPVlan:
+		if int(l.Mode) < len(topology.IPVLANModes) {
+			return topology.IPVLANModes[l.Mode]
+		}
+	}
+	return ""
+}
+
+// vlans are those of bridges and their ports, by index.
+func vlans(h *netlink.Handle) (map[int32][]*nl.BridgeVlanInfo, error) {
+	var all map[int32][]*nl.BridgeVlanInfo
+	_, err := dump(func() (_ []int, err error) { all, err = h.BridgeVlanList(); return nil, err })
+	return all, err
+}
+
 func (r reader) links(s *lab.SpaceState) error {
 	links, err := dump(r.LinkList)
 	if err != nil {
 		return err
 	}
+	filtering := false
 	for _, l := range links {
 		r.names[l.Attrs().Index] = l.Attrs().Name
+		if b, ok := l.(*netlink.Bridge); ok && b.VlanFiltering != nil && *b.VlanFiltering {
+			filtering = true
+		}
+	}
+	var in map[int32][]*nl.BridgeVlanInfo
+	if filtering {
+		if in, err = vlans(r.Handle); err != nil {
+			return err
+		}
 	}
 	for _, l := range links {
 		a := l.Attrs()
@@ -143,8 +175,12 @@ func (r reader) links(s *lab.SpaceState) error {
 		if a.RawFlags&unix.IFF_LOOPBACK != 0 {
 			link.Kind = "loopback"
 		}
-		if m, ok := l.(*netlink.Macvlan); ok {
-			link.Mode = macvlanModes[m.Mode]
+		link.Mode = modeOf(l)
+		if v, ok := l.(*netlink.Vlan); ok {
+			link.VID = v.VlanId
+		}
+		for _, v := range in[int32(a.Index)] {
+			link.VLANs = append(link.VLANs, lab.VLAN{VID: int(v.Vid), PVID: v.PortVID(), Untagged: v.EngressUntag()})
 		}
 		for _, f := range linkFlags {
 			if a.RawFlags&f.bit != 0 {

@@ -299,6 +299,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.either(s.Remove,
 			asked(func(nl *netlinks) error { return nl.NeighSet(n) }),
 			asked(func(nl *netlinks) error { return nl.NeighDel(n) }))
+	case s.VLAN != nil:
+		return w.setVLAN(nl, s.In, s.Remove, *s.VLAN)
 	case s.Shape != nil:
 		q, err := queue(nl, *s.Shape)
 		if err != nil {
@@ -489,7 +491,11 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 	switch l.Kind {
 	case "bridge":
 		snooping := !l.NoSnooping
-		link = &netlink.Bridge{LinkAttrs: base, MulticastSnooping: &snooping}
+		bridge := &netlink.Bridge{LinkAttrs: base, MulticastSnooping: &snooping}
+		if l.VLANFiltering {
+			bridge.VlanFiltering, bridge.VlanDefaultPVID = &l.VLANFiltering, new(uint16)
+		}
+		link = bridge
 	case "veth":
 		peer, err := w.find(l.PeerIn)
 		if err != nil {
@@ -503,11 +509,7 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 			LinkAttrs: base, PeerName: l.PeerName, PeerHardwareAddr: l.PeerMAC, PeerMTU: uint32(l.PeerMTU),
 			PeerNamespace: netlink.NsFd(peer.File().Fd()),
 		}
-	case "macvlan":
-		mode, err := macvlanMode(l.ParentMode)
-		if err != nil {
-			return err
-		}
+	case "macvlan", "ipvlan", "vlan":
 		own, err := w.netlink("")
 		if err != nil {
 			return err
@@ -522,11 +524,27 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 		}
 		base.Index = w.newIndex()
 		base.ParentIndex, base.Namespace = parent.Attrs().Index, netlink.NsFd(target.File().Fd())
-		request, link = own, &netlink.Macvlan{LinkAttrs: base, Mode: mode}
+		request = own
+		if link, err = stacked(base, l); err != nil {
+			return err
+		}
 	default:
 		return fmt.Errorf("link kind %q is not known here", l.Kind)
 	}
 	return request.LinkAdd(link)
+}
+
+// stacked is a device on a parent.
+func stacked(base netlink.LinkAttrs, l topology.Link) (netlink.Link, error) {
+	switch l.Kind {
+	case "macvlan":
+		mode, err := macvlanMode(l.ParentMode)
+		return &netlink.Macvlan{LinkAttrs: base, Mode: mode}, err
+	case "ipvlan":
+		mode, err := ipvlanMode(l.ParentMode)
+		return &netlink.IPVlan{LinkAttrs: base, Mode: mode}, err
+	}
+	return &netlink.Vlan{LinkAttrs: base, VlanId: l.VID}, nil
 }
 
 // newIndex is for a device whose other end is elsewhere (see firstIndex). Its place has one of its own for every device.
@@ -543,6 +561,83 @@ func macvlanMode(name string) (netlink.MacvlanMode, error) {
 		}
 	}
 	return 0, fmt.Errorf("macvlan mode %q: want private, vepa, bridge or passthru", name)
+}
+
+// ipvlanMode is the mode of a name; the empty name is what ip-link(8) takes for it.
+func ipvlanMode(name string) (netlink.IPVlanMode, error) {
+	if name == "" {
+		return netlink.IPVLAN_MODE_L3, nil
+	}
+	for mode, of := range topology.IPVLANModes {
+		if of == name {
+			return netlink.IPVlanMode(mode), nil // IPVLAN_MODE_L2, _L3 and _L3S are 0, 1 and 2
+		}
+	}
+	return 0, fmt.Errorf("ipvlan mode %q: want l2, l3 or l3s", name)
+}
+
+// setMode changes the mode of a macvlan or of an ipvlan.
+func setMode(nl *netlinks, l netlink.Link, name string) error {
+	if v, ok := l.(*netlink.IPVlan); ok {
+		mode, err := ipvlanMode(name)
+		if err != nil {
+			return err
+		}
+		return nl.LinkModify(&netlink.IPVlan{LinkAttrs: identity(v), Mode: mode, Flag: v.Flag})
+	}
+	mode, err := macvlanMode(name)
+	if err != nil {
+		return err
+	}
+	return nl.LinkSetMacvlanMode(l, mode)
+}
+
+// identity is what names a device in a request that changes nothing of its attributes.
+func identity(l netlink.Link) netlink.LinkAttrs {
+	out := netlink.NewLinkAttrs()
+	out.Name, out.Index = l.Attrs().Name, l.Attrs().Index
+	return out
+}
+
+// setVLAN puts a bridge's port into a VLAN, or takes it out. Undone, the port is in it or not as before, and so is the VLAN
+// that what comes untagged belongs to.
+func (w *walk) setVLAN(nl *netlinks, in string, remove bool, v topology.VLAN) (func(*walk) error, error) {
+	l, err := index(nl, v.Link)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := vlans(nl.Handle)
+	if err != nil {
+		return nil, err
+	}
+	before := ports[int32(l.Attrs().Index)]
+	back := func(w *walk) error {
+		nl, err := w.netlink(in)
+		if err != nil {
+			return err
+		}
+		l, err := index(nl, v.Link)
+		if err != nil {
+			return err
+		}
+		was := false
+		for _, b := range before {
+			if int(b.Vid) == v.VID || b.PortVID() {
+				was = was || int(b.Vid) == v.VID
+				if err := nl.BridgeVlanAdd(l, b.Vid, b.PortVID(), b.EngressUntag(), false, false); err != nil {
+					return err
+				}
+			}
+		}
+		if was {
+			return nil
+		}
+		return nl.BridgeVlanDel(l, uint16(v.VID), false, false, false, false)
+	}
+	if remove {
+		return back, nl.BridgeVlanDel(l, uint16(v.VID), false, false, false, false)
+	}
+	return back, nl.BridgeVlanAdd(l, uint16(v.VID), v.Untagged, v.Untagged, false, false)
 }
 
 // setLink changes what is asked for, and takes back the same fields only.
@@ -595,17 +690,8 @@ func (w *walk) setLink(nl *netlinks, in string, s topology.LinkSet) (func(*walk)
 		}
 	})
 	change(s.Mode != "", func() {
-		if m, ok := l.(*netlink.Macvlan); ok {
-			back.Mode = macvlanModes[m.Mode]
-		}
-	}, func() {
-		mode, err := macvlanMode(s.Mode)
-		if err != nil {
-			try(err)
-			return
-		}
-		try(nl.LinkSetMacvlanMode(l, mode))
-	})
+		back.Mode = modeOf(l)
+	}, func() { try(setMode(nl, l, s.Mode)) })
 	change(s.State != "", func() { back.State = map[bool]string{true: "up", false: "down"}[was.Flags&net.FlagUp != 0] }, func() {
 		if s.State == "up" {
 			try(nl.LinkSetUp(l))
@@ -655,7 +741,16 @@ func ipnet(p netip.Prefix) *net.IPNet {
 }
 
 func route(nl *netlinks, r topology.Route) (*netlink.Route, error) {
-	out := &netlink.Route{Dst: ipnet(r.Dst), MTU: r.MTU, Protocol: unix.RTPROT_STATIC}
+	out := &netlink.Route{Dst: ipnet(r.Dst), MTU: r.MTU, Priority: r.Metric, Protocol: unix.RTPROT_STATIC}
+	switch r.Type {
+	case "":
+	case "blackhole":
+		out.Type = unix.RTN_BLACKHOLE
+	case "unreachable":
+		out.Type = unix.RTN_UNREACHABLE
+	default:
+		return nil, fmt.Errorf("route type %q: want blackhole or unreachable", r.Type)
+	}
 	if r.Via.IsValid() {
 		out.Gw = r.Via.AsSlice()
 	}
@@ -669,7 +764,7 @@ func route(nl *netlinks, r topology.Route) (*netlink.Route, error) {
 	case "link":
 		out.Scope = netlink.SCOPE_LINK
 	case "", "global":
-		if !r.Via.IsValid() && r.Dst.Addr().Is4() && r.Scope == "" {
+		if !r.Via.IsValid() && r.Dst.Addr().Is4() && r.Scope == "" && r.Type == "" {
 			out.Scope = netlink.SCOPE_LINK // as ip-route(8) does for a route without a gateway
 		}
 	default:

@@ -99,7 +99,9 @@ type Link struct {
 	Name                            string
 	Index                           int
 	Kind                            string // bridge, veth, macvlan, …; "loopback"
-	Mode                            string // of a macvlan
+	Mode                            string // of a macvlan or an ipvlan
+	VID                             int    // of an 802.1Q device
+	VLANs                           []VLAN // of a bridge that filters and of its ports, by VID
 	MAC                             net.HardwareAddr
 	MTU                             int
 	Up                              bool
@@ -109,6 +111,12 @@ type Link struct {
 	Promiscuity                     int
 	Flags                           []string
 	RxPackets, TxPackets, RxDropped uint64
+}
+
+// VLAN is a VLAN that a bridge or a port of it is in, after bridge(8).
+type VLAN struct {
+	VID            int
+	PVID, Untagged bool // what comes untagged belongs to it; what leaves loses its tag
 }
 
 // Addr is an address of a device.
