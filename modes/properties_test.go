@@ -17,8 +17,9 @@ import (
 	"github.com/modebench/modebench/topology"
 )
 
-// anyPlan draws a topology of up to three hosts, interfaces and networks, some of which share an interface, and plans it.
-func anyPlan(t *rapid.T) *topology.Plan {
+// anyPlan draws a topology of up to three hosts, interfaces and networks, some of which share an interface, and plans it for
+// a mode.
+func anyPlan(t *rapid.T, m modes.Mode) *topology.Plan {
 	top := topology.Topology{
 		Name: "any", Segments: map[string]topology.Segment{}, Tors: map[string]topology.Tor{},
 		Hosts: map[string]topology.Host{}, Networks: map[string]topology.Network{},
@@ -50,7 +51,7 @@ func anyPlan(t *rapid.T) *topology.Plan {
 		}
 		top.Hosts[fmt.Sprintf("h%d", i+1)] = h
 	}
-	p, err := topology.NewPlan(top)
+	p, err := m.Plan(top)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +86,7 @@ func everything(t *rapid.T, m modes.Mode, p *topology.Plan) map[string][]topolog
 func forEachMode(t *testing.T, check func(*rapid.T, modes.Mode, *topology.Plan)) {
 	for _, m := range modes.All() {
 		t.Run(m.Name, func(t *testing.T) {
-			rapid.Check(t, func(t *rapid.T) { check(t, m, anyPlan(t)) })
+			rapid.Check(t, func(t *rapid.T) { check(t, m, anyPlan(t, m)) })
 		})
 	}
 }
@@ -167,7 +168,7 @@ func TestStepsAreInPlace(t *testing.T) {
 					t.Fatalf("%s: in %q, while %q was made: %s", what, s.In, made, s)
 				}
 				set := 0
-				for _, is := range []bool{s.Space != nil, s.Link != nil, s.Set != nil, s.Addr != nil, s.Route != nil, s.Neigh != nil, s.Sysctl != nil, s.Table != nil, s.Offload != nil, s.Shape != nil} {
+				for _, is := range []bool{s.Space != nil, s.Link != nil, s.Set != nil, s.Addr != nil, s.Route != nil, s.Neigh != nil, s.Sysctl != nil, s.Table != nil, s.Offload != nil, s.Shape != nil, s.VLAN != nil, s.BGP != nil, s.Announce != nil} {
 					if is {
 						set++
 					}
@@ -335,10 +336,8 @@ func TestRulesCanBeToldApart(t *testing.T) {
 
 // The kernel refuses a table that is there, and with it a port that is published already, for whichever container.
 func TestOnePortOneTable(t *testing.T) {
-	p := defaultPlan(t)
-	host := p.Hosts()[0]
-	table := func(m modes.Mode, c topology.Container, port modes.Port) string {
-		all := m.Publish(p, host, c, port)
+	table := func(m modes.Mode, p *topology.Plan, c topology.Container, port modes.Port) string {
+		all := m.Publish(p, p.Hosts()[0], c, port)
 		if len(all) != 1 || all[0].Table == nil {
 			t.Fatalf("mode %s: publishing is not one table: %v", m.Name, all)
 		}
@@ -350,13 +349,15 @@ func TestOnePortOneTable(t *testing.T) {
 			continue
 		}
 		publishing++
+		p := defaultPlan(t, m)
+		host := p.Hosts()[0]
 		first, last := host.Containers[0], host.Containers[len(host.Containers)-1]
 		port := modes.Port{Proto: "tcp", Host: 8080, Container: 80}
-		if a, b := table(m, first, port), table(m, last, modes.Port{Proto: "tcp", Host: 8080, Container: 81}); a != b {
+		if a, b := table(m, p, first, port), table(m, p, last, modes.Port{Proto: "tcp", Host: 8080, Container: 81}); a != b {
 			t.Errorf("mode %s: one port of the host in two tables, %s and %s", m.Name, a, b)
 		}
 		for _, other := range []modes.Port{{Proto: "udp", Host: 8080, Container: 80}, {Proto: "tcp", Host: 8081, Container: 80}} {
-			if a, b := table(m, first, port), table(m, first, other); a == b {
+			if a, b := table(m, p, first, port), table(m, p, first, other); a == b {
 				t.Errorf("mode %s: ports %v and %v are both in table %s", m.Name, port, other, a)
 			}
 		}
@@ -367,8 +368,8 @@ func TestOnePortOneTable(t *testing.T) {
 }
 
 func TestLimit(t *testing.T) {
-	p := defaultPlan(t)
 	for _, m := range modes.All() {
+		p := defaultPlan(t, m)
 		attached := map[string]int{}
 		for _, a := range m.Wire(p).Attached {
 			attached[a.Host+"/"+a.Container.Network]++
@@ -394,13 +395,13 @@ func TestLimit(t *testing.T) {
 
 // A container that comes from another host is wired where it is now.
 func TestMovedContainer(t *testing.T) {
-	p := defaultPlan(t)
-	h2 := p.Machine("h2")
-	c, err := p.Container("h1", "blue", 9)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, m := range modes.All() {
+		p := defaultPlan(t, m)
+		h2 := p.Machine("h2")
+		c, err := p.Container("h1", "blue", 9)
+		if err != nil {
+			t.Fatal(err)
+		}
 		steps := m.Attach(p, h2, c)
 		for _, s := range steps {
 			if s.On != "h2" {
@@ -417,5 +418,95 @@ func TestMovedContainer(t *testing.T) {
 		if got, want := m.Addrs(p, h2, c), m.Addrs(p, h2, h2.Containers[0]); !slices.Equal(got, want) {
 			t.Errorf("mode %s: addresses of h1/c9 on h2 are %v: want %v", m.Name, got, want)
 		}
+	}
+}
+
+// What a host announces, the router takes by the link of the container's network, or the container is not found.
+func TestAnnouncementsAreAccepted(t *testing.T) {
+	announcing := 0
+	for _, m := range modes.All() {
+		t.Run(m.Name, func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				p := anyPlan(t, m)
+				peers := map[topology.Port]topology.Peer{} // of the tor, by the interface of the host
+				for _, s := range topology.Underlay(p) {
+					if s.BGP == nil {
+						continue
+					}
+					for _, peer := range s.BGP.Peers {
+						for _, h := range p.Hosts() {
+							for _, n := range h.NICs {
+								if n.V4.Addr() == peer.Addr && h.AS == peer.AS {
+									peers[topology.Port{Machine: h.Name, Interface: n.Name}] = peer
+								}
+							}
+						}
+					}
+				}
+				for _, h := range p.Hosts() {
+					for _, n := range p.Networks {
+						for _, from := range p.Hosts() {
+							c, err := p.Container(from.Name, n.Name, 20)
+							if err != nil {
+								t.Fatal(err)
+							}
+							covered := map[netip.Addr]bool{}
+							for _, s := range m.Attach(p, h, c) {
+								if s.Announce == nil {
+									continue
+								}
+								announcing++
+								prefix := s.Announce.Prefix
+								peer, ok := peers[topology.Port{Machine: h.Name, Interface: n.NIC}]
+								if !ok || !slices.ContainsFunc(peer.Accept, func(a topology.Accept) bool {
+									return a.Prefix.Overlaps(prefix) && a.MinBits <= prefix.Bits() && prefix.Bits() <= a.MaxBits
+								}) {
+									t.Fatalf("%s on %s: no neighbour takes %s", c.ID(), h.Name, prefix)
+								}
+								for _, a := range m.Addrs(p, h, c) {
+									covered[a.Addr()] = covered[a.Addr()] || prefix.Contains(a.Addr())
+								}
+							}
+							for a, ok := range covered {
+								if !ok {
+									t.Fatalf("%s on %s: nothing announced leads to %s", c.ID(), h.Name, a)
+								}
+							}
+						}
+					}
+				}
+			})
+		})
+	}
+	if announcing == 0 {
+		t.Error("no mode announces anything")
+	}
+}
+
+// A speaker and the router's know each other by the same link, and exactly one of the two calls.
+func TestSpeakersMeet(t *testing.T) {
+	speaking := 0
+	forEachMode(t, func(t *rapid.T, m modes.Mode, p *topology.Plan) {
+		type session struct{ caller, called netip.Addr }
+		waiting, calling := map[session]uint32{}, map[session]uint32{}
+		for _, s := range append(topology.Underlay(p), m.Wire(p).Setup...) {
+			if s.BGP == nil {
+				continue
+			}
+			for _, peer := range s.BGP.Peers {
+				if peer.Passive {
+					waiting[session{peer.Addr, peer.Local}] = peer.AS - s.BGP.AS
+				} else {
+					calling[session{peer.Local, peer.Addr}] = s.BGP.AS - peer.AS
+				}
+			}
+		}
+		speaking += len(calling)
+		if d := cmp.Diff(waiting, calling); d != "" && len(calling) > 0 {
+			t.Fatalf("the router waits for others than those that call (-waits +call):\n%s", d)
+		}
+	})
+	if speaking == 0 {
+		t.Error("no mode has a speaker")
 	}
 }
