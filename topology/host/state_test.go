@@ -149,6 +149,7 @@ func track() error {
 }
 
 func TestState(t *testing.T) {
+	needs(t, "nft-nat")
 	s := fresh(t)
 	if err := s.Do(furnish); err != nil {
 		t.Fatal(err)

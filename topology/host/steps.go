@@ -285,12 +285,13 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		if err != nil {
 			return nil, err
 		}
+		whose := *r
 		if s.Remove {
-			r.Protocol = 0 // whoever added it, as for ip-route(8)
+			whose.Protocol = 0 // whoever added it, as for ip-route(8)
 		}
 		return w.either(s.Remove,
 			asked(func(nl *netlinks) error { return nl.RouteAdd(r) }),
-			asked(func(nl *netlinks) error { return nl.RouteDel(r) }))
+			asked(func(nl *netlinks) error { return nl.RouteDel(&whose) }))
 	case s.Neigh != nil:
 		n, err := neigh(nl, *s.Neigh)
 		if err != nil {
@@ -583,20 +584,15 @@ func setMode(nl *netlinks, l netlink.Link, name string) error {
 		if err != nil {
 			return err
 		}
-		return nl.LinkModify(&netlink.IPVlan{LinkAttrs: identity(v), Mode: mode, Flag: v.Flag})
+		same := netlink.NewLinkAttrs() // names the device and changes none of its attributes
+		same.Name, same.Index, same.ParentIndex = v.Name, v.Index, v.ParentIndex
+		return nl.LinkModify(&netlink.IPVlan{LinkAttrs: same, Mode: mode, Flag: v.Flag})
 	}
 	mode, err := macvlanMode(name)
 	if err != nil {
 		return err
 	}
 	return nl.LinkSetMacvlanMode(l, mode)
-}
-
-// identity is what names a device in a request that changes nothing of its attributes.
-func identity(l netlink.Link) netlink.LinkAttrs {
-	out := netlink.NewLinkAttrs()
-	out.Name, out.Index = l.Attrs().Name, l.Attrs().Index
-	return out
 }
 
 // setVLAN puts a bridge's port into a VLAN, or takes it out. Undone, the port is in it or not as before, and so is the VLAN
