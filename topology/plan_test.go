@@ -3,6 +3,7 @@ package topology_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,20 +31,140 @@ func TestPlan(t *testing.T) {
 	for _, name := range files(t) {
 		golden(t, "testdata/"+strings.TrimSuffix(strings.TrimPrefix(name, "topologies/"), ".yaml")+".plan.txt", describe(plan(t, name)))
 	}
+	for _, fabric := range fabrics[1:] {
+		p := planOn(t, fabric, "topologies/rated.yaml")
+		golden(t, "testdata/rated."+string(fabric)+".plan.txt", describe(p))
+		golden(t, "testdata/rated."+string(fabric)+".underlay.txt", underlay(p))
+	}
+}
+
+var fabrics = []topology.Fabric{topology.Open, topology.Routed, topology.Trunk}
+
+func planOn(t testing.TB, fabric topology.Fabric, name string) *topology.Plan {
+	t.Helper()
+	lab, err := topology.Read(name, source(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lab.Fabric = fabric
+	p, err := topology.NewPlan(lab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func underlay(p *topology.Plan) string {
+	var b strings.Builder
+	for _, s := range topology.Underlay(p) {
+		fmt.Fprintln(&b, s)
+	}
+	return b.String()
+}
+
+func TestNeeds(t *testing.T) {
+	late := planOn(t, topology.Open, "topologies/rated.yaml")
+	late.Machines[1].NICs[0].Delay = "5ms"
+	for _, c := range []struct {
+		plan *topology.Plan
+		want string
+	}{
+		{planOn(t, topology.Open, "topologies/two-hosts.yaml"), "[underlay]"},
+		{planOn(t, topology.Routed, "topologies/two-hosts.yaml"), "[underlay]"},
+		{planOn(t, topology.Trunk, "topologies/two-hosts.yaml"), "[802.1q underlay vlan-filtering]"},
+		{planOn(t, topology.Trunk, "topologies/rated.yaml"), "[802.1q tbf underlay vlan-filtering]"},
+		{late, "[netem tbf underlay]"},
+	} {
+		if got := fmt.Sprint(c.plan.Needs()); got != c.want {
+			t.Errorf("%s on %q needs %s, want %s", c.plan.Topology.Name, c.plan.Topology.Fabric, got, c.want)
+		}
+	}
+}
+
+// What cannot be planned on a fabric is told as the place in the topology.
+func TestFabricRefuses(t *testing.T) {
+	for _, c := range []struct {
+		fabric topology.Fabric
+		change func(*topology.Topology)
+		want   string
+	}{
+		{topology.Routed, func(t *topology.Topology) {
+			rack := t.Segments["rack"]
+			rack.V4 = pfx("198.18.0.0/27")
+			t.Segments["rack"] = rack
+		}, "segments.rack.v4: 198.18.0.0/27 is too small for 2 hosts and 2 external machines: want a larger block: a quarter of it is for machines, two addresses for each, the rest is divided among the hosts' containers"},
+		{topology.Trunk, func(t *topology.Topology) {
+			t.Tors = map[string]topology.Tor{"tor": {Joins: []string{"rack"}}, "tor2": {Joins: []string{"annex"}}}
+		}, "hosts.h1.nics.eth1: h1 is on segments of the tors tor and tor2: want those of one tor: on the fabric trunk a host has one cable"},
+		{topology.Trunk, func(t *topology.Topology) {
+			h := t.Hosts["h2"]
+			h.NICs = map[string]topology.NIC{"eth0": {Segment: "annex"}, "eth1": {Segment: "rack"}}
+			t.Hosts["h2"] = h
+		}, "networks.blue.nic: interface eth0 is on segment rack of h1 and on annex of h2: want one segment: on the fabric trunk a network is on the same VLAN everywhere"},
+		{topology.Trunk, func(t *topology.Topology) {
+			h := t.Hosts["h2"]
+			h.NICs = map[string]topology.NIC{"a": {Segment: "annex"}, "eth0": {Segment: "rack"}}
+			t.Hosts["h2"] = h
+			h = t.Hosts["h1"]
+			h.Containers = nil
+			t.Hosts["h1"] = h
+			h = t.Hosts["h2"]
+			h.Containers = nil
+			t.Hosts["h2"] = h
+			t.Networks = map[string]topology.Network{"blue": t.Networks["blue"]}
+		}, "hosts.h2.nics: the first interface of h2 is a, and that of h1 eth0: want one name: on the fabric trunk a host's first interface is its cable, and every host has network blue on the same device"},
+		{"ring", func(*topology.Topology) {}, `fabric: unknown fabric "ring": want one of open, routed-bgp, trunk`},
+	} {
+		lab, err := topology.Read("", source(t, "topologies/two-hosts.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lab.Fabric = c.fabric
+		c.change(&lab)
+		if _, err := topology.NewPlan(lab); err == nil || err.Error() != c.want {
+			t.Errorf("got %v, want %s", err, c.want)
+		}
+	}
 }
 
 func describe(p *topology.Plan) string {
 	var b strings.Builder
 	for _, s := range p.Segments {
-		fmt.Fprintf(&b, "segment %s %s %s mtu %d\n", s.Name, s.V4, s.V6, s.MTU)
+		fmt.Fprintf(&b, "segment %s %s %s mtu %d", s.Name, s.V4, s.V6, s.MTU)
+		if s.VLAN != 0 {
+			fmt.Fprintf(&b, " vlan %d", s.VLAN)
+		}
+		b.WriteString("\n")
 	}
 	for _, n := range p.Networks {
 		fmt.Fprintf(&b, "network %s nic %s %s %s gateways %s %s bridge %s\n", n.Name, n.NIC, n.V4, n.V6, n.Gateway4, n.Gateway6, n.Bridge)
 	}
 	for _, m := range p.Machines {
-		fmt.Fprintf(&b, "\n%s %s\n", m.Role, m.Name)
+		fmt.Fprintf(&b, "\n%s %s", m.Role, m.Name)
+		if m.AS != 0 {
+			fmt.Fprintf(&b, " as %d", m.AS)
+		}
+		b.WriteString("\n")
+		if m.Role == topology.RoleHost && p.Topology.Fabric == topology.Routed {
+			for _, n := range p.Networks {
+				v4, v6 := p.Slice(m.Name, n.Name)
+				fmt.Fprintf(&b, "  slice %s %s %s\n", n.Name, v4, v6)
+			}
+		}
 		for _, i := range m.NICs {
-			fmt.Fprintf(&b, "  %s on %s %s mtu %d %s %s to %s/%s", i.Name, i.Segment, i.MAC, i.MTU, i.V4, i.V6, i.Peer.Machine, i.Peer.Interface)
+			fmt.Fprintf(&b, "  %s", i.Name)
+			if i.Segment != "" {
+				fmt.Fprintf(&b, " on %s", i.Segment)
+			}
+			if i.VLAN != 0 {
+				fmt.Fprintf(&b, " vlan %d", i.VLAN)
+			}
+			fmt.Fprintf(&b, " %s mtu %d %s %s", i.MAC, i.MTU, i.V4, i.V6)
+			if i.Trunk != "" {
+				fmt.Fprintf(&b, " by %s", i.Trunk)
+			} else {
+				fmt.Fprintf(&b, " to %s/%s", i.Peer.Machine, i.Peer.Interface)
+			}
 			if i.Rate != 0 {
 				fmt.Fprintf(&b, " rate %s", i.Rate)
 			}
@@ -158,9 +279,10 @@ func drawTopology(t *rapid.T) topology.Topology {
 
 // Whatever can be planned is planned without two things in one place, and twice alike.
 func TestPlanProperties(t *testing.T) {
-	planned := 0
+	planned := map[topology.Fabric]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		lab := drawTopology(t)
+		lab.Fabric = rapid.SampledFrom(fabrics).Draw(t, "fabric")
 		p, err := topology.NewPlan(lab)
 		if err != nil {
 			if !strings.Contains(err.Error(), ": want ") {
@@ -168,7 +290,18 @@ func TestPlanProperties(t *testing.T) {
 			}
 			return
 		}
-		planned++
+		planned[lab.Fabric]++
+		open := lab
+		open.Fabric = topology.Open
+		base, err := topology.NewPlan(open)
+		if err != nil {
+			t.Fatalf("planned on %s, but not on open: %v", lab.Fabric, err)
+		}
+		for i, h := range p.Hosts() {
+			if diff := cmp.Diff(base.Hosts()[i].Containers, h.Containers, addresses); diff != "" {
+				t.Fatalf("%s has other containers than on open: %s", h.Name, diff)
+			}
+		}
 		again, err := topology.NewPlan(lab)
 		if err != nil {
 			t.Fatal(err)
@@ -178,13 +311,15 @@ func TestPlanProperties(t *testing.T) {
 		}
 		checkPlan(t, p)
 	})
-	if planned == 0 {
-		t.Error("nothing drawn could be planned")
+	for _, fabric := range fabrics {
+		if planned[fabric] == 0 {
+			t.Errorf("nothing drawn could be planned on %s", fabric)
+		}
 	}
 }
 
 // checkPlan checks what holds of every plan.
-func checkPlan(t interface{ Fatalf(string, ...any) }, p *topology.Plan) {
+func checkPlan(t fatal, p *topology.Plan) {
 	once := map[string]string{}
 	claim := func(what fmt.Stringer, scope, who string) {
 		key := scope + " " + what.String()
@@ -201,7 +336,7 @@ func checkPlan(t interface{ Fatalf(string, ...any) }, p *topology.Plan) {
 			t.Fatalf("%s has %s, the broadcast address of %s", who, address, block)
 		}
 	}
-	segments := map[string]topology.PlannedSegment{}
+	segments, fabric := map[string]topology.PlannedSegment{}, p.Topology.Fabric
 	for _, s := range p.Segments {
 		segments[s.Name] = s
 		if s.MTU < 1280 {
@@ -216,25 +351,35 @@ func checkPlan(t interface{ Fatalf(string, ...any) }, p *topology.Plan) {
 		for _, nic := range m.NICs {
 			who := m.Name + "/" + nic.Name
 			claim(name(nic.Name), "devices of "+m.Name, who)
-			claim(nic.MAC, "MACs", who)
 			s := segments[nic.Segment]
-			if nic.MTU != s.MTU {
+			if nic.Trunk != "" {
+				checkTagged(t, p, m, nic)
+			} else {
+				claim(nic.MAC, "MACs", who)
+			}
+			if nic.MTU != s.MTU && nic.Segment != "" {
 				t.Fatalf("%s has the MTU %d on segment %s of %d", who, nic.MTU, s.Name, s.MTU)
 			}
 			if nic.MAC[0]&3 != 2 {
 				t.Fatalf("%s has the MAC %s, not a unicast one that is locally administered", who, nic.MAC)
 			}
-			peer := p.Machine(nic.Peer.Machine).NIC(nic.Peer.Interface)
-			if peer == nil || peer.Peer != (topology.Port{Machine: m.Name, Interface: nic.Name}) || peer.Segment != nic.Segment {
-				t.Fatalf("%s is joined with %v, which is joined with %v", who, nic.Peer, peer)
+			if nic.Trunk == "" {
+				checkCable(t, p, m, nic)
 			}
-			if m.Role == topology.RoleTor {
+			if m.Role == topology.RoleTor || nic.Segment == "" {
+				continue
+			}
+			claim(nic.V4.Addr(), "addresses", who)
+			claim(nic.V6.Addr(), "addresses", who)
+			if fabric == topology.Routed {
+				port := p.Machine(nic.Peer.Machine).NIC(nic.Peer.Interface)
+				claim(port.V4.Addr(), "addresses", who+"'s port")
+				claim(port.V6.Addr(), "addresses", who+"'s port")
+				checkLink(t, s, nic, *port)
 				continue
 			}
 			within(s.V4, nic.V4, who)
 			within(s.V6, nic.V6, who)
-			claim(nic.V4.Addr(), "addresses", who)
-			claim(nic.V6.Addr(), "addresses", who)
 		}
 		for _, c := range m.Containers {
 			n := p.Network(c.Network)
@@ -250,6 +395,10 @@ func checkPlan(t interface{ Fatalf(string, ...any) }, p *topology.Plan) {
 			claim(c.Segment6.Addr(), "addresses", c.ID())
 			claim(c.Private4.Addr(), "private addresses of "+m.Name, c.ID())
 			claim(c.Private6.Addr(), "private addresses of "+m.Name, c.ID())
+			v4, v6 := p.Slice(m.Name, c.Network)
+			if v4 != v4.Masked() || v6 != v6.Masked() || !v4.Contains(c.Segment4.Addr()) || !v6.Contains(c.Segment6.Addr()) || 32-v4.Bits() != 128-v6.Bits() {
+				t.Fatalf("%s has %s and %s, and its host's slices are %s and %s", c.ID(), c.Segment4, c.Segment6, v4, v6)
+			}
 			if c.Private4.Addr() == n.Gateway4 || c.Private6.Addr() == n.Gateway6 {
 				t.Fatalf("%s has the gateway's address", c.ID())
 			}
@@ -268,9 +417,95 @@ func checkPlan(t interface{ Fatalf(string, ...any) }, p *topology.Plan) {
 		}
 	}
 	for _, s := range topology.Underlay(p) {
-		if p.Machine(s.On) == nil || s.String() == "" {
+		if p.Machine(s.On) == nil || s.String() == "" || strings.HasSuffix(s.String(), ": nothing") {
 			t.Fatalf("step on %q: %s", s.On, s)
 		}
+		if s.BGP != nil {
+			checkPolicy(t, p, *s.BGP)
+		}
+	}
+}
+
+// fatal is a test, or a drawn one.
+type fatal interface{ Fatalf(string, ...any) }
+
+// checkCable checks that the two ends of a cable name each other and agree.
+func checkCable(t fatal, p *topology.Plan, m *topology.Machine, nic topology.Interface) {
+	peer := p.Machine(nic.Peer.Machine).NIC(nic.Peer.Interface)
+	if peer == nil || peer.Peer != (topology.Port{Machine: m.Name, Interface: nic.Name}) || peer.Segment != nic.Segment || peer.MTU != nic.MTU {
+		t.Fatalf("%s/%s is joined with %v, which is joined with %v", m.Name, nic.Name, nic.Peer, peer)
+	}
+}
+
+// checkTagged checks an 802.1Q device.
+func checkTagged(t fatal, p *topology.Plan, m *topology.Machine, nic topology.Interface) {
+	trunk := m.NIC(nic.Trunk)
+	if trunk == nil || trunk.Segment != "" || trunk.V4.IsValid() || trunk.MTU < nic.MTU || trunk.MAC.String() != nic.MAC.String() || nic.Peer != (topology.Port{}) ||
+		nic.VLAN < 1 || nic.VLAN > 4094 {
+		t.Fatalf("%s/%s: %+v on %+v", m.Name, nic.Name, nic, trunk)
+	}
+	for _, s := range p.Segments {
+		if (s.VLAN == nic.VLAN) != (s.Name == nic.Segment) {
+			t.Fatalf("%s/%s is on %s with the VLAN %d of %s", m.Name, nic.Name, nic.Segment, nic.VLAN, s.Name)
+		}
+	}
+}
+
+// checkLink checks the two ends of a link between a machine and a router.
+func checkLink(t fatal, s topology.PlannedSegment, nic, port topology.Interface) {
+	quarter4 := netip.PrefixFrom(s.V4.Addr(), s.V4.Bits()+2)
+	if nic.V4.Bits() != 31 || nic.V6.Bits() != 127 || nic.V4.Masked() != port.V4 || nic.V6.Masked() != port.V6 || nic.V4 == port.V4 || nic.V6 == port.V6 ||
+		!quarter4.Contains(nic.V4.Addr()) || !quarter4.Contains(port.V4.Addr()) || !s.V6.Contains(nic.V6.Addr()) || port.V4.Addr() == s.V4.Addr() {
+		t.Fatalf("the link of %s has %s and %s, its port %s and %s, on %s", nic.Name, nic.V4, nic.V6, port.V4, port.V6, s.V4)
+	}
+}
+
+// checkPolicy checks that a tor believes a host what it may say, and nothing else.
+func checkPolicy(t fatal, p *topology.Plan, b topology.BGP) {
+	accepts := func(peer topology.Peer, prefix netip.Prefix) bool {
+		return slices.ContainsFunc(peer.Accept, func(a topology.Accept) bool {
+			return a.Prefix.Overlaps(prefix) && a.Prefix.Bits() <= prefix.Bits() && prefix.Bits() >= a.MinBits && prefix.Bits() <= a.MaxBits
+		})
+	}
+	peers := 0
+	for _, m := range p.Hosts() {
+		for _, n := range p.Networks {
+			nic := m.NIC(n.NIC)
+			i := slices.IndexFunc(b.Peers, func(peer topology.Peer) bool { return peer.Addr == nic.V4.Addr() })
+			if i < 0 {
+				continue // of another tor
+			}
+			peers++
+			peer := b.Peers[i]
+			port := p.Machine(nic.Peer.Machine).NIC(nic.Peer.Interface)
+			if peer.AS != m.AS || peer.Local != port.V4.Addr() || peer.Local6 != port.V6.Addr() || !peer.Passive || peer.MaxPrefixes == 0 {
+				t.Fatalf("the peer %s is %+v", m.Name, peer)
+			}
+			for _, other := range p.Hosts() {
+				v4, v6 := p.Slice(other.Name, n.Name)
+				same := other.NIC(n.NIC).Segment == nic.Segment
+				for _, slice := range []netip.Prefix{v4, v6} {
+					host := netip.PrefixFrom(slice.Addr().Next(), slice.Addr().BitLen())
+					half := netip.PrefixFrom(slice.Addr(), slice.Bits()+1)
+					if accepts(peer, slice) != (other == m) || accepts(peer, host) != same || accepts(peer, half) {
+						t.Fatalf("from %s: %s of %s taken: %v, %s: %v, %s: %v", m.Name, slice, other.Name, accepts(peer, slice), host, accepts(peer, host), half, accepts(peer, half))
+					}
+				}
+			}
+			for _, s := range p.Segments {
+				for _, never := range []netip.Prefix{
+					s.V4, s.V6, netip.PrefixFrom(s.V4.Addr(), 0), netip.PrefixFrom(s.V6.Addr(), 0), netip.PrefixFrom(s.V4.Addr(), s.V4.Bits()+2),
+					netip.PrefixFrom(nic.V4.Addr(), 32), netip.PrefixFrom(nic.V6.Addr(), 128), nic.V4.Masked(), nic.V6.Masked(),
+				} {
+					if accepts(peer, never.Masked()) {
+						t.Fatalf("%s is taken from %s", never, m.Name)
+					}
+				}
+			}
+		}
+	}
+	if peers == 0 {
+		t.Fatalf("a speaker without hosts: %+v", b)
 	}
 }
 

@@ -74,6 +74,7 @@ var edits = []edit{
 	{"no name", "name: two-hosts", "fabric: open", true},
 	{"name with a space", "name: two-hosts", "name: two hosts", true},
 	{"unknown fabric", "name: two-hosts", "name: two-hosts\nfabric: filtered", true},
+	{"block too small for links", "name: two-hosts\n\n# A segment is a layer-2 network. The first quarter of its block numbers machines; the rest is divided among the\n# hosts, for the containers of modes that put them on the segment itself.\nsegments:\n  rack:\n    v4: 198.18.0.0/22", "name: two-hosts\nfabric: routed-bgp\nsegments:\n  rack:\n    v4: 198.18.0.0/27", false},
 	{"host name too long", "  h2:", "  host00002:", true},
 	{"host name with a hyphen", "  h2:", "  h-2:", true},
 	{"host called like an external", "  h2:", "  x:", false},

@@ -174,6 +174,89 @@ func TestStepString(t *testing.T) {
 		},
 
 		{
+			topology.Step{Route: &topology.Route{Dst: pfx("::/0"), Via: addr("2001:db8:19::2"), Link: "eth1", Metric: 1025}},
+			"ip -n h1 -6 route add default via 2001:db8:19::2 dev eth1 metric 1025", "ip -n h1 -6 route del default via 2001:db8:19::2 dev eth1 metric 1025",
+		},
+		{
+			topology.Step{Route: &topology.Route{Type: "unreachable", Dst: pfx("198.18.1.0/24")}},
+			"ip -n h1 route add unreachable 198.18.1.0/24", "ip -n h1 route del unreachable 198.18.1.0/24",
+		},
+		{
+			topology.Step{Route: &topology.Route{Type: "blackhole", Dst: pfx("2001:db8::/120")}},
+			"ip -n h1 -6 route add blackhole 2001:db8::/120", "ip -n h1 -6 route del blackhole 2001:db8::/120",
+		},
+
+		{
+			topology.Step{In: "c1", Link: &topology.Link{Name: "eth0", Kind: "ipvlan", Parent: "eth0", ParentMode: "l3s", Up: true}},
+			"ip -n h1 link add link eth0 name eth0 netns h1-c1 up type ipvlan mode l3s", "ip -n h1-c1 link del dev eth0",
+		},
+		{
+			topology.Step{Link: &topology.Link{Name: "eth0.10", Kind: "vlan", Parent: "eth0", VID: 10, MTU: 1500, Up: true}},
+			"ip -n h1 link add link eth0 name eth0.10 mtu 1500 up type vlan id 10", "ip -n h1 link del dev eth0.10",
+		},
+		{
+			topology.Step{Link: &topology.Link{Name: "eth0.0", Kind: "vlan", Parent: "eth0"}},
+			"ip -n h1 link add link eth0 name eth0.0 type vlan id 0", "ip -n h1 link del dev eth0.0",
+		},
+		{
+			topology.Step{Link: &topology.Link{Name: "switch", Kind: "bridge", VLANFiltering: true}},
+			"ip -n h1 link add name switch type bridge vlan_filtering 1 vlan_default_pvid 0", "ip -n h1 link del dev switch",
+		},
+		{
+			topology.Step{In: "c1", Set: &topology.LinkSet{Name: "eth0", Mode: "l3"}},
+			"ip -n h1-c1 link set dev eth0 type ipvlan mode l3", "",
+		},
+		{
+			topology.Step{VLAN: &topology.VLAN{Link: "h1-eth0", VID: 10}},
+			"bridge -n h1 vlan add dev h1-eth0 vid 10", "bridge -n h1 vlan del dev h1-eth0 vid 10",
+		},
+		{
+			topology.Step{VLAN: &topology.VLAN{Link: "x-eth0", VID: 20, Untagged: true}},
+			"bridge -n h1 vlan add dev x-eth0 vid 20 pvid untagged", "bridge -n h1 vlan del dev x-eth0 vid 20",
+		},
+		{
+			topology.Step{BGP: &topology.BGP{
+				AS: 65001, ID: addr("198.18.0.3"), Hold: 9 * time.Second,
+				Peers: []topology.Peer{{Addr: addr("198.18.0.2"), AS: 65000, Local: addr("198.18.0.3"), Local6: addr("2001:db8:18::3")}},
+			}},
+			`ip netns exec h1 vtysh -N h1 <<'END'
+configure terminal
+route-map to-198.18.0.2 permit 10
+ set ipv6 next-hop global 2001:db8:18::3
+exit
+router bgp 65001
+ bgp router-id 198.18.0.3
+ no bgp ebgp-requires-policy
+ no bgp default ipv4-unicast
+ no bgp network import-check
+ timers bgp 3 9
+ neighbor 198.18.0.2 remote-as 65000
+ neighbor 198.18.0.2 update-source 198.18.0.3
+ address-family ipv4 unicast
+  maximum-paths 1
+  neighbor 198.18.0.2 activate
+ exit-address-family
+ address-family ipv6 unicast
+  maximum-paths 1
+  neighbor 198.18.0.2 activate
+  neighbor 198.18.0.2 route-map to-198.18.0.2 out
+ exit-address-family
+end
+END`,
+			"ip netns exec h1 vtysh -N h1 -c 'configure terminal' -c 'no router bgp 65001'",
+		},
+		{
+			topology.Step{Announce: &topology.Announcement{Prefix: pfx("198.18.1.0/24")}},
+			"ip netns exec h1 vtysh -N h1 -c 'configure terminal' -c 'router bgp' -c 'address-family ipv4 unicast' -c 'network 198.18.1.0/24'",
+			"ip netns exec h1 vtysh -N h1 -c 'configure terminal' -c 'router bgp' -c 'address-family ipv4 unicast' -c 'no network 198.18.1.0/24'",
+		},
+		{
+			topology.Step{Announce: &topology.Announcement{Prefix: pfx("2001:db8:18::101/128")}},
+			"ip netns exec h1 vtysh -N h1 -c 'configure terminal' -c 'router bgp' -c 'address-family ipv6 unicast' -c 'network 2001:db8:18::101/128'",
+			"ip netns exec h1 vtysh -N h1 -c 'configure terminal' -c 'router bgp' -c 'address-family ipv6 unicast' -c 'no network 2001:db8:18::101/128'",
+		},
+
+		{
 			topology.Step{Neigh: &topology.Neigh{Link: "br-blue", IP: addr("172.17.0.9"), MAC: mac4}},
 			"ip -n h1 neigh add 172.17.0.9 lladdr 02:03:00:01:00:04 dev br-blue nud permanent", "ip -n h1 neigh del 172.17.0.9 dev br-blue",
 		},
