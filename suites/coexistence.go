@@ -1,0 +1,132 @@
+package suites
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/lab"
+)
+
+// answers tells whether a container gets an answer from a machine by both families, or in a mode without addresses from
+// itself. It waits until the kernel has asked for a link-layer address again.
+func answers(ctx context.Context, b *Bench, m modes.Mode, p Place, of *topology.Interface) (bool, error) {
+	to := []netip.Addr{of.V4.Addr(), of.V6.Addr()}
+	proto := "udp"
+	if m.Addrs == nil {
+		to, proto = []netip.Addr{loopback(IPv4), loopback(IPv6)}, "icmp"
+	}
+	for _, a := range to {
+		ok, err := eventually(ctx, 2*retry, func() (bool, error) {
+			r, err := b.Ask(ctx, p, lab.Ask{Proto: proto, To: netip.AddrPortFrom(a, controlPort), Wait: 100 * time.Millisecond})
+			return r.Answered, err
+		})
+		if !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{
+		Name: "coexistence", Group: "operations",
+		Doc: "Do containers of all other modes that the fabric carries work on the same host beside it, one mode at a time on another network?",
+	},
+	Name: "beside the mode's container, one of each other mode is attached to another network of the host, and both ask a machine",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		first := container(b)
+		host, other := first.Machine, b.plan.Networks[1].Name
+		h, remote := b.plan.Machine(host), b.plan.Machine(secondHost(b))
+		own, far := remote.NIC(b.plan.Networks[0].NIC), remote.NIC(b.plan.Networks[1].NIC)
+		// What one interface carries is a question of its own.
+		there := b.Containers(host, other)
+		c := attachedAt(b, there[0])
+		if err := aside(ctx, b, there...); err != nil {
+			return Observation{}, err
+		}
+		if ok, err := answers(ctx, b, b.mode, first, own); err != nil || !ok {
+			return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s before anything else is there", first, remote.Name))
+		}
+		setup := func(m modes.Mode) []topology.Step {
+			if m.Setup == nil {
+				return nil
+			}
+			return m.Setup(b.plan, h)
+		}
+		var o Observation
+		var beside, lost []string
+		for _, m := range modes.All() {
+			if m.Name == b.mode.Name || m.Fabric != b.mode.Fabric {
+				continue
+			}
+			steps := setup(m)
+			if reflect.DeepEqual(steps, setup(b.mode)) {
+				steps = nil // it is there
+			}
+			owner := "beside: " + m.Name
+			err := b.lab.Apply(ctx, owner, append(steps, m.Attach(b.plan, h, c)...))
+			if err != nil && strings.Contains(err.Error(), "operation not supported") {
+				o = o.with(host, "%s: left out, the kernel cannot carry it: %v", m.Name, err)
+				continue
+			}
+			if err != nil {
+				return Observation{}, fmt.Errorf("%s: %w", m.Name, err)
+			}
+			undone := false
+			undo := func(ctx context.Context) error {
+				if undone {
+					return nil
+				}
+				undone = true
+				return b.lab.Undo(ctx, owner)
+			}
+			b.atEnd(undo)
+			if err := b.settled(ctx, host); err != nil {
+				return Observation{}, err
+			}
+			var theirs, ours bool
+			if err := all(
+				func() (err error) { theirs, err = answers(ctx, b, m, Place{host, c.Name}, far); return err },
+				func() (err error) { ours, err = answers(ctx, b, b.mode, first, own); return err },
+			); err != nil {
+				return Observation{}, err
+			}
+			o = o.with(host, "with a container of %s on network %s: it was answered %t, and %s was answered %t", m.Name, other, theirs, first, ours)
+			if theirs && ours {
+				beside = append(beside, m.Name)
+			} else {
+				lost = append(lost, m.Name)
+			}
+			if err := undo(ctx); err != nil {
+				return Observation{}, err
+			}
+			if len(lost) > 0 {
+				break // silence takes long, and one is enough
+			}
+		}
+		if len(beside)+len(lost) == 0 {
+			return Observation{}, fmt.Errorf("no other mode can be carried here")
+		}
+		seen := whether(len(lost) == 0, "beside %s, containers of other modes were attached to network %s: both worked with %s; not with %s",
+			first, other, orNone(beside), orNone(lost)).value("count", float64(len(beside)))
+		seen.Evidence = o.Evidence
+		return seen, nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the second host does not answer on the other network", Steps: farDown},
+		{Mode: "host", Doc: "the second host does not answer on the other network", Steps: farDown},
+	},
+})
+
+// farDown takes the second host's interface of the second network down.
+func farDown(p *topology.Plan) []topology.Step {
+	return []topology.Step{{On: p.Hosts()[1].Name, Set: &topology.LinkSet{Name: p.Networks[1].NIC, State: "down"}}}
+}
