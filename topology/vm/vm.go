@@ -4,31 +4,13 @@
 package vm
 
 import (
-	"io"
 	"os"
 	"time"
 
 	"github.com/modebench/modebench/topology/space"
 )
 
-// The kinds of kernels.
-const (
-	UML  = "uml"  // a kernel that is a program: User-mode Linux (Documentation/virt/uml)
-	QEMU = "qemu" // a kernel for x86 machines, run by qemu-system-x86_64
-)
-
-// Kernel is a kernel that can be booted. It is plain data, and may travel as JSON.
-type Kernel struct {
-	Name        string // "uml", "debian-cloud", "host" (the release that the machine runs) or, of a file, its path
-	Kind        string // UML or QEMU
-	Path        string // of linux.uml or vmlinuz
-	Modules     string // directory in which modules.builtin and kernel/ lie; "": the kernel has none
-	Release     string // as uname -r tells in the guest
-	Accelerator string // "uml", "tcg" or "kvm"; "" of a QEMU kernel: not decided yet, Accelerate does
-	Origin      string // where it came from, for people
-}
-
-// Guest is what a kernel is booted for. Its zero value is a machine without NICs that runs nothing.
+// Guest is what a kernel is booted for. Its zero value is a machine without NICs, whose program is to do nothing until Stop.
 type Guest struct {
 	Name     string        // the machine's host name; "": "guest"
 	Cache    string        // directory of caches, where the initramfs is kept
@@ -44,15 +26,3 @@ type Guest struct {
 
 // FirstFile is the number of the first descriptor of Guest.Files.
 const FirstFile = 4
-
-// Machine is a guest that runs.
-type Machine struct {
-	// Stream is the program's standard input and output. Close ends the program's input; reading ends with io.EOF when the
-	// program ended well, else with an error that tells how, with the console's last lines.
-	Stream io.ReadWriteCloser
-	// Lacking are the features that were asked for and that neither a module nor the kernel itself has.
-	Lacking []string
-	// Boot and Load are the seconds from the start to the greeting, and for the modules.
-	Boot, Load float64
-	m          *guest
-}

@@ -1,0 +1,372 @@
+package vm
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modebench/modebench/topology/space"
+)
+
+// Machine is a guest that runs. Its methods may be called at the same time.
+type Machine struct {
+	// Stream is the program's standard input and output. Close ends the program's input; reading ends with io.EOF when the
+	// program ended well, else with an error that tells how, with its last words or the console's.
+	Stream io.ReadWriteCloser
+	// Kernel is the one that was booted, with its accelerator.
+	Kernel Kernel
+	// Lacking are modules of the features that were asked for which are neither files nor built in, and those that the
+	// kernel refused, with its words. Whether a feature is there is for an experiment to tell.
+	Lacking []string
+	// Boot and Load are the seconds from the start to the greeting, and for the modules.
+	Boot, Load float64
+
+	name    string
+	line    *os.File
+	cmd     *exec.Cmd
+	console *tail
+	over    chan struct{} // closed when cmd has ended
+	stop    sync.Once
+}
+
+// Defaults of a Guest.
+const (
+	defaultMemory   = 512 << 20
+	defaultDeadline = 30 * time.Second
+)
+
+// Boot starts a guest, loads modules and starts its program. ctx bounds the boot only: the guest ends with its program, by
+// Stop, or with this process. An error tells the console's last lines, and leaves nothing running.
+func Boot(ctx context.Context, k Kernel, g Guest) (_ *Machine, err error) {
+	if g.Name == "" {
+		g.Name = "guest"
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("guest %s: kernel %s: %w", g.Name, k.Name, err)
+		}
+	}()
+	if g.Memory == 0 {
+		g.Memory = defaultMemory
+	}
+	if g.Deadline == 0 {
+		g.Deadline = defaultDeadline
+	}
+	if k, err = Accelerate(ctx, k, g.Cache); err != nil {
+		return nil, err
+	}
+	if _, err := k.verify(k.Path); err != nil {
+		return nil, err
+	}
+	t, err := newTree(k)
+	if err != nil {
+		return nil, err
+	}
+	ms, lacking, err := t.order(g.Features)
+	if err != nil {
+		return nil, err
+	}
+	initrd, err := initramfs(ctx, t, g.Cache)
+	if err != nil {
+		return nil, err
+	}
+	m, err := start(k, g, initrd)
+	if err != nil {
+		return nil, err
+	}
+	m.Lacking = lacking
+	began := time.Now()
+	in := bufio.NewReaderSize(m.line, frameMax)
+	greeted := make(chan error, 1)
+	go func() { greeted <- awaitGreeting(in) }()
+	if err := m.await(ctx, greeted, g.Deadline, "its greeting"); err != nil {
+		return nil, err
+	}
+	m.Boot = time.Since(began).Seconds()
+	out := &frames{w: m.line}
+	asked, err := json.Marshal(request{g.Name, names(ms), g.Args})
+	if err != nil {
+		return nil, errors.Join(err, m.Stop())
+	}
+	var r reply
+	answered := make(chan error, 1)
+	go func() {
+		err := out.write(frameRequest, asked)
+		var answer []byte
+		if err == nil {
+			_, answer, err = readFrame(in)
+		}
+		if err == nil {
+			err = json.Unmarshal(answer, &r)
+		}
+		answered <- err
+	}()
+	if err := m.await(ctx, answered, g.Deadline, "its modules"); err != nil {
+		return nil, err
+	}
+	m.Load = r.Seconds
+	for _, name := range slices.Sorted(maps.Keys(r.Refused)) {
+		m.Lacking = append(m.Lacking, name+": "+r.Refused[name])
+	}
+	pr, pw := io.Pipe()
+	m.Stream = &stream{PipeReader: pr, out: out}
+	go func() { pw.CloseWithError(m.pump(in, pw)) }()
+	return m, nil
+}
+
+// await waits for a step of the boot; where it does not come, it stops the guest.
+func (m *Machine) await(ctx context.Context, done <-chan error, within time.Duration, what string) error {
+	late := time.NewTimer(within)
+	defer late.Stop()
+	var err error
+	select {
+	case err = <-done:
+		if err == nil {
+			return nil
+		}
+		m.settle()
+	case <-late.C:
+		err = fmt.Errorf("no sign of life within %v", within)
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	_ = m.Stop()
+	return fmt.Errorf("wait for %s: %w%s", what, lost(err), m.said())
+}
+
+// lost says what the end of a line means.
+func lost(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, os.ErrClosed) {
+		return errors.New("the machine ended")
+	}
+	return err
+}
+
+// settle gives a machine that ended the time to have said why.
+func (m *Machine) settle() {
+	late := time.NewTimer(time.Second)
+	defer late.Stop()
+	select {
+	case <-m.over:
+	case <-late.C:
+	}
+}
+
+// said is the console's last lines, for the end of an error.
+func (m *Machine) said() string {
+	if words := m.Console(); words != "" {
+		return "; its console:\n" + words
+	}
+	return "; its console said nothing"
+}
+
+// pump hands over the program's output until its end.
+func (m *Machine) pump(in io.Reader, to io.Writer) error {
+	for {
+		kind, data, err := readFrame(in)
+		if err != nil {
+			m.settle()
+			return fmt.Errorf("guest %s: kernel %s: %w%s", m.name, m.Kernel.Name, lost(err), m.said())
+		}
+		if kind == frameData {
+			if _, err := to.Write(data); err != nil {
+				return err
+			}
+			continue
+		}
+		var e ended
+		if err := json.Unmarshal(data, &e); err != nil {
+			return fmt.Errorf("guest %s: end of its program: %w", m.name, err)
+		}
+		if e.Error == "" {
+			return io.EOF
+		}
+		if e.Words != "" {
+			e.Error += ": " + e.Words
+		}
+		return fmt.Errorf("guest %s: %s", m.name, e.Error)
+	}
+}
+
+// stream is the program's input and output.
+type stream struct {
+	*io.PipeReader
+	out *frames
+	end sync.Once
+}
+
+func (s *stream) Write(p []byte) (int, error) { return s.out.Write(p) }
+
+func (s *stream) Close() (err error) {
+	s.end.Do(func() { err = s.out.write(frameEnd, nil) })
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
+		return nil // it ended before
+	}
+	return err
+}
+
+// Console is the last of what the guest's kernel and its program's standard error said.
+func (m *Machine) Console() string { return m.console.String() }
+
+// Stop ends the guest at once, and returns when nothing of it is left. It may be called again.
+func (m *Machine) Stop() error {
+	m.stop.Do(func() {
+		_ = m.cmd.Process.Kill() // fails where it ended before
+		<-m.over
+		_ = m.line.Close()
+	})
+	return nil
+}
+
+// start starts the program that runs a kernel, with the line as its descriptor 3.
+func start(k Kernel, g Guest, initrd string) (*Machine, error) {
+	args, err := arguments(k, g, initrd)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "line")
+	defer theirs.Close()
+	if err := unix.SetNonblock(pair[0], true); err != nil { // so that closing it ends a read
+		return nil, err
+	}
+	m := &Machine{
+		Kernel: k, name: g.Name, line: os.NewFile(uintptr(pair[0]), "line to guest "+g.Name),
+		cmd: exec.Command(args[0], args[1:]...), console: &tail{}, over: make(chan struct{}),
+	}
+	m.cmd.ExtraFiles = append([]*os.File{theirs}, g.Files...)
+	m.cmd.Stdout, m.cmd.Stderr = m.console, m.console
+	m.cmd.WaitDelay = time.Second
+	if k.Kind == UML {
+		dir, err := roomFor(g.Memory, shm, os.TempDir(), "/var/tmp")
+		if err != nil {
+			return nil, errors.Join(err, m.line.Close())
+		}
+		m.cmd.Env = []string{"TMPDIR=" + dir}
+	}
+	// In a PID namespace of its own, the kernel ends the processes that UML is made of with their first.
+	space.Contain(m.cmd)
+	begin := space.Start
+	if g.Space != nil {
+		begin = g.Space.Start
+	}
+	if err := begin(m.cmd); err != nil {
+		return nil, errors.Join(err, m.line.Close())
+	}
+	go func() {
+		_ = m.cmd.Wait() // how it ended is no news: the console tells
+		close(m.over)
+	}()
+	return m, nil
+}
+
+// arguments is the command line of a machine.
+func arguments(k Kernel, g Guest, initrd string) ([]string, error) {
+	switch k.Kind {
+	case UML:
+		return append([]string{space.Self}, umlArgs(k, g, initrd)...), nil
+	case QEMU:
+		return qemuArgs(k, g, initrd), nil
+	}
+	return nil, fmt.Errorf("kernel of kind %q: want %s or %s", k.Kind, UML, QEMU)
+}
+
+// environment is that of the programs in a guest. A kernel hands what it does not know of its command line to its first
+// process, and children inherit it.
+var environment = []string{"LD_LIBRARY_PATH=/" + librariesDir}
+
+// noAVX keeps programs from registers that are not switched between processes under UML (see Exec): those of Go, and the
+// C library of a binary that is linked with it.
+var noAVX = []string{
+	"GODEBUG=cpu.avx=off,cpu.avx2=off,cpu.avx512f=off",
+	"GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX_Usable,-AVX2_Usable,-AVX_Fast_Unaligned_Load",
+}
+
+func umlArgs(k Kernel, g Guest, initrd string) []string {
+	return slices.Concat([]string{
+		"uml", k.Path,
+		"mem=" + strconv.FormatInt(g.Memory>>20, 10) + "M", "initrd=" + initrd,
+		"con0=null,fd:1", "con=null", "ssl0=fd:3,fd:3", "ssl=null",
+		"uml_dir=/proc/", // no directory of its own in the user's home: nothing can be made there
+		"quiet", "panic=-1",
+	}, environment, noAVX, g.Devices, []string{"--", "init"})
+}
+
+func qemuArgs(k Kernel, g Guest, initrd string) []string {
+	accel := k.Accelerator
+	if accel == "tcg" {
+		accel = "tcg,thread=multi"
+	}
+	return slices.Concat([]string{
+		qemuProgram, "-machine", "q35", "-accel", accel, "-cpu", "max", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-m", strconv.FormatInt(g.Memory>>20, 10) + "M", "-smp", strconv.Itoa(max(g.CPUs, 1)),
+		"-kernel", k.Path, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 " + strings.Join(environment, " ") + " -- init",
+		"-chardev", "stdio,id=console,signal=off", "-device", "isa-serial,chardev=console",
+		"-chardev", "socket,id=line,fd=3", "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=line",
+	}, g.Devices)
+}
+
+// Accelerate decides how a kernel is run: KVM is believed only after a guest greeted under it, as there are machines whose
+// /dev/kvm opens and whose guests then hang. What was found holds until the machine boots again, and is kept in the cache.
+func Accelerate(ctx context.Context, k Kernel, cache string) (Kernel, error) {
+	if k.Accelerator != "" {
+		return k, nil
+	}
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		k.Accelerator = "tcg"
+		return k, nil
+	}
+	_ = f.Close()
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return k, err
+	}
+	found, err := Remember(cache, k, "accelerator "+string(bytes.TrimSpace(boot))+" "+processor(), func() ([]byte, error) {
+		with := k
+		with.Accelerator = "kvm"
+		m, err := Boot(ctx, with, Guest{Cache: cache, Deadline: kvmDeadline})
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err != nil {
+			return []byte("tcg"), nil
+		}
+		return []byte("kvm"), m.Stop()
+	})
+	k.Accelerator = string(found)
+	return k, err
+}
+
+const kvmDeadline = 10 * time.Second
+
+// processor is the model of the machine's processor.
+func processor() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	for l := range strings.Lines(string(info)) {
+		if strings.HasPrefix(l, "model name") {
+			return strings.TrimSpace(l)
+		}
+	}
+	return ""
+}

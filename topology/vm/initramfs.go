@@ -1,0 +1,134 @@
+package vm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/u-root/u-root/pkg/cpio"
+
+	"github.com/modebench/modebench/topology/space"
+)
+
+// Where things are in the initramfs.
+const (
+	initPath   = "init"
+	modulesDir = "modules"
+	firstPath  = "modules/first" // modules to load before the greeting, one name a line
+)
+
+// stale is how long an initramfs is kept that nobody uses.
+const stale = 7 * 24 * time.Hour
+
+// initramfs gives the file of an initramfs with this binary as its init and all modules that features are made of. It
+// makes one where the cache has none of the same contents.
+func initramfs(ctx context.Context, t *tree, cache string) (path string, err error) {
+	own, err := self()
+	if err != nil {
+		return "", err
+	}
+	ms, _, err := t.order(slices.Sorted(maps.Keys(features)))
+	if err != nil {
+		return "", err
+	}
+	var first []*module
+	if t.k.Kind == QEMU {
+		if first, _, err = t.order([]string{line}); err != nil {
+			return "", err
+		}
+	}
+	h := sha256.New()
+	fmt.Fprintln(h, own, len(first))
+	for _, m := range ms {
+		fmt.Fprintln(h, m.name, sum(m.data))
+	}
+	libs, err := libraries(space.Self)
+	if err != nil {
+		return "", fmt.Errorf("this binary: %w", err)
+	}
+	for _, l := range libs {
+		fmt.Fprintln(h, l.name, sum(l.data))
+	}
+	dir := filepath.Join(cache, "initramfs")
+	path = filepath.Join(dir, hex.EncodeToString(h.Sum(nil))+".cpio")
+	now := time.Now()
+	if os.Chtimes(path, now, now) == nil { // its time is when it was last used
+		return path, nil
+	}
+	unlock, err := lock(ctx, cache, nil)
+	if err != nil {
+		return "", fmt.Errorf("cache: %w", err)
+	}
+	defer unlock()
+	if _, err := os.Stat(path); err == nil { // made while this one waited
+		return path, nil
+	}
+	old, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for _, o := range old {
+		if st, err := os.Stat(o); err == nil && now.Sub(st.ModTime()) > stale {
+			_ = os.Remove(o)
+		}
+	}
+	binary, err := os.Open(space.Self)
+	if err != nil {
+		return "", err
+	}
+	defer binary.Close()
+	st, err := binary.Stat()
+	if err != nil {
+		return "", err
+	}
+	if err := place(path, func(w io.Writer) error {
+		to := cpio.Newc.Writer(w)
+		if err := cpio.WriteRecords(to, records(io.NewSectionReader(binary, 0, st.Size()), libs, ms, first)); err != nil {
+			return err
+		}
+		return cpio.WriteTrailer(to)
+	}); err != nil {
+		return "", fmt.Errorf("initramfs: %w: make room, or name another directory by --cache", err)
+	}
+	return path, nil
+}
+
+// records are the contents of an initramfs.
+func records(binary *io.SectionReader, libs []library, ms, first []*module) []cpio.Record {
+	rs := []cpio.Record{
+		cpio.Directory("dev", 0o755), cpio.Directory("proc", 0o755), cpio.Directory("sys", 0o755), cpio.Directory("tmp", 0o1777), cpio.Directory("run", 0o755), cpio.Directory(modulesDir, 0o755),
+		cpio.CharDev("dev/console", 0o600, 5, 1),
+		{ReaderAt: binary, Info: cpio.Info{Name: initPath, Mode: cpio.S_IFREG | 0o755, FileSize: uint64(binary.Size()), NLink: 1}},
+		cpio.StaticFile(firstPath, strings.Join(names(first), "\n"), 0o644),
+	}
+	for _, m := range ms {
+		rs = append(rs, cpio.StaticFile(moduleFile(m.name), string(m.data), 0o644))
+	}
+	made := map[string]bool{}
+	for _, l := range libs {
+		for i, c := range l.name {
+			if dir := l.name[:i]; c == '/' && !made[dir] {
+				made[dir] = true
+				rs = append(rs, cpio.Directory(dir, 0o755))
+			}
+		}
+		rs = append(rs, cpio.StaticFile(l.name, string(l.data), 0o755))
+	}
+	cpio.MakeAllReproducible(rs)
+	return rs
+}
+
+func moduleFile(name string) string { return modulesDir + "/" + name + ".ko" }
+
+func names(ms []*module) []string {
+	var ns []string
+	for _, m := range ms {
+		ns = append(ns, m.name)
+	}
+	return ns
+}
