@@ -426,6 +426,25 @@ func TestTableIsNFT(t *testing.T) {
 	scratch(t, "nft -c -f - <<'END'\n"+tableText+"END\n", "nft")
 }
 
+// The text of a speaker is one that FRR's shell takes. It is asked where it is installed.
+func TestSpeakerIsFRR(t *testing.T) {
+	if _, err := exec.LookPath("vtysh"); err != nil {
+		t.Skipf("unable: %v", err)
+	}
+	speakers := 0
+	for _, s := range topology.Underlay(planOn(t, topology.Routed, "topologies/rated.yaml")) {
+		if s.BGP == nil {
+			continue
+		}
+		speakers++
+		_, lines, _ := strings.Cut(s.String(), "configure terminal\n") // a file is read as if after that
+		scratch(t, "cat > /run/speaker <<'END'\n"+lines+"\nvtysh --dryrun -f /run/speaker\n", "vtysh")
+	}
+	if speakers != 1 {
+		t.Errorf("%d speakers, want the tor's", speakers)
+	}
+}
+
 // The printed lines are not only to be read: run by a shell, they make a lab whose machines answer one another, and
 // printed with Remove they take it down again.
 func TestScriptMakesLab(t *testing.T) {
