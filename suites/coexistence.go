@@ -40,20 +40,20 @@ var _ = register(Spec{
 		Name: "coexistence", Group: "operations",
 		Doc: "Do containers of all other modes that the fabric carries work on the same host beside it, one mode at a time on another network?",
 	},
-	Name: "beside the mode's container, one of each other mode is attached to another network of the host, and both ask a machine",
+	Name: "beside the mode's container, one of each other mode is attached to another network of the host, and both ask machines of their segments",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		first := container(b)
 		host, other := first.Machine, b.plan.Networks[1].Name
-		h, remote := b.plan.Machine(host), b.plan.Machine(secondHost(b))
-		own, far := remote.NIC(b.plan.Networks[0].NIC), remote.NIC(b.plan.Networks[1].NIC)
-		// What one interface carries is a question of its own.
+		x, h := external(b), b.plan.Machine(host)
+		own, far := wire(b, x), b.plan.Machine(secondHost(b)).NIC(b.plan.Networks[1].NIC)
+		// What one interface carries is a question of its own, and the second host is to answer itself.
 		there := b.Containers(host, other)
 		c := attachedAt(b, there[0])
-		if err := aside(ctx, b, there...); err != nil {
+		if err := errors.Join(aside(ctx, b, there...), aside(ctx, b, b.Containers(secondHost(b), other)...)); err != nil {
 			return Observation{}, err
 		}
 		if ok, err := answers(ctx, b, b.mode, first, own); err != nil || !ok {
-			return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s before anything else is there", first, remote.Name))
+			return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s before anything else is there", first, x))
 		}
 		setup := func(m modes.Mode) []topology.Step {
 			if m.Setup == nil {
