@@ -51,23 +51,28 @@ const (
 	onTwo = "steered" // the sending end on one processor, the receiving end and all that devices receive on another
 )
 
-// steered are the steps of an attachment with every device in it made to receive on one processor. Bridges are made before
-// and are not: what they hand up to the host would wait in one more queue.
+// steered are the steps of an attachment with every device in it made to receive on one processor, and TCP to be patient.
+// Bridges are made before and are not steered: what they hand up to the host would wait in one more queue.
 func steered(steps []topology.Step, cpu *int) (out []topology.Step) {
-	set := func(in string, cpu *int) {
-		to := topology.Steering(cpu)
+	set := func(in string, to topology.Sysctl) {
 		out = append(out, topology.Step{On: steps[0].On, In: in, Sysctl: &to})
 	}
-	set("", cpu)
+	set("", topology.Steering(cpu))
+	set("", unprobed)
 	for _, s := range steps {
 		out = append(out, s)
 		if s.Space != nil && s.Space.Share == "" {
-			set(s.Space.Name, cpu)
+			set(s.Space.Name, topology.Steering(cpu))
+			set(s.Space.Name, unprobed)
 		}
 	}
-	set("", nil)
+	set("", topology.Steering(nil))
 	return out
 }
+
+// unprobed has TCP send no tail loss probes (RFC 8985). Nothing is lost here, but where eight flows wait for one processor
+// an acknowledgement comes later than they wait for it, and a segment would be sent again for nothing.
+var unprobed = topology.Sysctl{Key: "net/ipv4/tcp_early_retrans", Value: "0"}
 
 // gauge is a test as it is measured everywhere.
 type gauge struct {
