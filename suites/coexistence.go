@@ -71,6 +71,13 @@ var _ = register(Spec{
 			if reflect.DeepEqual(steps, setup(b.mode)) {
 				steps = nil // it is there
 			}
+			for i, s := range steps {
+				if s.Table != nil { // by whose name nothing is meant
+					t := *s.Table
+					t.Name = m.Name + "-" + t.Name
+					steps[i].Table = &t
+				}
+			}
 			owner := "beside: " + m.Name
 			err := b.lab.Apply(ctx, owner, append(steps, m.Attach(b.plan, h, c)...))
 			if err != nil && strings.Contains(err.Error(), "operation not supported") {
