@@ -42,7 +42,7 @@ func writeBench(w io.Writer, res Results) error {
 			config("kernel", r.Fidelity.Kernel)
 			config("driver", r.Fidelity.Driver)
 			// A key set to nothing is unset: a line without an accelerator must not inherit one.
-			fmt.Fprintf(&b, "accelerator: %s\n", r.Fidelity.Accelerator)
+			fmt.Fprintf(&b, "accelerator: %s\nfabric: %s\n", r.Fidelity.Accelerator, r.Fidelity.Fabric)
 			last = r.Fidelity
 		}
 		name := benchName(r)

@@ -6,11 +6,132 @@ import (
 	"strings"
 )
 
+// platform is what an observation was made on: its fidelity without the fabric, which is the mode's choice.
+type platform struct{ kernel, driver, accelerator string }
+
+func (f Fidelity) platform() platform { return platform{f.Kernel, f.Driver, f.Accelerator} }
+
+// String names it in documents: by its kernel, and what is not the usual.
+func (p platform) String() string {
+	var how []string
+	if p.accelerator != "" {
+		how = append(how, p.accelerator)
+	}
+	if p.driver != "netns" && p.driver != "" {
+		how = append(how, p.driver)
+	}
+	if len(how) == 0 {
+		return p.kernel
+	}
+	return p.kernel + " (" + strings.Join(how, ", ") + ")"
+}
+
+// String names it in documents.
+func (f Fidelity) String() string {
+	if f.Fabric == "" {
+		return f.platform().String()
+	}
+	return f.platform().String() + ", fabric " + f.Fabric
+}
+
+// platforms are those of the results that keep keeps: the machine's own kernel first, the others as they come.
+func platforms(res Results, keep func(Result) bool) (list []platform) {
+	for _, r := range res.Results {
+		if p := r.Fidelity.platform(); keep(r) && !slices.Contains(list, p) {
+			list = append(list, p)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b platform) int { return cmp.Compare(a.accelerator, b.accelerator) })
+	return list
+}
+
+// byFidelity groups summaries: numbers of two fidelities are never compared. The machine's own kernel comes first, and of a
+// kernel the open fabric.
+func byFidelity(all []Summary) (groups [][]Summary) {
+	at := map[Fidelity]int{}
+	for _, s := range all {
+		i, ok := at[s.Fidelity]
+		if !ok {
+			i = len(groups)
+			at[s.Fidelity] = i
+			groups = append(groups, nil)
+		}
+		groups[i] = append(groups[i], s)
+	}
+	slices.SortStableFunc(groups, func(a, b []Summary) int {
+		x, y := a[0].Fidelity, b[0].Fidelity
+		return cmp.Or(cmp.Compare(x.Accelerator, y.Accelerator), cmp.Compare(x.Kernel, y.Kernel), cmp.Compare(x.Fabric, y.Fabric))
+	})
+	return groups
+}
+
+func platformNames(list []platform) (names []string) {
+	for _, p := range list {
+		names = append(names, p.String())
+	}
+	return names
+}
+
 // cell is one field of the matrix: everything that was seen of one feature of one mode.
 type cell struct {
 	Mode    Mode
 	Feature Feature
-	Results []Result // none: it never ran
+	On      []platform // on which the mode was observed
+	Results []Result   // none: it never ran
+}
+
+// part is what was seen of a cell on one platform.
+type part struct {
+	On    platform
+	State string
+}
+
+// parts are the cell's on each platform of its mode.
+func (c cell) parts() (list []part) {
+	for _, on := range c.On {
+		of := c
+		of.Results = slices.DeleteFunc(slices.Clone(c.Results), func(r Result) bool { return r.Fidelity.platform() != on })
+		list = append(list, part{on, of.state()})
+	}
+	if len(list) == 0 {
+		list = []part{{State: c.state()}}
+	}
+	return list
+}
+
+// statesOn are the cell's on each of some platforms; empty where it was not observed on one.
+func (c cell) statesOn(on []platform) []string {
+	states := make([]string, len(on))
+	for _, p := range c.parts() {
+		if i := slices.Index(on, p.On); i >= 0 {
+			states[i] = p.State
+		}
+	}
+	return states
+}
+
+// text is the cell's glyph, or, where its parts are not all the same, theirs.
+func (c cell) text() string {
+	var b strings.Builder
+	parts := c.parts()
+	for _, p := range parts {
+		b.WriteString(glyphs[p.State])
+	}
+	if len(slices.CompactFunc(parts, func(a, b part) bool { return a.State == b.State })) == 1 {
+		return glyphs[parts[0].State]
+	}
+	return b.String()
+}
+
+// differs tells whether the answer depends on the kernel.
+func (c cell) differs() bool {
+	said := map[string]bool{}
+	for _, p := range c.parts() {
+		if p.State != stateUnable && p.State != stateMissing {
+			said[p.State] = true
+		}
+	}
+	return len(said) > 1
 }
 
 // The states of a cell. The first three are as expected.
@@ -83,7 +204,44 @@ func (r Result) key() modeKey { return modeKey{r.Mode, r.Implementation} }
 type table struct {
 	Modes    []Mode
 	Features []Feature
+	On       []platform // all on which something was observed
+	on       map[modeKey][]platform
 	cells    map[tableKey]*cell
+}
+
+// several tells whether there is more than one platform, so that a document must say which.
+func (t table) several() bool { return len(t.On) > 1 }
+
+// label is on what a mode was observed; empty where that goes without saying: where all modes were on the same.
+func (t table) label(m Mode) string {
+	for _, on := range t.on {
+		if !slices.Equal(on, t.on[m.key()]) {
+			return strings.Join(platformNames(t.on[m.key()]), " + ")
+		}
+	}
+	return ""
+}
+
+// differing are the cells whose answer depends on the kernel.
+func (t table) differing() (list []cell) {
+	for _, f := range t.Features {
+		for _, m := range t.Modes {
+			if c := t.at(m, f); c.differs() {
+				list = append(list, c)
+			}
+		}
+	}
+	return list
+}
+
+// compared tells whether some mode was observed on several platforms.
+func (t table) compared() bool {
+	for _, on := range t.on {
+		if len(on) > 1 {
+			return true
+		}
+	}
+	return false
 }
 
 type tableKey struct {
@@ -94,15 +252,18 @@ type tableKey struct {
 // at returns the cell of one mode and feature; one that never ran has no results.
 func (t table) at(m Mode, f Feature) cell {
 	if c := t.cells[tableKey{m.key(), f.Name}]; c != nil {
-		return *c
+		full := *c
+		full.On = t.on[m.key()]
+		return full
 	}
-	return cell{Mode: m, Feature: f}
+	return cell{Mode: m, Feature: f, On: t.on[m.key()]}
 }
 
 // tabulate builds the matrix of the observations that keep keeps. Modes and features that the results name and the lists
 // do not come last, in the order of the results; features that were only measured are left out.
 func tabulate(res Results, keep func(Result) bool) table {
-	t := table{cells: map[tableKey]*cell{}}
+	t := table{cells: map[tableKey]*cell{}, on: map[modeKey][]platform{}}
+	t.On = platforms(res, func(r Result) bool { return keep(r) && !r.measured() })
 	modes, features := map[modeKey]Mode{}, map[string]Feature{}
 	for _, m := range res.Modes {
 		modes[m.key()] = m
@@ -116,6 +277,9 @@ func tabulate(res Results, keep func(Result) bool) table {
 	for _, r := range res.Results {
 		if r.measured() || !keep(r) {
 			continue
+		}
+		if p := r.Fidelity.platform(); !slices.Contains(t.on[r.key()], p) {
+			t.on[r.key()] = append(t.on[r.key()], p)
 		}
 		ranMode[r.key()], ranFeature[r.Feature] = true, true
 		m, ok := modes[r.key()]
@@ -139,12 +303,15 @@ func tabulate(res Results, keep func(Result) bool) table {
 		c.Results = append(c.Results, r)
 	}
 	for _, missing := range res.Run.Missing {
-		if parts := strings.SplitN(missing, "/", 3); len(parts) == 3 && keep(Result{Suite: parts[0]}) {
+		if parts := missingParts(missing); len(parts) == 3 && keep(Result{Suite: parts[0]}) {
 			ranFeature[parts[2]] = ranFeature[parts[2]] || features[parts[2]].Name != ""
 			for _, m := range res.Modes {
 				ranMode[m.key()] = ranMode[m.key()] || m.Name == parts[1]
 			}
 		}
+	}
+	for _, on := range t.on {
+		slices.SortFunc(on, func(a, b platform) int { return slices.Index(t.On, a) - slices.Index(t.On, b) })
 	}
 	for _, m := range append(slices.Clone(res.Modes), lateModes...) {
 		if ranMode[m.key()] {
@@ -156,6 +323,10 @@ func tabulate(res Results, keep func(Result) bool) table {
 			t.Features = append(t.Features, f)
 		}
 	}
+	// Modes that were observed on the same kernels stay together.
+	slices.SortStableFunc(t.Modes, func(a, b Mode) int {
+		return slices.CompareFunc(t.on[a.key()], t.on[b.key()], func(a, b platform) int { return slices.Index(t.On, a) - slices.Index(t.On, b) })
+	})
 	// Groups stay together, in the order of their first feature.
 	rank := map[string]int{}
 	for _, f := range t.Features {
@@ -165,6 +336,12 @@ func tabulate(res Results, keep func(Result) bool) table {
 	}
 	slices.SortStableFunc(t.Features, func(a, b Feature) int { return cmp.Compare(rank[a.Group], rank[b.Group]) })
 	return t
+}
+
+// missingParts are the suite, mode and feature of a planned cell that never ran.
+func missingParts(name string) []string {
+	name, _, _ = strings.Cut(name, " on ")
+	return strings.SplitN(name, "/", 3)
 }
 
 // apartSuites are those whose observations are not of the mode itself and have a part of the page to themselves.
@@ -178,7 +355,7 @@ func inMatrix(r Result) bool {
 	return !slices.Contains(apartSuites, r.Suite) && !slices.Contains(measuredSuites, r.Suite)
 }
 
-// Counts of the cells of a mode, or of all.
+// Counts of the cells, on each kernel, of a mode, or of all.
 type tally struct{ Works, Blocked, None, Fail, Unable, Missing int }
 
 func (t *tally) add(state string) {
@@ -198,6 +375,12 @@ func (t *tally) add(state string) {
 	}
 }
 
+func (t *tally) addAll(c cell) {
+	for _, p := range c.parts() {
+		t.add(p.State)
+	}
+}
+
 // AsExpected counts the cells that are as their expectation says.
 func (t tally) AsExpected() int { return t.Works + t.Blocked + t.None }
 
@@ -210,7 +393,7 @@ func (t tally) All() int { return t.Told() + t.Unable + t.Missing }
 func (t table) tally(m Mode) tally {
 	var sum tally
 	for _, f := range t.Features {
-		sum.add(t.at(m, f).state())
+		sum.addAll(t.at(m, f))
 	}
 	return sum
 }
@@ -219,7 +402,7 @@ func (t table) tallyAll() tally {
 	var sum tally
 	for _, m := range t.Modes {
 		for _, f := range t.Features {
-			sum.add(t.at(m, f).state())
+			sum.addAll(t.at(m, f))
 		}
 	}
 	return sum

@@ -28,6 +28,7 @@ type Comparison struct {
 // CellChange is one cell in two runs; the side where the cell is not has empty words.
 type CellChange struct {
 	Mode, Implementation, Feature string
+	On                            string // kernel, and what runs it; empty: each run has one
 	Old, New                      CellState
 }
 
@@ -48,6 +49,15 @@ func (s CellState) String() string {
 	}
 }
 
+// place names the cell.
+func (c CellChange) place() string {
+	s := c.Mode + "/" + c.Feature
+	if c.On != "" {
+		s += " on " + c.On
+	}
+	return s
+}
+
 // Regression tells whether the change is for the worse: the cell passed and does not any more, or fails and did not.
 func (c CellChange) Regression() bool {
 	return c.New.Outcome == Fail && c.Old.Outcome != Fail || c.Old.Outcome == Pass && c.New.Outcome != Pass
@@ -65,14 +75,26 @@ func (c MeasurementChange) Regression() bool {
 }
 
 // Compare returns what changed from one run to another. Measurements are compared as ratios to the baseline of their own
-// run, so that two machines can be compared; a measurement of another fidelity is another measurement.
+// run, so that two machines can be compared; a measurement of another fidelity is another measurement. Cells are compared on the
+// same kernel, and otherwise with the one that only the old run has, by the same driver and accelerator and on the same fabric.
 func Compare(old, new Results) Comparison {
 	c := Comparison{Old: old.Run, New: new.Run}
 	before, beforeOrder := states(old)
 	after, afterOrder := states(new)
+	several := len(platforms(old, inMatrix)) > 1 || len(platforms(new, inMatrix)) > 1
+	describe := func(k stateKey, was, is CellState) CellChange {
+		change := CellChange{Mode: k.name, Implementation: k.implementation, Feature: k.feature, Old: was, New: is}
+		if several {
+			change.On = k.on.String()
+		}
+		return change
+	}
+	matched := map[stateKey]bool{}
 	for _, k := range afterOrder {
-		change := CellChange{k.name, k.implementation, k.feature, before[k], after[k]}
-		switch was, ok := before[k]; {
+		from := predecessor(k, before, after)
+		matched[from] = true
+		change := describe(k, before[from], after[k])
+		switch was, ok := before[from]; {
 		case !ok:
 			c.Added = append(c.Added, change)
 		case was.Outcome != after[k].Outcome || was.Observed != after[k].Observed:
@@ -80,8 +102,8 @@ func Compare(old, new Results) Comparison {
 		}
 	}
 	for _, k := range beforeOrder {
-		if _, ok := after[k]; !ok {
-			c.Gone = append(c.Gone, CellChange{k.name, k.implementation, k.feature, before[k], CellState{}})
+		if !matched[k] {
+			c.Gone = append(c.Gone, describe(k, before[k], CellState{}))
 		}
 	}
 	type key struct {
@@ -115,16 +137,44 @@ func headline(s Summary) bool {
 	return slices.ContainsFunc(metrics, func(m metric) bool { return m.Feature == s.Feature && m.Unit == s.Unit })
 }
 
+// stateKey is an observed cell on a kernel and fabric.
+type stateKey struct {
+	tableKey
+	on     platform
+	fabric string
+}
+
+// predecessor is the cell of an old run that a new run's is compared with: the same on the same kernel, or, where each run
+// has it on one kernel more that the other has not, on that: so are two kernels compared.
+func predecessor(k stateKey, before, after map[stateKey]CellState) stateKey {
+	if _, ok := before[k]; ok {
+		return k
+	}
+	only := func(in, but map[stateKey]CellState) (found stateKey, n int) {
+		for o := range in {
+			if _, both := but[o]; !both && o.tableKey == k.tableKey && o.fabric == k.fabric && o.on.accelerator == k.on.accelerator && o.on.driver == k.on.driver {
+				found, n = o, n+1
+			}
+		}
+		return found, n
+	}
+	was, n := only(before, after)
+	if _, more := only(after, before); n != 1 || more != 1 {
+		return k
+	}
+	return was
+}
+
 // states returns the worst result of each observed cell, and the cells in the order of the results.
-func states(res Results) (map[tableKey]CellState, []tableKey) {
+func states(res Results) (map[stateKey]CellState, []stateKey) {
 	severity := map[string]int{Unable: 1, Pass: 2, Fail: 3}
-	worst := map[tableKey]CellState{}
-	var order []tableKey
+	worst := map[stateKey]CellState{}
+	var order []stateKey
 	for _, r := range res.Results {
 		if r.measured() {
 			continue
 		}
-		k := tableKey{r.key(), r.Feature}
+		k := stateKey{tableKey{r.key(), r.Feature}, r.Fidelity.platform(), r.Fidelity.Fabric}
 		s, ok := worst[k]
 		if !ok {
 			order = append(order, k)
@@ -142,7 +192,7 @@ func (c Comparison) Regressions(kind string) []string {
 	if kind == Conformance || kind == Any {
 		for _, change := range slices.Concat(c.Changed, c.Gone, c.Added) {
 			if change.Regression() {
-				list = append(list, fmt.Sprintf("%s/%s: %s → %s", change.Mode, change.Feature, change.Old, change.New))
+				list = append(list, fmt.Sprintf("%s: %s → %s", change.place(), change.Old, change.New))
 			}
 		}
 	}
@@ -159,7 +209,7 @@ func (c Comparison) Regressions(kind string) []string {
 // label names a measurement in a line.
 func (s Summary) label() string {
 	parts := []string{s.Mode}
-	for _, p := range []string{s.Variant, s.Feature, s.Unit, s.Path, s.Profile} {
+	for _, p := range []string{s.Variant, s.Feature, s.Unit, s.Path, s.Profile, s.Fidelity.Accelerator, s.Fidelity.Fabric} {
 		if p != "" {
 			parts = append(parts, p)
 		}
@@ -185,7 +235,7 @@ func (c Comparison) Text() string {
 			if change.Regression() {
 				mark = "!"
 			}
-			fmt.Fprintf(&b, "%s %s/%s: %s → %s\n", mark, change.Mode, change.Feature, change.Old, change.New)
+			fmt.Fprintf(&b, "%s %s: %s → %s\n", mark, change.place(), change.Old, change.New)
 			if change.Regression() && change.New.Detail != "" {
 				fmt.Fprintf(&b, "    %s\n", oneLine(change.New.Detail))
 			}
@@ -243,7 +293,7 @@ func (c Comparison) Markdown() string {
 		if change.Regression() {
 			mark = glyphs[stateFail]
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", mark, md(change.Mode), md(change.Feature), change.Old, change.New)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", mark, md(change.Mode), md(strings.TrimPrefix(change.place(), change.Mode+"/")), change.Old, change.New)
 	}
 	if len(c.Measured) > 0 {
 		b.WriteString("\n| | measurement | old × host | new × host |\n|---|---|---|---|\n")

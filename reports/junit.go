@@ -41,19 +41,20 @@ type junitMessage struct {
 	Text    string `xml:",chardata"`
 }
 
-// writeJUnit writes one test suite for each suite and mode, one test case for each result.
+// writeJUnit writes one test suite for each suite, mode and kernel, one test case for each result.
 func writeJUnit(w io.Writer, res Results) error {
 	doc := junitSuites{Name: "modebench", Time: seconds(res.Run.Seconds)}
 	byName := map[string]*junitSuite{}
 	for _, r := range res.Results {
-		name := r.Suite + "/" + r.Mode
+		on := r.Fidelity.platform()
+		name := r.Suite + "/" + r.Mode + " on " + on.String()
 		s := byName[name]
 		if s == nil {
 			s = &junitSuite{Name: name, Timestamp: res.Run.Started.Format("2006-01-02T15:04:05")}
 			byName[name] = s
 			doc.Suites = append(doc.Suites, s)
 		}
-		c := junitCase{Class: "modebench." + r.Suite + "." + r.Mode, Name: caseName(r), Time: seconds(r.Seconds)}
+		c := junitCase{Class: strings.Join([]string{"modebench", r.Suite, r.Mode, className(on)}, "."), Name: caseName(r), Time: seconds(r.Seconds)}
 		switch r.Outcome {
 		case Fail:
 			c.Failure = &junitMessage{Message: oneLine(r.Detail), Text: failureText(r)}
@@ -80,10 +81,15 @@ func writeJUnit(w io.Writer, res Results) error {
 	return err
 }
 
-// caseName tells the results of one suite and mode apart.
+// className is a platform as the last part of a class name, in which dots part.
+func className(on platform) string {
+	return strings.NewReplacer(".", "_", " ", "-", ",", "", "(", "", ")", "").Replace(on.String())
+}
+
+// caseName tells the results of one suite, mode and kernel apart.
 func caseName(r Result) string {
 	parts := []string{r.Feature}
-	for _, part := range []string{r.Spec, r.Implementation, r.Variant, r.Path, r.Profile, r.Fidelity.Accelerator} {
+	for _, part := range []string{r.Spec, r.Implementation, r.Variant, r.Path, r.Profile, r.Fidelity.Fabric} {
 		if part != "" && part != "kernel" {
 			parts = append(parts, part)
 		}

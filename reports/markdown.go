@@ -25,6 +25,7 @@ func writeMarkdown(w io.Writer, res Results) error {
 	}
 	markdownCells(&b, t, stateFail, "Not as expected")
 	markdownMatrix(&b, t)
+	markdownKernels(&b, t)
 	markdownCosts(&b, res, sums, names)
 	markdownClaims(&b, res)
 	markdownCells(&b, t, stateUnable, "Unable to tell here")
@@ -39,7 +40,11 @@ func headlineText(res Results, t table) string {
 	if n.All() == 0 {
 		return fmt.Sprintf("%s measured", plural(len(res.Modes), "networking mode"))
 	}
-	s := fmt.Sprintf("%s, %d of %d cells as expected", plural(len(t.Modes), "networking mode"), n.AsExpected(), n.Told())
+	modes := plural(len(t.Modes), "networking mode")
+	if t.several() {
+		modes += " on " + plural(len(t.On), "kernel")
+	}
+	s := fmt.Sprintf("%s, %d of %d cells as expected", modes, n.AsExpected(), n.Told())
 	if n.Fail > 0 {
 		s += fmt.Sprintf(", %d not", n.Fail)
 	}
@@ -52,9 +57,13 @@ func headlineText(res Results, t table) string {
 // provenance is where and when, in a line.
 func provenance(res Results) string {
 	m := res.Run.Machine
+	kernels := "kernel " + m.Kernel
+	for _, p := range platforms(res, func(r Result) bool { return r.Fidelity.Accelerator != "" }) {
+		kernels += " and guest " + p.String()
+	}
 	parts := []string{}
 	for _, p := range []string{
-		res.Run.Started.Format("2006-01-02 15:04 UTC"), "kernel " + m.Kernel, m.OS, m.Model, plural(m.CPUs, "CPU"),
+		res.Run.Started.Format("2006-01-02 15:04 UTC"), kernels, m.OS, m.Model, plural(m.CPUs, "CPU"),
 		fmt.Sprintf("seed %d", res.Run.Seed), "modebench " + res.Run.Version, duration(res.Run.Seconds),
 	} {
 		if p != "" {
@@ -88,11 +97,15 @@ func markdownCells(b *bytes.Buffer, t table, state, title string) {
 		for _, m := range t.Modes {
 			for _, r := range t.at(m, f).Results {
 				if r.state() == state {
+					where := names[m.key()] + " / " + f.Name
+					if t.several() {
+						where += " on " + r.Fidelity.platform().String()
+					}
 					text := r.Detail
 					if state == stateFail {
 						text = fmt.Sprintf("expected %s (%s), observed %s: %s", r.Expected, r.Reason, r.Observed, r.Detail)
 					}
-					lines = append(lines, line{names[m.key()] + " / " + f.Name, text})
+					lines = append(lines, line{where, text})
 				}
 			}
 		}
@@ -127,9 +140,13 @@ func markdownMatrix(b *bytes.Buffer, t table) {
 		for ; i < len(t.Features) && t.Features[i].Group == group; i++ {
 			fmt.Fprintf(&rows, "| %s |", md(t.Features[i].Name))
 			for _, m := range t.Modes {
-				state := t.at(m, t.Features[i]).state()
-				sum.add(state)
-				fmt.Fprintf(&rows, " %s |", glyphs[state])
+				c := t.at(m, t.Features[i])
+				sum.addAll(c)
+				text := c.text()
+				if c.differs() {
+					text = "**" + text + "**"
+				}
+				fmt.Fprintf(&rows, " %s |", text)
 			}
 			rows.WriteByte('\n')
 		}
@@ -139,7 +156,11 @@ func markdownMatrix(b *bytes.Buffer, t table) {
 		}
 		fmt.Fprintf(b, "<details%s><summary><b>%s</b>: %d of %d as expected</summary>\n\n| |", open, md(group), sum.AsExpected(), sum.Told())
 		for _, m := range t.Modes {
-			fmt.Fprintf(b, " %s |", md(names[m.key()]))
+			fmt.Fprintf(b, " %s", md(names[m.key()]))
+			if on := t.label(m); on != "" {
+				fmt.Fprintf(b, "<br><sub>%s</sub>", md(on))
+			}
+			b.WriteString(" |")
 		}
 		b.WriteString("\n|---|" + strings.Repeat(":-:|", len(t.Modes)) + "\n")
 		b.Write(rows.Bytes())
@@ -152,13 +173,54 @@ func markdownMatrix(b *bytes.Buffer, t table) {
 	fmt.Fprintf(b, "%s\n\n", strings.Join(legend, " · "))
 }
 
+// markdownKernels lists the cells whose answer depends on the kernel.
+func markdownKernels(b *bytes.Buffer, t table) {
+	if !t.compared() {
+		return
+	}
+	on := md(strings.Join(platformNames(t.On), ", "))
+	list := t.differing()
+	if len(list) == 0 {
+		fmt.Fprintf(b, "No answer depends on the kernel: %s.\n\n", on)
+		return
+	}
+	fmt.Fprintf(b, "### What depends on the kernel\n\nSeveral glyphs in a cell above are in the order of the kernels: %s.\n\n| | |", on)
+	for _, p := range t.On {
+		fmt.Fprintf(b, " %s |", md(p.String()))
+	}
+	b.WriteString("\n|---|---|" + strings.Repeat(":-:|", len(t.On)) + "\n")
+	names := titles(t.Modes)
+	for _, c := range list {
+		fmt.Fprintf(b, "| %s | %s |", md(c.Feature.Name), md(names[c.Mode.key()]))
+		for _, state := range c.statesOn(t.On) {
+			fmt.Fprintf(b, " %s |", strings.TrimSpace(glyphs[state]+" "+state))
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteByte('\n')
+}
+
 func markdownCosts(b *bytes.Buffer, res Results, sums []Summary, names map[modeKey]string) {
-	heads := headlines(sums)
-	if len(heads) == 0 {
+	if len(headlines(sums)) == 0 {
 		return
 	}
 	fmt.Fprintf(b, "### What it costs\n\nRatios to a process of the host, paired within blocks; the median and its 95 %% interval. "+
-		"Bold: a difference is shown.\n\n| |")
+		"Bold: a difference is shown.\n\n")
+	groups := byFidelity(sums)
+	for _, of := range groups {
+		if len(groups) > 1 {
+			fmt.Fprintf(b, "On **%s**, as ratios to a process of the host there:\n\n", md(of[0].Fidelity.String()))
+		}
+		markdownCostsOf(b, res, headlines(of), names)
+		b.WriteByte('\n')
+	}
+	if text := natSentence(NATCost(res)); text != "" {
+		fmt.Fprintf(b, "%s\n\n", text)
+	}
+}
+
+func markdownCostsOf(b *bytes.Buffer, res Results, heads map[modeKey]map[int]Summary, names map[modeKey]string) {
+	b.WriteString("| |")
 	shown := []int{0, 2, 3, 5, 6}
 	for _, i := range shown {
 		fmt.Fprintf(b, " %s |", metrics[i].Title)
@@ -186,10 +248,6 @@ func markdownCosts(b *bytes.Buffer, res Results, sums []Summary, names map[modeK
 		}
 		b.WriteByte('\n')
 	}
-	if text := natSentence(NATCost(res)); text != "" {
-		fmt.Fprintf(b, "\n%s\n", text)
-	}
-	b.WriteByte('\n')
 }
 
 // natSentence says what NAT itself costs.

@@ -39,6 +39,11 @@ func Matrix(res Results, width int, color bool) string {
 			}
 			return fmt.Sprintf("%d/%d", n.AsExpected(), n.Told()), state
 		}})
+		if t.several() {
+			columns = append(columns, column{head: []string{"on kernel"}, text: func(m Mode) (string, string) {
+				return kernelsText(t.on[m.key()]), ""
+			}})
+		}
 	}
 	var right []column
 	for _, key := range []int{0, 2} {
@@ -61,8 +66,8 @@ func Matrix(res Results, width int, color bool) string {
 	}
 	for _, f := range telling(t) {
 		c := column{head: wrapName(f.Name, 10), text: func(m Mode) (string, string) {
-			state := t.at(m, f).state()
-			return glyphs[state], state
+			c := t.at(m, f)
+			return c.text(), c.state()
 		}}
 		if width > 0 && room() < 2+c.width(modes) {
 			break
@@ -95,8 +100,10 @@ func Matrix(res Results, width int, color bool) string {
 		cells := []string{pad(names[m.key()], name)}
 		for _, c := range columns {
 			text, state := c.text(m)
-			if glyphs[state] == text {
-				used[state] = true
+			for s, glyph := range glyphs {
+				if state != "" && strings.Contains(text, glyph) {
+					used[s] = true
+				}
 			}
 			cells = append(cells, paint(center(text, c.width(modes)), state, color))
 		}
@@ -104,6 +111,9 @@ func Matrix(res Results, width int, color bool) string {
 	}
 	var legend []string
 	length := 0
+	if len(t.differing()) > 0 {
+		line([]string{"several glyphs in a cell: on " + strings.Join(platformNames(t.On), ", ") + ", in this order"})
+	}
 	for _, m := range meanings {
 		if !used[m.State] {
 			continue
@@ -138,7 +148,18 @@ func (c column) width(modes []Mode) int {
 	return w
 }
 
-// telling returns the features worth a column where there is room for few: those with a cell that is not as expected, then,
+// kernelsText names a mode's kernels in a column: one by its name, several by their number.
+func kernelsText(on []platform) string {
+	switch len(on) {
+	case 0:
+		return ""
+	case 1:
+		return on[0].String()
+	}
+	return plural(len(on), "kernel")
+}
+
+// telling returns the features worth a column where there is room for few: those with a cell that is not as expected or depends on the kernel, then,
 // in the order of the matrix, those that set modes apart in a way that none before them does.
 func telling(t table) []Feature {
 	seen := map[string]bool{}
@@ -148,7 +169,7 @@ func telling(t table) []Feature {
 		fails := false
 		for _, m := range t.Modes {
 			state := t.at(m, f).state()
-			fails = fails || state == stateFail
+			fails = fails || state == stateFail || t.at(m, f).differs()
 			states = append(states, state)
 		}
 		pattern := strings.Join(states, " ")

@@ -25,11 +25,15 @@ func machine() reports.Machine {
 	if v, ok := field("/proc/cpuinfo", "model name", ":"); ok {
 		m.Model = v
 	}
-	if v, ok := field("/proc/meminfo", "MemTotal", ":"); ok {
-		kB, _ := strconv.ParseUint(strings.TrimSuffix(v, " kB"), 10, 64) // 0: unknown
-		m.MemoryBytes = kB * 1024
-	}
+	m.MemoryBytes = memory("MemTotal")
 	return m
+}
+
+// memory is a line of proc_meminfo(5), in bytes; 0: unknown.
+func memory(line string) uint64 {
+	v, _ := field("/proc/meminfo", line, ":")
+	kB, _ := strconv.ParseUint(strings.TrimSuffix(v, " kB"), 10, 64)
+	return kB * 1024
 }
 
 // field finds the first line of a file with a key, and gives what stands after the separator.
@@ -48,7 +52,7 @@ func field(file, key, separator string) (string, bool) {
 }
 
 // describe fills in what results need besides cells: modes, features, claims, and what is missing.
-func describe(res *reports.Results, p *topology.Plan, ms []modes.Mode, counts map[string]*reports.Counts, owed []suites.Cell) error {
+func describe(res *reports.Results, p *topology.Plan, ms []modes.Mode, counts map[string]*reports.Counts) error {
 	claims, err := modes.Claims(fixtures.FS)
 	if err != nil {
 		return err
@@ -97,18 +101,10 @@ func describe(res *reports.Results, p *topology.Plan, ms []modes.Mode, counts ma
 			Wiring: w.String(), Graph: draw(p, w), Host: c,
 		})
 	}
-	ran := map[suites.Cell]bool{}
 	for i := range res.Results {
 		r := &res.Results[i]
-		ran[suites.Cell{Suite: r.Suite, Mode: r.Mode, Feature: r.Feature}] = true
 		r.Claims = ofCell[r.Mode+"/"+r.Feature]
 	}
-	for _, c := range owed {
-		if !ran[c] {
-			res.Run.Missing = append(res.Run.Missing, c.String())
-		}
-	}
-	res.Run.Complete = len(res.Run.Missing) == 0
 	order := map[string]int{}
 	for i, m := range ms {
 		order[m.Name] = i
@@ -117,6 +113,8 @@ func describe(res *reports.Results, p *topology.Plan, ms []modes.Mode, counts ma
 		for _, c := range []int{
 			slices.Index(suites.Names(), a.Suite) - slices.Index(suites.Names(), b.Suite), order[a.Mode] - order[b.Mode],
 			strings.Compare(a.Feature, b.Feature), strings.Compare(a.Path, b.Path), strings.Compare(a.Profile, b.Profile), strings.Compare(a.Variant, b.Variant),
+			strings.Compare(a.Fidelity.Accelerator, b.Fidelity.Accelerator), strings.Compare(a.Fidelity.Kernel, b.Fidelity.Kernel),
+			strings.Compare(a.Fidelity.Fabric, b.Fidelity.Fabric), // none first: the machine's own kernel, the open fabric
 		} {
 			if c != 0 {
 				return c

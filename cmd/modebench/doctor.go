@@ -12,19 +12,23 @@ import (
 
 // remedies say how a kernel can be given what it lacks, by the name of the need.
 var remedies = map[string]string{
-	"underlay": "a kernel with veth and bridge: sudo modprobe veth; sudo modprobe bridge",
-	"veth":     "sudo modprobe veth",
-	"bridge":   "sudo modprobe bridge",
-	"macvlan":  "sudo modprobe macvlan, or a kernel with CONFIG_MACVLAN",
-	"nftables": "sudo modprobe nf_tables, or a kernel with CONFIG_NF_TABLES_INET",
-	"nft-nat":  "sudo modprobe nft_masq, or a kernel with CONFIG_NFT_NAT and CONFIG_NFT_MASQ",
-	"tbf":      "sudo modprobe sch_tbf",
-	"netem":    "sudo modprobe sch_netem",
+	"underlay":       "a kernel with veth and bridge: sudo modprobe veth; sudo modprobe bridge",
+	"veth":           "sudo modprobe veth",
+	"bridge":         "sudo modprobe bridge",
+	"macvlan":        "sudo modprobe macvlan, or a kernel with CONFIG_MACVLAN",
+	"nftables":       "sudo modprobe nf_tables, or a kernel with CONFIG_NF_TABLES_INET",
+	"ipvlan":         "sudo modprobe ipvlan, or a kernel with CONFIG_IPVLAN",
+	"802.1q":         "sudo modprobe 8021q, or a kernel with CONFIG_VLAN_8021Q",
+	"vlan-filtering": "a kernel with CONFIG_BRIDGE_VLAN_FILTERING",
+	"nft-nat":        "sudo modprobe nft_masq, or a kernel with CONFIG_NFT_NAT and CONFIG_NFT_MASQ",
+	"tbf":            "sudo modprobe sch_tbf",
+	"netem":          "sudo modprobe sch_netem",
 }
 
 func doctorCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "doctor", Short: "Tell what this machine can do, mode by mode, and the remedy for what it cannot", Args: cobra.NoArgs,
+	var cache string
+	c := &cobra.Command{
+		Use: "doctor", Short: "Tell what this machine can do, mode by mode and on which kernel, and the remedy for what it cannot", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
 			m := machine()
@@ -33,13 +37,12 @@ func doctorCommand() *cobra.Command {
 				rights = "an ordinary user, by user namespaces"
 			}
 			fmt.Fprintf(out, "%s, kernel %s, %d CPUs, as %s\n\n", m.OS, m.Kernel, m.CPUs, rights)
-			need := []string{"underlay", "tbf", "netem"}
-			for _, mode := range modes.All() {
-				for _, k := range mode.Needs {
-					need = append(need, string(k))
-				}
+			p, _, err := readPlan(defaultTopology)
+			if err != nil {
+				return err
 			}
-			missing, err := lacks(cmd.Context(), need)
+			ks := &kernels{cache: cache, noFetch: true, say: cmd.ErrOrStderr(), span: func(_ string, f func() error) error { return f() }}
+			all, err := ks.assign(cmd.Context(), []string{autoKernel}, modes.All(), p.Topology)
 			if errors.Is(err, errIsolation) {
 				fmt.Fprintf(out, "  ✗ labs: %v\n      remedy: %s\n", err, isolationRemedy())
 				return coded{nil, exitNothing}
@@ -47,35 +50,49 @@ func doctorCommand() *cobra.Command {
 			if err != nil {
 				return coded{err, exitNothing}
 			}
-			able := 0
-			line := func(name string, needs ...string) {
+			own := ks.grounds[0]
+			line := func(name string, needs ...string) (able bool) {
 				var lacking []string
 				for _, k := range needs {
-					if why := missing[k]; why != "" {
+					if why := own.missing[k]; why != "" {
 						lacking = append(lacking, fmt.Sprintf("      lacks %s: %s\n      remedy: %s\n", k, why, remedies[k]))
 					}
 				}
 				if len(lacking) == 0 {
 					fmt.Fprintf(out, "  ✓ %s\n", name)
-					able++
-					return
+					return true
 				}
 				fmt.Fprintf(out, "  ✗ %s\n%s", name, strings.Join(lacking, ""))
+				return false
 			}
+			able := 0
 			line("labs of hosts, switches and containers", "underlay")
-			for _, mode := range modes.All() {
-				needs := []string{"underlay"}
-				for _, k := range mode.Needs {
-					needs = append(needs, string(k))
+			for _, a := range all {
+				switch {
+				case a.why != "" && a.plan != nil:
+					line("mode "+a.Name, needsOf(a.Mode, a.plan)...)
+					for _, why := range strings.Split(a.why, "; ")[1:] {
+						fmt.Fprintf(out, "      %s\n", why)
+					}
+					continue
+				case a.why != "":
+					fmt.Fprintf(out, "  ✗ mode %s\n      %s\n", a.Name, a.why)
+					continue
+				case a.since != "":
+					fmt.Fprintf(out, "  ✓ mode %s, in %s\n      %s\n", a.Name, a.ground, a.since)
+				default:
+					fmt.Fprintf(out, "  ✓ mode %s\n", a.Name)
 				}
-				line("mode "+mode.Name, needs...)
+				able++
 			}
 			line("impairment: rate", "tbf")
 			line("impairment: delay and loss", "netem")
-			if missing["underlay"] != "" {
+			if able == 0 {
 				return coded{nil, exitNothing}
 			}
 			return nil
 		},
 	}
+	cacheFlag(c, &cache)
+	return c
 }

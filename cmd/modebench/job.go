@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"sync"
 	"time"
 
 	"github.com/onsi/ginkgo/v2"
@@ -21,24 +22,30 @@ import (
 	"github.com/modebench/modebench/topology/host/capture"
 	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/netns"
+	"github.com/modebench/modebench/topology/vm"
 )
 
-// job is what a worker is asked for, as JSON on its standard input.
+// job is what a worker is asked for, as JSON on its standard input. What follows it there asks the worker to come to an
+// end, and to say what it has; the end of the input ends the worker at once.
 //
 // A worker is this program as root of an empty network namespace: labs run in it, and end with it. The command itself
 // opens no socket, keeps the terminal and the files, and outlives a worker that crashes.
 type job struct {
-	Kernel   []string // only tell which of these the kernel has
-	Topology string   // text of the file
-	Name     string   // of the file
+	Kernel   []string   // only tell which of these the kernel has
+	Guest    *vm.Kernel // do the rest in a guest with this kernel; nil: here
+	Memory   int64      // bytes of the guest
+	Cache    string     // directory that guests take what they boot from
+	Topology string     // text of the file
+	Name     string     // of the file
 	Modes    []string
 	Suites   []string
 	Features []string
+	Fidelity reports.Fidelity // its kernel is the one that the worker finds itself on
 	Seed     uint64
 	Measure  suites.Measure
 }
 
-// message is one line of a worker's answer.
+// message is one line of a worker's answer, on its standard output. An empty one says that the worker is alive.
 type message struct {
 	suites.Event
 	Missing map[string]string `json:"missing,omitempty"` // answer to Kernel: what cannot be had, in the kernel's words
@@ -53,22 +60,57 @@ type file struct {
 }
 
 // work does one job.
-func work(in io.Reader, out io.Writer) error {
-	lines := json.NewEncoder(out)
+func work(in io.Reader) error {
+	// Standard output is the line of messages, and nobody else's: ginkgo writes to what is there when the program starts.
+	fd, err := unix.FcntlInt(1, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return err
+	}
+	if err := unix.Dup3(2, 1, 0); err != nil {
+		return err
+	}
+	out := os.NewFile(uintptr(fd), "messages")
 	dec := json.NewDecoder(in)
 	var j job
 	if err := dec.Decode(&j); err != nil {
 		return fmt.Errorf("job: %w", err)
 	}
-	go func() { // the end of input is the end of the command
-		_, _ = io.Copy(io.Discard, in)
+	rest := io.MultiReader(dec.Buffered(), in)
+	var mu sync.Mutex
+	lines := json.NewEncoder(out)
+	say := func(m message) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = lines.Encode(m) // nobody listens: the end of the input is near
+	}
+	if j.Guest != nil {
+		if err := forward(j, rest, out, say); err != nil {
+			say(message{Error: err.Error()})
+		}
+		return nil
+	}
+	go func() {
+		var stop json.RawMessage
+		if err := json.NewDecoder(rest).Decode(&stop); err != nil { // the end of input is the end of the command
+			os.Exit(exitUnexpected)
+		}
+		_ = unix.Kill(os.Getpid(), unix.SIGTERM) // ginkgo heeds it
+		_, _ = io.Copy(io.Discard, rest)
 		os.Exit(exitUnexpected)
 	}()
-	if err := do(j, func(m message) { _ = lines.Encode(m) }); err != nil {
-		return lines.Encode(message{Error: err.Error()})
+	go func() {
+		for range time.Tick(heartbeat) {
+			say(message{})
+		}
+	}()
+	if err := do(j, say); err != nil {
+		say(message{Error: err.Error()})
 	}
 	return nil
 }
+
+// heartbeat is how often a worker says that it is alive.
+const heartbeat = 2 * time.Second
 
 func do(j job, say func(message)) error {
 	if j.Kernel != nil {
@@ -93,7 +135,7 @@ func do(j job, say func(message)) error {
 	}
 	run := &suites.Run{
 		Driver: netns.Driver{}, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expectations,
-		Fidelity: reports.Fidelity{Kernel: release(), Driver: "netns"}, Measure: j.Measure,
+		Fidelity: j.Fidelity, Measure: j.Measure,
 		Emit: func(e suites.Event) { say(message{Event: e}) },
 		Keep: func(name string, ps []lab.Packet) (string, error) {
 			var b bytes.Buffer
@@ -105,6 +147,7 @@ func do(j job, say func(message)) error {
 			return f.Name, nil
 		},
 	}
+	run.Fidelity.Kernel = release()
 	for _, name := range j.Modes {
 		m, ok := modes.Find(name)
 		if !ok {

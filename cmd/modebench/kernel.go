@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/topology/host"
 	"github.com/modebench/modebench/topology/vm"
 )
@@ -67,4 +69,100 @@ func guestLacks(ctx context.Context, k vm.Kernel, cache string, names []string) 
 		return nil, fmt.Errorf("kernel %s: what it lacks: %w", k.Name, err)
 	}
 	return missing, nil
+}
+
+func kernelCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "kernel", Short: "List and fetch kernels that labs can run on instead of this machine's", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	c.AddCommand(kernelListCommand(), kernelFetchCommand())
+	return c
+}
+
+func kernelListCommand() *cobra.Command {
+	var cache string
+	c := &cobra.Command{
+		Use: "list", Short: "Show the kernels there are, and what each can do, found out by booting it", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out := cmd.OutOrStdout()
+			ks, lacking := vm.Kernels(cache)
+			names := kernelNames()
+			able := 0
+			for _, k := range ks {
+				missing := map[string]string{}
+				k, err := vm.Accelerate(cmd.Context(), k, cache)
+				if err == nil {
+					missing, err = guestLacks(cmd.Context(), k, cache, names)
+				}
+				if cmd.Context().Err() != nil {
+					return coded{context.Cause(cmd.Context()), exitNothing}
+				}
+				fmt.Fprintf(out, "%s\n    release %s, by %s, from %s: %s\n", k.Name, k.Release, k.Accelerator, k.Origin, k.Path)
+				if err != nil {
+					fmt.Fprintf(out, "    does not boot: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n        "))
+					continue
+				}
+				able++
+				has := slices.DeleteFunc(slices.Clone(names), func(n string) bool { _, lacks := missing[n]; return lacks })
+				fmt.Fprintf(out, "    has %s\n", strings.Join(has, ", "))
+				if len(missing) > 0 {
+					fmt.Fprintf(out, "    lacks %s\n", strings.Join(slices.Sorted(maps.Keys(missing)), ", "))
+				}
+			}
+			for _, err := range lacking {
+				fmt.Fprintf(out, "✗ %v\n", err)
+			}
+			for _, name := range vm.Fetchable() {
+				if !slices.ContainsFunc(ks, func(k vm.Kernel) bool { return k.Name == name }) {
+					fmt.Fprintf(out, "%s\n    not here; get it by: modebench kernel fetch %s\n", name, name)
+				}
+			}
+			if able == 0 {
+				return coded{nil, exitNothing}
+			}
+			return nil
+		},
+	}
+	cacheFlag(c, &cache)
+	return c
+}
+
+// kernelNames are all features that a kernel is asked for.
+func kernelNames() []string {
+	names := []string{"underlay", "tbf", "netem"}
+	for _, m := range modes.All() {
+		for _, n := range m.Needs {
+			names = append(names, string(n))
+		}
+	}
+	return slices.Compact(slices.Sorted(slices.Values(names)))
+}
+
+func kernelFetchCommand() *cobra.Command {
+	var cache string
+	c := &cobra.Command{
+		Use: "fetch [NAME ...]", Short: "Fetch kernels into the cache by the distribution's package client, installing nothing",
+		Long:      "Fetch kernels into the cache by the distribution's package client, installing nothing.\nNames: " + strings.Join(vm.Fetchable(), ", ") + "; all where none is given.",
+		ValidArgs: vm.Fetchable(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, name := range args {
+				if !slices.Contains(vm.Fetchable(), name) {
+					return input("kernel %q: cannot be fetched: want one of %s", name, strings.Join(vm.Fetchable(), ", "))
+				}
+			}
+			if len(args) == 0 {
+				args = vm.Fetchable()
+			}
+			for _, name := range args {
+				_, err := vm.Fetch(cmd.Context(), name, cache, func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) })
+				if err != nil {
+					return coded{err, exitNothing}
+				}
+			}
+			return nil
+		},
+	}
+	cacheFlag(c, &cache)
+	return c
 }

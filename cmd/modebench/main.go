@@ -59,7 +59,7 @@ func program(args []string) int {
 		case "lacks":
 			return silent(lacksHere(args[1:], os.Stdout))
 		case "worker":
-			return silent(work(os.Stdin, os.NewFile(3, "events")))
+			return silent(work(os.Stdin))
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
@@ -100,7 +100,7 @@ networking mode through the same experiments, and writes a report that compares 
 Exit codes: 0 all as expected, 1 something is not, 2 bad input, 3 nothing could be run.`,
 		SilenceErrors: true, SilenceUsage: true,
 	}
-	root.AddCommand(runCommand(), planCommand(), doctorCommand(), reportCommand(), compareCommand(), schemaCommand(), versionCommand())
+	root.AddCommand(runCommand(), planCommand(), doctorCommand(), kernelCommand(), reportCommand(), compareCommand(), schemaCommand(), versionCommand())
 	return root
 }
 

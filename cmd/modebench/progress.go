@@ -3,13 +3,14 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
-	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
 	"github.com/modebench/modebench/topology"
@@ -37,7 +38,7 @@ func newProgress(out io.Writer, terminal bool) *progress {
 	return &progress{out: out, terminal: terminal, lines: map[string]*line{}}
 }
 
-func (v *progress) begin(r reports.Run, p *topology.Plan, ms []modes.Mode, o options) {
+func (v *progress) begin(r reports.Run, p *topology.Plan, all []assignment, o options) {
 	rights := "as root"
 	if r.Machine.Rootless {
 		rights = "rootless"
@@ -53,18 +54,34 @@ func (v *progress) begin(r reports.Run, p *topology.Plan, ms []modes.Mode, o opt
 	if v.terminal {
 		v.bars = mpb.New(mpb.WithOutput(v.out), mpb.WithWidth(12))
 	}
-	width := len("measuring")
-	for _, m := range ms {
-		width = max(width, len(m.Name))
+	width := len(measuring)
+	measured := map[string]bool{}
+	for _, a := range all {
+		if a.why == "" {
+			width = max(width, len(on(a.Name, a.ground)))
+			measured[on(measuring, a.ground)] = true
+		}
 	}
-	for _, m := range ms {
-		if n := len((&suites.Run{Modes: []modes.Mode{m}, Suites: observed(o.suites), Features: o.features}).Cells()); n > 0 {
-			v.add(m.Name, width, n)
+	for _, a := range all {
+		if n := len(owed(o, a, observed(o.suites))); n > 0 && a.why == "" {
+			v.add(on(a.Name, a.ground), width, n)
 		}
 	}
 	if len(observed(o.suites)) < len(o.suites) && len(o.features) == 0 {
-		v.add("measuring", width, o.blocks)
+		for _, name := range slices.Sorted(maps.Keys(measured)) {
+			v.add(name, width, o.blocks)
+		}
 	}
+}
+
+const measuring = "measuring"
+
+// on names the line of what is done on a ground.
+func on(what string, g *ground) string {
+	if g.guest != nil {
+		what += " on " + g.name
+	}
+	return what
 }
 
 func observed(names []string) (out []string) {
@@ -107,27 +124,29 @@ func (l *line) says() string {
 }
 
 // event shows what happened. It is called for one event at a time.
-func (v *progress) event(e suites.Event) {
+func (v *progress) event(g *ground, e suites.Event) {
 	// Bars are moved without the lock, which drawing them takes.
-	if l := v.note(e); l != nil && l.bar != nil {
+	if l := v.note(g, e); l != nil && l.bar != nil {
 		l.bar.SetTotal(int64(l.total), false)
 		l.bar.SetCurrent(int64(l.done))
 	}
 }
 
 // note takes note of an event, and returns the line that moved; nil where none did.
-func (v *progress) note(e suites.Event) *line {
+func (v *progress) note(g *ground, e suites.Event) *line {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	name := e.Mode
+	name := on(e.Mode, g)
 	if e.Kind == "block" {
-		name = "measuring"
+		name = on(measuring, g)
 	}
 	l := v.lines[name]
 	if l == nil {
 		return nil
 	}
 	switch {
+	case e.Kind == "booting":
+		l.doing = "booting " + g.guest.Release
 	case e.Kind == "starting":
 		l.doing = "starting its lab"
 	case e.Kind == "cell" && suites.Measured(e.Result.Suite):

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -17,16 +19,21 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
+	"github.com/modebench/modebench/fixtures"
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
 	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/vm"
 )
 
 // options are what a user may say of a run.
 type options struct {
 	modes, suites, features []string
 	topology, dir           string
+	kernels                 []string // autoKernel alone, or a matrix
+	cache                   string
+	noFetch                 bool
 	quick, strict           bool
 	seed                    uint64
 	blocks                  int
@@ -56,6 +63,10 @@ func runCommand() *cobra.Command {
 	f.StringSliceVarP(&o.modes, "modes", "m", nil, "modes, comma-separated; all where not given")
 	f.StringSliceVar(&o.suites, "suite", nil, "suites: "+strings.Join(suites.Names(), ", ")+"; all where not given")
 	f.StringSliceVar(&o.features, "feature", nil, "observe these features only")
+	f.StringSliceVar(&o.kernels, "kernel", []string{autoKernel}, "kernels that labs stand on: "+autoKernel+" (this machine's, and a guest's for what it lacks), "+hostKernel+", "+
+		strings.Join(vm.Fetchable(), ", ")+" or a path; several, comma-separated, make a matrix")
+	f.BoolVar(&o.noFetch, "no-fetch", false, "fetch no kernel: what needs one that is not there is unable")
+	cacheFlag(c, &o.cache)
 	f.StringVarP(&o.dir, "out", "o", "modebench-report", "directory for the report")
 	f.BoolVar(&o.quick, "quick", false, fmt.Sprintf("measure %d blocks, and claim no intervals", quickBlocks))
 	f.IntVar(&o.blocks, "blocks", defaultBlocks, "interleaved blocks of measurements")
@@ -92,6 +103,9 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	}
 	if o.blocks < 1 || o.blocks > 1000 {
 		return nil, "", nil, input("--blocks %d: want 1 to 1000", o.blocks)
+	}
+	if err := checkKernels(o.kernels, o.cache); err != nil {
+		return nil, "", nil, err
 	}
 	if f := p.Topology.Fabric; f != "" && f != topology.Open {
 		return nil, "", nil, input("%s: fabric %q: modes choose their fabric: want open, or none", o.topology, f)
@@ -130,61 +144,43 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 		Version: version(), Command: os.Args[1:], Seed: o.seed, Started: began.UTC().Truncate(time.Second), Quick: o.quick || o.blocks < 6,
 		Topology: draw(p, topology.Wiring{}), Source: source, Machine: machine(),
 	}}
-	missing, err := lacks(ctx, kernelsOf(ms, p))
+	ks := &kernels{cache: o.cache, noFetch: o.noFetch, say: os.Stderr, span: func(name string, f func() error) error {
+		start := time.Now()
+		defer func() {
+			res.Run.Phases = append(res.Run.Phases, reports.Phase{Name: name, Seconds: time.Since(start).Seconds()})
+		}()
+		return f()
+	}}
+	all, err := ks.assign(ctx, o.kernels, ms, p.Topology)
 	if errors.Is(err, errIsolation) {
 		return coded{fmt.Errorf("%w; %s", err, isolationRemedy()), exitNothing}
 	}
 	if err != nil {
 		return coded{err, exitNothing}
 	}
-	if why := missing["underlay"]; why != "" {
-		return coded{fmt.Errorf("this kernel cannot carry a lab: %s", why), exitNothing}
+	expectations, err := modes.Expectations(fixtures.FS)
+	if err != nil {
+		return err
 	}
-	able, unable := divide(ms, missing, p, o)
-	res.Results = unable
-	res.Run.Phases = append(res.Run.Phases, reports.Phase{Name: "look at the kernel", Seconds: time.Since(began).Seconds()})
-
-	view := newProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
-	view.begin(res.Run, p, able, o)
-	counts := map[string]*reports.Counts{}
-	var failures []string
-	var mu sync.Mutex
-	gather := func(m message) {
-		mu.Lock()
-		defer mu.Unlock()
-		switch m.Kind {
-		case "cell":
-			res.Results = append(res.Results, *m.Result)
-		case "started":
-			if m.Counts != nil {
-				counts[m.Mode] = m.Counts
-			}
-		case "phase":
-			res.Run.Phases = append(res.Run.Phases, *m.Phase)
+	b := &book{o: o, expectations: expectations, res: &res, grounds: ks.grounds, got: map[cell]bool{}, counts: map[string]*reports.Counts{}}
+	for _, a := range all {
+		if a.why != "" {
+			b.unable(a, o.suites, a.why, nil)
 		}
-		if m.File != nil {
-			if err := keep(o.dir, *m.File); err != nil {
-				failures = append(failures, fmt.Sprintf("out directory: %v", err))
-			}
-		}
-		view.event(m.Event)
 	}
-	for _, phase := range phases(o, able, p, source) {
+	b.view = newProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
+	b.view.begin(res.Run, p, all, o)
+	for _, phase := range phases(o, all, source) {
 		if ctx.Err() != nil {
 			break
 		}
 		start := time.Now()
 		var workers errgroup.Group
 		workers.SetLimit(phase.atOnce)
-		for _, j := range phase.jobs {
+		for _, t := range phase.tasks {
 			workers.Go(func() error {
-				if ctx.Err() != nil {
-					return nil
-				}
-				if err := employ(ctx, j, gather); err != nil {
-					mu.Lock()
-					defer mu.Unlock()
-					failures = append(failures, fmt.Sprintf("%s of %s: %v", phase.name, strings.Join(j.Modes, ", "), err))
+				if ctx.Err() == nil {
+					b.close(ctx, phase.name, t, employ(ctx, t.job, func(m message) { b.note(t, m) }))
 				}
 				return nil
 			})
@@ -192,31 +188,168 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 		_ = workers.Wait() // what failed was noted
 		res.Run.Phases = append(res.Run.Phases, reports.Phase{Name: phase.name, Seconds: time.Since(start).Seconds()})
 	}
-	view.end()
+	b.view.end()
 
-	if err := describe(&res, p, ms, counts, owed(o, able, p)); err != nil {
+	for _, a := range all {
+		for _, c := range owed(o, a, o.suites) {
+			if !b.got[c] {
+				res.Run.Missing = append(res.Run.Missing, c.String())
+			}
+		}
+	}
+	res.Run.Complete = len(res.Run.Missing) == 0
+	if err := describe(&res, p, ms, b.counts); err != nil {
 		return err
 	}
-	res.Run.Notes = append(notes(o, res), failures...)
+	res.Run.Notes = append(notes(o, res, all), b.failures...)
 	res.Run.Seconds = time.Since(began).Seconds()
 	if err := write(o.dir, res); err != nil {
 		return input("out directory: %w", err)
 	}
-	return conclude(o, res, failures, ctx.Err() != nil)
+	return conclude(o, res, b.failures, ctx.Err() != nil)
 }
 
-// phase is jobs, of which some run at the same time.
+// cell is one planned result on one kernel.
+type cell struct {
+	suites.Cell
+	on string // ground; empty: the run's only one for the mode
+}
+
+// String is the cell as reports name it.
+func (c cell) String() string {
+	if c.on == "" {
+		return c.Cell.String()
+	}
+	return c.Cell.String() + " on " + c.on
+}
+
+// on is the ground's name in cells: empty where the run does not have every mode on several.
+func (o options) on(g *ground) string {
+	if len(o.kernels) < 2 {
+		return ""
+	}
+	return g.name
+}
+
+// owed is the manifest of one mode on its ground, of some suites.
+func owed(o options, a assignment, of []string) (out []cell) {
+	r := &suites.Run{Modes: []modes.Mode{a.Mode}, Suites: of, Features: o.features}
+	for _, c := range r.Cells() {
+		out = append(out, cell{c, o.on(a.ground)})
+	}
+	return out
+}
+
+// task is a job, and what it is for.
+type task struct {
+	job
+	ground *ground
+	of     []assignment
+}
+
+// book is what a run has come to know.
+type book struct {
+	o            options
+	expectations map[string]map[string]modes.Expectation // by mode and feature
+	grounds      []*ground
+	view         *progress
+
+	mu       sync.Mutex
+	res      *reports.Results
+	got      map[cell]bool
+	counts   map[string]*reports.Counts // by mode, on the first of its grounds
+	failures []string
+}
+
+// note takes note of a message.
+func (b *book) note(t task, m message) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch m.Kind {
+	case "cell":
+		b.res.Results = append(b.res.Results, *m.Result)
+		b.got[cell{suites.Cell{Suite: m.Result.Suite, Mode: m.Result.Mode, Feature: m.Result.Feature}, b.o.on(t.ground)}] = true
+	case "started":
+		if m.Counts != nil && (b.counts[m.Mode] == nil || t.ground == b.grounds[0]) {
+			b.counts[m.Mode] = m.Counts
+		}
+	case "phase":
+		b.res.Run.Phases = append(b.res.Run.Phases, *m.Phase)
+	}
+	if m.File != nil {
+		if err := keep(b.o.dir, *m.File); err != nil {
+			b.failures = append(b.failures, fmt.Sprintf("out directory: %v", err))
+		}
+	}
+	b.view.event(t.ground, m.Event)
+}
+
+// close takes note of how a task ended. What a guest that failed still owed is unable.
+func (b *book) close(ctx context.Context, phase string, t task, err error) {
+	if err == nil {
+		return
+	}
+	first, words, _ := strings.Cut(err.Error(), "\n")
+	b.mu.Lock()
+	b.failures = append(b.failures, fmt.Sprintf("%s of %s: %s", phase, strings.Join(t.Modes, ", "), first))
+	b.mu.Unlock()
+	if t.Guest == nil || ctx.Err() != nil {
+		return
+	}
+	var console []reports.Evidence
+	for line := range strings.Lines(words) {
+		if line = strings.TrimSpace(line); line != "" {
+			console = append(console, reports.Evidence{At: "console", Saw: line})
+		}
+	}
+	for _, a := range t.of {
+		b.unable(a, t.Suites, first, console)
+	}
+}
+
+// unable gives what an assignment still owes of some suites as unable.
+func (b *book) unable(a assignment, of []string, why string, saw []reports.Evidence) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f := a.ground.fidelity()
+	if a.plan != nil && a.plan.Topology.Fabric != topology.Open {
+		f.Fabric = string(a.plan.Topology.Fabric)
+	}
+	for _, c := range owed(b.o, a, of) {
+		if b.got[c] {
+			continue
+		}
+		b.got[c] = true
+		r := reports.Result{
+			Suite: c.Suite, Mode: c.Mode, Implementation: "kernel", Feature: c.Feature, Outcome: reports.Unable, Detail: why, Evidence: saw, Fidelity: f,
+		}
+		if !suites.Measured(c.Suite) {
+			want := b.expectations[c.Mode][c.Feature]
+			r.Expected, r.Reason, r.Source = want.Expect, want.Reason, want.Source
+		}
+		b.res.Results = append(b.res.Results, r)
+		if b.view != nil {
+			b.view.event(a.ground, suites.Event{Kind: "cell", Mode: c.Mode, Result: &r})
+		}
+	}
+}
+
+// phase is tasks, of which some run at the same time.
 type phase struct {
 	name   string
-	jobs   []job
+	tasks  []task
 	atOnce int
 }
 
-// phases divides a run: modes are observed by workers of their own, several at the same time; measuring has the machine
-// for itself.
-func phases(o options, able []modes.Mode, p *topology.Plan, source string) []phase {
-	base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed}
-	var out []phase
+// What a guest may take of the machine's memory, in bytes. Measuring has all labs of all modes at once.
+const (
+	observingMemory = 768 << 20
+	measuringMemory = 2 << 30
+)
+
+// phases divides a run, ground by ground: modes are observed by workers of their own, several at the same time; measuring
+// has the machine for itself.
+func phases(o options, all []assignment, source string) (out []phase) {
 	var observing, measuring []string
 	for _, s := range o.suites {
 		if suites.Measured(s) {
@@ -225,95 +358,82 @@ func phases(o options, able []modes.Mode, p *topology.Plan, source string) []pha
 			observing = append(observing, s)
 		}
 	}
-	if len(observing) > 0 {
-		var jobs []job
-		for _, m := range able {
-			j := base
-			j.Suites, j.Modes = observing, []string{m.Name}
-			jobs = append(jobs, j)
-		}
-		// A spec waits more than it computes: two for a processor keep it busy.
-		out = append(out, phase{"observe", jobs, max(2, min(2*runtime.NumCPU(), 16))})
-	}
-	if len(measuring) > 0 && len(able) > 0 && len(o.features) == 0 {
-		j := base
-		j.Suites, j.Modes = measuring, names(able)
-		j.Measure = suites.Measure{Blocks: o.blocks, Seed: o.seed}
-		if o.quick {
-			j.Measure.Trial = quickTrial
-		}
-		out = append(out, phase{"measure", []job{j}, 1})
-	}
-	return out
-}
-
-func names(ms []modes.Mode) []string {
-	out := make([]string, len(ms))
-	for i, m := range ms {
-		out[i] = m.Name
-	}
-	return out
-}
-
-// kernelsOf is what the modes and the lab's own underlay need of a kernel.
-func kernelsOf(ms []modes.Mode, p *topology.Plan) []string {
-	need := []string{"underlay"}
-	for _, m := range p.Machines {
-		for _, n := range m.NICs {
-			if n.Rate != 0 {
-				need = append(need, "tbf")
-			}
-			if n.Delay != "" || n.Loss != 0 {
-				need = append(need, "netem")
-			}
-		}
-	}
-	for _, m := range ms {
-		for _, k := range m.Needs {
-			need = append(need, string(k))
-		}
-	}
-	slices.Sort(need)
-	return slices.Compact(need)
-}
-
-// divide tells the modes that this kernel can carry out, and gives the others' cells as unable.
-func divide(ms []modes.Mode, missing map[string]string, p *topology.Plan, o options) (able []modes.Mode, unable []reports.Result) {
-	for _, m := range ms {
-		why := ""
-		for _, k := range m.Needs {
-			if text := missing[string(k)]; text != "" {
-				why = fmt.Sprintf("this kernel lacks %s: %s", k, text)
-			}
-		}
-		if why == "" {
-			able = append(able, m)
+	var grounds []*ground
+	on := map[*ground][]assignment{}
+	for _, a := range all {
+		if a.why != "" {
 			continue
 		}
-		for _, c := range owed(o, []modes.Mode{m}, p) {
-			unable = append(unable, reports.Result{
-				Suite: c.Suite, Mode: c.Mode, Implementation: "kernel", Feature: c.Feature, Outcome: reports.Unable, Detail: why,
-				Fidelity: reports.Fidelity{Kernel: release(), Driver: "netns"},
-			})
+		if on[a.ground] == nil {
+			grounds = append(grounds, a.ground)
+		}
+		on[a.ground] = append(on[a.ground], a)
+	}
+	slices.SortStableFunc(grounds, func(a, b *ground) int { // the machine's own first
+		return cmp.Compare(a.fidelity().Accelerator, b.fidelity().Accelerator)
+	})
+	add := func(verb string, atOnce func(*ground) int, of func(g *ground, base job) []task) {
+		for _, g := range grounds {
+			name := verb
+			if g.guest != nil {
+				name += " on " + g.name
+			}
+			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Guest: g.guest, Cache: o.cache, Fidelity: g.fidelity()}
+			out = append(out, phase{name, of(g, base), atOnce(g)})
 		}
 	}
-	return able, unable
+	if len(observing) > 0 {
+		add("observe", together, func(g *ground, base job) (ts []task) {
+			for _, a := range on[g] {
+				j := base
+				j.Suites, j.Modes, j.Memory = observing, []string{a.Name}, observingMemory
+				ts = append(ts, task{j, g, []assignment{a}})
+			}
+			return ts
+		})
+	}
+	if len(measuring) > 0 && len(o.features) == 0 {
+		add("measure", func(*ground) int { return 1 }, func(g *ground, j job) []task {
+			j.Suites, j.Memory = measuring, measuringMemory
+			for _, a := range on[g] {
+				j.Modes = append(j.Modes, a.Name)
+			}
+			j.Measure = suites.Measure{Blocks: o.blocks, Seed: o.seed}
+			if o.quick {
+				j.Measure.Trial = quickTrial
+			}
+			return []task{{j, g, on[g]}}
+		})
+	}
+	return out
 }
 
-// owed is the manifest.
-func owed(o options, able []modes.Mode, p *topology.Plan) []suites.Cell {
-	r := &suites.Run{Modes: able, Suites: o.suites, Features: o.features, Measure: suites.Measure{Blocks: o.blocks}}
-	return r.Cells()
+// together is how many workers observe at the same time on a ground.
+func together(g *ground) int {
+	n := max(2, min(2*runtime.NumCPU(), 16)) // a spec waits more than it computes: two for a processor keep it busy
+	if g.guest != nil {
+		n = max(1, min(runtime.NumCPU(), int(memory("MemAvailable")/2/observingMemory)))
+	}
+	return n
 }
 
 // notes are what a reader must know before believing a number.
-func notes(o options, res reports.Results) []string {
+func notes(o options, res reports.Results, all []assignment) []string {
 	var out []string
 	if o.quick {
 		out = append(out, fmt.Sprintf("This was a quick run of %d blocks: ratios without intervals.", o.blocks))
 	}
 	if !res.Run.Complete {
 		out = append(out, fmt.Sprintf("This run is not complete: %d cells that it owes are missing.", len(res.Run.Missing)))
+	}
+	guests := map[string][]string{}
+	for _, a := range all {
+		if a.ground.guest != nil && a.why == "" && !slices.Contains(guests[a.ground.String()], a.Name) {
+			guests[a.ground.String()] = append(guests[a.ground.String()], a.Name)
+		}
+	}
+	for _, g := range slices.Sorted(maps.Keys(guests)) {
+		out = append(out, fmt.Sprintf("Observed in a %s, on one or few emulated processors: %s. What was measured there is compared with the host mode measured there.", g, strings.Join(guests[g], ", ")))
 	}
 	out = append(out,
 		"Hosts are network namespaces of one kernel, joined by veth pairs and a bridge: ratios to the host mode of the same run carry over to other machines, absolute figures do not.",

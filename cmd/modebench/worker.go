@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/modebench/modebench/topology/space"
@@ -40,34 +39,33 @@ func isolationRemedy() string {
 // employ starts a worker on a job and hands over each message that it sends. When ctx ends, the worker is asked to stop
 // and given time to say what it has.
 func employ(ctx context.Context, j job, each func(message)) error {
-	read, write, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer read.Close()
 	cmd := exec.Command(space.Self, "worker")
 	var words bytes.Buffer
 	cmd.Stderr = &words
-	cmd.ExtraFiles = []*os.File{write}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
-		return errors.Join(err, write.Close())
+		return err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
 	}
 	space.Isolate(cmd)
-	if err := errors.Join(space.Start(cmd), write.Close()); err != nil {
+	if err := space.Start(cmd); err != nil {
 		return fmt.Errorf("%w: %w", errIsolation, err)
 	}
-	stopped := context.AfterFunc(ctx, func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
-	})
-	defer stopped()
-	if err := json.NewEncoder(stdin).Encode(j); err != nil {
+	say := json.NewEncoder(stdin)
+	if err := say.Encode(j); err != nil {
 		_ = cmd.Process.Kill()
 		return errors.Join(fmt.Errorf("worker: %w", err), cmd.Wait())
 	}
+	stopped := context.AfterFunc(ctx, func() {
+		_ = say.Encode("stop") // where it has ended already, there is nothing to stop
+		time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+	})
+	defer stopped()
 	var failed error
-	lines := json.NewDecoder(read)
+	lines := json.NewDecoder(stdout)
 	for {
 		var m message
 		if err := lines.Decode(&m); err != nil {

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/vm"
+)
+
+// The kernels that are named by what they are for.
+const (
+	autoKernel = "auto" // the machine's own where it can, a guest's where it cannot
+	hostKernel = "host" // the machine's own
+)
+
+// ground is a kernel that labs stand on.
+type ground struct {
+	name    string            // as --kernel names it
+	guest   *vm.Kernel        // nil: the machine's own kernel
+	missing map[string]string // what it lacks, in its own words
+	failed  error             // it cannot be had, or not be booted
+}
+
+// fidelity is what a result on it is obtained on.
+func (g *ground) fidelity() reports.Fidelity {
+	switch {
+	case g.guest != nil:
+		return reports.Fidelity{Kernel: g.guest.Release, Driver: "netns", Accelerator: g.guest.Accelerator}
+	case g.failed != nil: // nobody knows its release
+		return reports.Fidelity{Kernel: g.name, Driver: "netns"}
+	}
+	return reports.Fidelity{Kernel: release(), Driver: "netns"}
+}
+
+// String names it for a reader.
+func (g *ground) String() string {
+	if g.guest == nil {
+		return "this kernel"
+	}
+	return fmt.Sprintf("guest kernel %s %s (%s)", g.name, g.guest.Release, g.guest.Accelerator)
+}
+
+// lacks tells what of these it lacks, in a sentence; empty: nothing.
+func (g *ground) lacks(needs []string) string {
+	if g.failed != nil {
+		return g.failed.Error()
+	}
+	var out []string
+	for _, n := range needs {
+		if why := g.missing[n]; why != "" {
+			out = append(out, fmt.Sprintf("%s lacks %s: %s", g, n, why))
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+// assignment is a mode on the ground where it is to be observed.
+type assignment struct {
+	modes.Mode
+	plan   *topology.Plan
+	ground *ground
+	why    string // it cannot be; empty: it can
+	since  string // why it is not on the machine's own kernel; empty: it is, or another one was asked for
+}
+
+// needsOf is what a mode's lab needs of a kernel.
+func needsOf(m modes.Mode, p *topology.Plan) []string {
+	needs := p.Needs()
+	for _, k := range m.Needs {
+		needs = append(needs, string(k))
+	}
+	slices.Sort(needs)
+	return slices.Compact(needs)
+}
+
+// features are all that modes and labs may need of a kernel. A kernel is asked for all of them at once, so that its answer
+// serves every run.
+func features() []string {
+	needs := []string{"underlay", "tbf", "netem"}
+	for _, m := range modes.All() {
+		for _, k := range m.Needs {
+			needs = append(needs, string(k))
+		}
+	}
+	slices.Sort(needs)
+	return slices.Compact(needs)
+}
+
+// kernels are those that a run may use.
+type kernels struct {
+	cache   string
+	noFetch bool
+	say     io.Writer                               // what is fetched is announced on it
+	span    func(name string, f func() error) error // measures how long something takes
+
+	grounds []*ground
+}
+
+// checkKernels answers a --kernel that cannot be meant.
+func checkKernels(names []string, cache string) error {
+	known := append([]string{hostKernel}, vm.Fetchable()...)
+	present, _ := vm.Kernels(cache) // what is left out cannot be named either
+	for _, k := range present {
+		if !slices.Contains(known, k.Name) {
+			known = append(known, k.Name)
+		}
+	}
+	for _, name := range names {
+		switch {
+		case name == autoKernel && len(names) > 1:
+			return input("--kernel %q: auto chooses by itself: want it alone, or kernels by name", strings.Join(names, ","))
+		case name == autoKernel, slices.Contains(known, name):
+		case strings.Contains(name, "/"):
+			if _, err := vm.File(name); err != nil {
+				return input("--kernel: %w", err)
+			}
+		default:
+			return input("--kernel %q: no such kernel: want %s, %s, or the path of a kernel", name, autoKernel, strings.Join(known, ", "))
+		}
+	}
+	return nil
+}
+
+// own is the machine's own kernel.
+func (ks *kernels) own(ctx context.Context) (*ground, error) {
+	for _, g := range ks.grounds {
+		if g.guest == nil && g.failed == nil {
+			return g, nil
+		}
+	}
+	g := &ground{name: hostKernel}
+	err := ks.span("look at the kernel", func() (err error) {
+		g.missing, err = lacks(ctx, features())
+		return err
+	})
+	if err == nil {
+		ks.grounds = append(ks.grounds, g)
+	}
+	return g, err
+}
+
+// look finds out what a guest kernel can do. It is booted for that where nobody has asked it before.
+func (ks *kernels) look(ctx context.Context, k vm.Kernel) *ground {
+	for _, g := range ks.grounds {
+		if g.guest != nil && g.guest.Path == k.Path {
+			return g
+		}
+	}
+	g := &ground{name: k.Name, guest: &k}
+	g.failed = ks.span("look at kernel "+k.Name, func() (err error) {
+		if k, err = vm.Accelerate(ctx, k, ks.cache); err != nil {
+			return err
+		}
+		g.missing, err = guestLacks(ctx, k, ks.cache, features())
+		return err
+	})
+	ks.grounds = append(ks.grounds, g)
+	return g
+}
+
+// errNoFetch is that a kernel is not there, and may not be fetched.
+func errNoFetch(name string) error {
+	return fmt.Errorf("kernel %s is not on this machine, and --no-fetch forbids to fetch it: modebench kernel fetch %s does, or install its package", name, name)
+}
+
+// fetch brings a kernel along.
+func (ks *kernels) fetch(ctx context.Context, name string) *ground {
+	if ks.noFetch {
+		return &ground{name: name, failed: errNoFetch(name)}
+	}
+	var k vm.Kernel
+	err := ks.span("fetch kernel "+name, func() (err error) {
+		fmt.Fprintf(ks.say, "fetching kernel %s (once; --no-fetch forbids it)\n", name)
+		k, err = vm.Fetch(ctx, name, ks.cache, func(line string) { fmt.Fprintln(ks.say, "  "+line) })
+		return err
+	})
+	if err != nil {
+		return &ground{name: name, failed: fmt.Errorf("kernel %s: %w", name, err)}
+	}
+	return ks.look(ctx, k)
+}
+
+// named is the kernel of a name or of a path.
+func (ks *kernels) named(ctx context.Context, name string) *ground {
+	if strings.Contains(name, "/") {
+		k, err := vm.File(name)
+		if err != nil {
+			return &ground{name: name, failed: err}
+		}
+		return ks.look(ctx, k)
+	}
+	present, _ := vm.Kernels(ks.cache) // what is lacking matters where nothing is found: fetch tells
+	for _, k := range present {
+		if k.Name == name {
+			return ks.look(ctx, k)
+		}
+	}
+	return ks.fetch(ctx, name)
+}
+
+// able is the first guest kernel that has what is needed: of those that are there, then of those that can be fetched.
+// Where there is none, the reasons say why, and how one can be had.
+func (ks *kernels) able(ctx context.Context, needs []string) (*ground, error) {
+	present, lacking := vm.Kernels(ks.cache)
+	var reasons []error
+	var have []string
+	try := func(g *ground) bool {
+		why := g.lacks(needs)
+		if why != "" {
+			reasons = append(reasons, errors.New(why))
+		}
+		return why == ""
+	}
+	for _, k := range present {
+		have = append(have, k.Name)
+		if g := ks.look(ctx, k); try(g) {
+			return g, nil
+		}
+	}
+	for _, name := range vm.Fetchable() {
+		if slices.Contains(have, name) || ctx.Err() != nil {
+			continue
+		}
+		i := slices.IndexFunc(ks.grounds, func(g *ground) bool { return g.name == name })
+		var g *ground
+		if i < 0 {
+			g = ks.fetch(ctx, name)
+			ks.grounds = append(ks.grounds, g)
+		} else {
+			g = ks.grounds[i]
+		}
+		if try(g) {
+			return g, nil
+		}
+	}
+	return nil, errors.Join(append(reasons, lacking...)...)
+}
+
+// assign decides on which kernels the modes are observed. The error is that this machine can carry no lab at all.
+func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, t topology.Topology) ([]assignment, error) {
+	var chosen []*ground
+	for _, name := range names {
+		switch name {
+		case autoKernel, hostKernel:
+			own, err := ks.own(ctx)
+			if err != nil {
+				return nil, err
+			}
+			chosen = append(chosen, own)
+		default:
+			if g := ks.named(ctx, name); !slices.Contains(chosen, g) {
+				chosen = append(chosen, g)
+			}
+		}
+	}
+	var out []assignment
+	for _, m := range ms {
+		for _, g := range chosen {
+			a := assignment{Mode: m, ground: g}
+			p, err := m.Plan(t)
+			if a.plan = p; err != nil {
+				a.why = fmt.Sprintf("mode %s: %v", m.Name, err)
+				out = append(out, a)
+				continue
+			}
+			a.why = g.lacks(needsOf(m, p))
+			if a.why != "" && names[0] == autoKernel {
+				other, err := ks.able(ctx, needsOf(m, p))
+				if err == nil {
+					a.ground, a.since, a.why = other, a.why, ""
+				} else {
+					a.why += "; and no guest kernel has it: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+				}
+			}
+			out = append(out, a)
+		}
+	}
+	return out, nil
+}
