@@ -34,7 +34,7 @@ var _ = register(Spec{
 		}
 		o := Observation{Status: "mixed", Detail: fmt.Sprintf("%s was to have the MAC address %s: %s", c, other, refusal.Text)}
 		switch refusal.Errno {
-		case "EOPNOTSUPP":
+		case "EOPNOTSUPP", "ENOTSUP": // one number (errno(3))
 			o = blocked("%s was to have the MAC address %s: refused with EOPNOTSUPP", c, other).with(c.String(), "%s", refusal.Text)
 		case "":
 			const owner = specOwner + " mac"

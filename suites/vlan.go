@@ -12,11 +12,6 @@ import (
 
 const dot1q = 0x8100 // TPID of a customer VLAN tag (IEEE 802.1Q section 9.4)
 
-// untagged hangs containers on the host's cable instead of on the 802.1Q device of their network.
-func untagged(steps []topology.Step) []topology.Step {
-	return mapLinks(func(l *topology.Link) { l.Parent = "eth0" })(steps)
-}
-
 var _ = register(Spec{
 	Suite: "packets",
 	Feature: Feature{
@@ -81,7 +76,7 @@ var _ = register(Spec{
 		return o, nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "vlan-macvlan", Doc: "the tor's port hands frames of the VLAN out without a tag", Steps: untaggedPort},
+		{Mode: "vlan-macvlan", Doc: "the switch takes and gives the network's frames without a tag", Steps: untagged},
 		{Mode: "vlan-ipvlan", Doc: "the external machine's port sends tags", Steps: func(p *topology.Plan) []topology.Step {
 			port := p.Externals()[0].NICs[0].Peer
 			return []topology.Step{{On: port.Machine, VLAN: &topology.VLAN{Link: port.Interface, VID: p.Machine(port.Machine).NIC(port.Interface).VLAN}}}
@@ -90,11 +85,12 @@ var _ = register(Spec{
 	},
 })
 
-// untaggedPort hangs another VLAN's number on the first network's traffic: the switch takes the first host's untagged
-// frames for it, and the containers' tagged ones for none.
-func untaggedPort(p *topology.Plan) []topology.Step {
-	port := p.Hosts()[0].NICs[0].Peer
-	return []topology.Step{{On: port.Machine, VLAN: &topology.VLAN{Link: port.Interface, VID: p.Segments[0].VLAN, Untagged: true}}}
+// untagged makes the first host's port of the switch an access port of the first network's VLAN: the host's tags are still
+// taken, but what is for it comes without one, and so never reaches the 802.1Q device.
+func untagged(p *topology.Plan) []topology.Step {
+	h := p.Hosts()[0]
+	port := h.NICs[0].Peer
+	return []topology.Step{{On: port.Machine, VLAN: &topology.VLAN{Link: port.Interface, VID: h.NIC(p.Networks[0].NIC).VLAN, Untagged: true}}}
 }
 
 var _ = register(Spec{
