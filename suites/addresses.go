@@ -51,6 +51,26 @@ func uplink(b *Bench) *topology.Interface {
 	return b.plan.Machine(firstHost(b)).NIC(b.plan.Networks[0].NIC)
 }
 
+// cable is the interface with the cable that an interface of a machine leaves by: the one that an 802.1Q device is made
+// on, or else itself.
+func cable(m *topology.Machine, nic *topology.Interface) *topology.Interface {
+	if nic.Trunk == "" {
+		return nic
+	}
+	return m.NIC(nic.Trunk)
+}
+
+// uplinkPort is the switch's end of the uplink.
+func uplinkPort(b *Bench) topology.Port { return cable(b.plan.Machine(firstHost(b)), uplink(b)).Peer }
+
+// routers is how many of them stand between two machines.
+func routers(b *Bench) int {
+	if b.plan.Topology.Fabric == topology.Routed {
+		return 1
+	}
+	return 0
+}
+
 // wire is that of an external machine on the segment of the uplink.
 func wire(b *Bench, external Place) *topology.Interface {
 	nics := b.plan.Machine(external.Machine).NICs
@@ -193,8 +213,9 @@ var _ = registerFamilies(func(f Family) Spec {
 	}
 })
 
-// ttls compares the TTL that messages of both families leave a place with and the one that they arrive with at another.
-func ttls(ctx context.Context, b *Bench, from, to Place) (Observation, error) {
+// ttls compares the TTL that messages of both families leave a place with and the one that they arrive with at another, behind
+// so many routers of the underlay.
+func ttls(ctx context.Context, b *Bench, from, to Place, behind int) (Observation, error) {
 	var o Observation
 	var left, came []int
 	for _, f := range []Family{IPv4, IPv6} {
@@ -215,15 +236,16 @@ func ttls(ctx context.Context, b *Bench, from, to Place) (Observation, error) {
 		if i < 0 {
 			return o, fmt.Errorf("%s asked %s at %s: answered, and no packet of it was recorded", from, to, t.target)
 		}
-		left, came = append(left, t.packets[i].IP.TTL), append(came, t.answers["udp"].Seen.TTL)
+		left, came = append(left, t.packets[i].IP.TTL-behind), append(came, t.answers["udp"].Seen.TTL)
 		o.Evidence = append(told(t, o).Evidence, reports.Evidence{At: to.String(), Saw: fmt.Sprintf("the program was told a TTL of %d", came[len(came)-1])})
 	}
-	seen := whether(slices.Equal(left, came), "%s sent to %s with the TTL %d (IPv4) and %d (IPv6): it arrived with %d and %d", from, to, left[0], left[1], came[0], came[1])
+	seen := whether(slices.Equal(left, came), "%s sent to %s, behind %d routers of the underlay, with the TTL %d (IPv4) and %d (IPv6): it arrived with %d and %d",
+		from, to, behind, left[0]+behind, left[1]+behind, came[0], came[1])
 	if (left[0] == came[0]) != (left[1] == came[1]) || came[0] > left[0] || came[1] > left[1] {
 		seen.Status = "mixed"
 	}
 	seen.Evidence = o.Evidence
-	return seen.value("hops", float64(1+left[0]-came[0])), nil
+	return seen.value("hops", float64(1+behind+left[0]-came[0])), nil
 }
 
 var _ = register(Spec{
@@ -235,7 +257,7 @@ var _ = register(Spec{
 		if !ok {
 			return oneContainer(), nil
 		}
-		return ttls(ctx, b, first, second)
+		return ttls(ctx, b, first, second, 0)
 	},
 	Sabotage: []Sabotage{
 		{Mode: "bridge", Doc: "the bridge's ports are isolated, and the host routes between them", Steps: func(p *topology.Plan) []topology.Step {
@@ -250,13 +272,13 @@ var _ = register(Spec{
 
 var _ = register(Spec{
 	Suite:   "conformance",
-	Feature: Feature{Name: "ttl-out", Group: "addresses", Doc: "Do packets from a container arrive at an external machine with the TTL unchanged?"},
+	Feature: Feature{Name: "ttl-out", Group: "addresses", Doc: "Do packets from a container arrive at an external machine with the TTL that the host's own arrive with (no IP hop on the host)?"},
 	Name:    "a container sends to an external machine by UDP of both families, and the TTL that arrives is compared",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		if o := numberless(b); o != nil {
 			return *o, nil
 		}
-		return ttls(ctx, b, container(b), external(b))
+		return ttls(ctx, b, container(b), external(b), routers(b))
 	},
 	Sabotage: []Sabotage{
 		{Mode: "macvlan-bridge", Doc: "the container's way leads by the second host, which forwards", Steps: func(p *topology.Plan) []topology.Step {
@@ -282,7 +304,7 @@ func framed(ctx context.Context, b *Bench, stations []Place) ([]lab.Packet, erro
 			}
 		}
 	}
-	port := uplink(b).Peer
+	port := uplinkPort(b)
 	return recorded(ctx, func(p lab.Packet) bool { return p.Machine == port.Machine && p.Device == port.Interface && !p.Outgoing })
 }
 
@@ -337,7 +359,7 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		if len(frames) == 0 {
-			return Observation{}, fmt.Errorf("%s: no frame came from the host's port: nothing is shown", uplink(b).Peer)
+			return Observation{}, fmt.Errorf("%s: no frame came from the host's port: nothing is shown", uplinkPort(b))
 		}
 		counts := map[string]int{}
 		for _, p := range frames {
@@ -349,7 +371,7 @@ var _ = register(Spec{
 			if mac != uplink(b).MAC.String() {
 				others++
 			}
-			o = o.with(uplink(b).Peer.Machine+":"+uplink(b).Peer.Interface, "%d frames from %s", counts[mac], mac)
+			o = o.with(uplinkPort(b).Machine+":"+uplinkPort(b).Interface, "%d frames from %s", counts[mac], mac)
 		}
 		seen := whether(others == 0, "%s and its %d containers sent: %d MAC addresses came by the host's port besides the host's own %s",
 			host, len(stations)-1, others, uplink(b).MAC).value("count", float64(len(counts)))
@@ -454,7 +476,7 @@ func overlap(ctx context.Context, b *Bench, first, second Place) (Observation, e
 		if err != nil {
 			return Observation{}, err
 		}
-		if r.Errno == "EEXIST" {
+		if r.Errno == "EEXIST" || r.Errno == "EADDRINUSE" {
 			o := blocked("%s was to have the address %s of %s, too: refused with %s", second, a, first, r.Errno).with(second.String(), "%s", r.Text)
 			o.Reproduce = []string{step.String()}
 			return o, nil
@@ -790,7 +812,7 @@ var _ = register(Spec{
 		}
 		holder := addrOf(b, external(b), IPv4)
 		for _, r := range s.Spaces[c.Container].Routes {
-			if r.Dst.Addr().Is4() && r.Dst.Bits() == 0 {
+			if r.Dst.Addr().Is4() && r.Dst.Bits() == 0 && r.Via.IsValid() {
 				holder = r.Via
 			}
 		}
@@ -866,18 +888,22 @@ var _ = register(Spec{
 				return Observation{}, err
 			}
 			o := Observation{}
+			var mac net.HardwareAddr
 			same := 0
 			for _, name := range []string{first.Container, c.Name} {
 				l, err := linkWith(s.Spaces[name], addrOf(b, Place{first.Machine, name}, IPv4))
 				if err != nil {
 					return o, fmt.Errorf("%s: %w", name, err)
 				}
-				if bytes.Equal(l.MAC, c.MAC) && l.Up {
+				if mac == nil {
+					mac = l.MAC // as it is: a mode may leave it to the kernel
+				}
+				if bytes.Equal(l.MAC, mac) && l.Up {
 					same++
 				}
 				o = o.with(first.Machine+"/"+name, "%s has %s, up %t", l.Name, l.MAC, l.Up)
 			}
-			seen := blocked("%s was attached with the MAC address %s of %s: %d devices are up with it", c.ID(), c.MAC, first, same)
+			seen := blocked("%s was attached with the MAC address %s of %s: %d devices are up with it", c.ID(), mac, first, same)
 			if same != 2 {
 				seen.Status = "mixed"
 			}
@@ -922,6 +948,17 @@ var _ = register(Spec{
 			return nil, fmt.Errorf("%s: no device %s", c.Machine, nic.Name)
 		}
 		step := topology.Step{On: c.Machine, In: c.Container, Set: &topology.LinkSet{Name: ownDevice(b, c), MAC: other}}
+		refusal, err := b.Attempt(ctx, step)
+		if err != nil {
+			return o, err
+		}
+		if refusal.Errno == "EOPNOTSUPP" {
+			is, err := look("after " + c.String() + " was to have " + other.String())
+			seen := whether(bytes.Equal(is, nic.MAC), "%s was to get the MAC address %s, which its driver lets no device have: the host's %s, which is %s, has %s",
+				c, other, nic.Name, nic.MAC, is)
+			seen.Evidence, seen.Reproduce = o.Evidence, []string{step.String()}
+			return seen.with(c.String(), "%s", refusal.Text), err
+		}
 		const owner = specOwner + " mac"
 		if err := b.lab.Apply(ctx, owner, []topology.Step{step}); err != nil {
 			return o, err

@@ -123,6 +123,17 @@ var _ = register(Spec{
 				}
 				return own, nil
 			}
+			for _, tor := range b.plan.Tors() {
+				for _, n := range tor.NICs {
+					if a.ICMPFrom.IsValid() && (n.V4.Addr() == a.ICMPFrom || n.V6.Addr() == a.ICMPFrom) {
+						own := notApplicable("the host does not forward for the container: a datagram of %s with a TTL of one passed it and ended at %s", from, tor.Name)
+						for _, p := range packets {
+							own.Evidence = append(own.Evidence, seen(p))
+						}
+						return own, nil
+					}
+				}
+			}
 			for _, p := range packets {
 				exceeded := p.ICMP != nil && (f == IPv4 && p.ICMP.Type == 11 || f == IPv6 && p.ICMP.Type == 3) // RFC 792, RFC 4443
 				if exceeded && !p.Outgoing && p.Machine == from.Machine && p.In == from.Container && hosts[p.Src.Addr()] && a.ICMPFrom == p.Src.Addr() {

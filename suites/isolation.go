@@ -49,23 +49,22 @@ var _ = registerFamilies(func(f Family) Spec {
 })
 
 // firewall drops, at each hook of a host's IP packet filter, what comes from or goes to an external machine. Each of its
-// rules is called by the hook and the family.
-func firewall(b *Bench, host string, x Place) topology.Step {
-	t := topology.Table{Family: "inet", Name: "firewall"}
-	for _, hook := range []string{"input", "forward", "output"} {
-		chain := topology.Chain{Name: hook, Type: "filter", Hook: hook}
-		for _, f := range []Family{IPv4, IPv6} {
+// rules is called by the hook and the family. A table of each family: not every kernel has those of both (inet).
+func firewall(b *Bench, host string, x Place) (steps []topology.Step) {
+	for _, f := range []Family{IPv4, IPv6} {
+		t := topology.Table{Family: map[Family]string{IPv4: "ip", IPv6: "ip6"}[f], Name: "firewall"}
+		for _, hook := range []string{"input", "forward", "output"} {
 			match := destined(addrOf(b, x, f))
 			if hook == "input" {
 				match.Field = strings.Replace(match.Field, "daddr", "saddr", 1)
 			}
-			chain.Rules = append(chain.Rules, topology.Rule{
+			t.Chains = append(t.Chains, topology.Chain{Name: hook, Type: "filter", Hook: hook, Rules: []topology.Rule{{
 				Match: []topology.Match{match}, Verdict: topology.Verdict{Kind: "drop"}, Comment: fmt.Sprintf("%s %s", hook, f),
-			})
+			}}})
 		}
-		t.Chains = append(t.Chains, chain)
+		steps = append(steps, topology.Step{On: host, Table: &t})
 	}
-	return topology.Step{On: host, Table: &t}
+	return steps
 }
 
 var _ = register(Spec{
@@ -87,7 +86,7 @@ var _ = register(Spec{
 			}
 		}
 		rules := firewall(b, c.Machine, x)
-		if err := b.Apply(ctx, rules); err != nil {
+		if err := b.Apply(ctx, rules...); err != nil {
 			return Observation{}, err
 		}
 		var stopped []string
@@ -114,7 +113,7 @@ var _ = register(Spec{
 		}
 		hit := map[Family]bool{}
 		for _, r := range s.Spaces[""].Rules {
-			if r.Table != rules.Table.Name || r.Packets == 0 {
+			if r.Table != "firewall" || r.Packets == 0 {
 				continue
 			}
 			for _, f := range families {
@@ -131,7 +130,7 @@ var _ = register(Spec{
 		default:
 			o.Status, o.Detail = "mixed", fmt.Sprintf("%s: not answered: %s; rules counted IPv4 %t, IPv6 %t", asked, orNone(stopped), hit[IPv4], hit[IPv6])
 		}
-		o.Reproduce = []string{rules.String()}
+		o.Reproduce = lines(rules)
 		return o, nil
 	},
 	Sabotage: []Sabotage{

@@ -29,11 +29,10 @@ func groupAddr(f Family, number byte) netip.Addr {
 
 // ownDevice is the device that a place sends and joins by; empty where it has none beyond the loopback.
 func ownDevice(b *Bench, p Place) string {
-	m := b.plan.Machine(p.Machine)
 	if p.Container == "" {
-		return m.NICs[0].Name
+		return b.face(p.Machine).Name
 	}
-	return b.mode.DeviceOf(b.plan, m, attachedAt(b, p))
+	return b.mode.DeviceOf(b.plan, b.plan.Machine(p.Machine), attachedAt(b, p))
 }
 
 // hops lets a packet to a group pass routers, if any would forward it.

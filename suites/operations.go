@@ -63,11 +63,11 @@ func flowing(ctx context.Context, b *Bench, from Place, to netip.AddrPort, token
 }
 
 // known is where the outside reaches a port of a container on a host: at its own address, where that is on a segment of
-// the external machine's, else at the host's, by a port that is published. What it returns takes the publication back.
+// the external machine's or behind a router, else at the host's, by a port that is published. What it returns takes the publication back.
 func known(ctx context.Context, b *Bench, c topology.Container, host string, f Family, port uint16) (netip.AddrPort, func() error, error) {
 	own := b.mode.Addrs(b.plan, b.plan.Machine(host), c)[map[Family]int{IPv4: 0, IPv6: 1}[f]].Addr()
 	for _, n := range b.plan.Machine(external(b).Machine).NICs {
-		if n.V4.Contains(own) || n.V6.Contains(own) {
+		if n.V4.Contains(own) || n.V6.Contains(own) || routers(b) > 0 {
 			return netip.AddrPortFrom(own, port), func() error { return nil }, nil
 		}
 	}
@@ -232,11 +232,13 @@ func carriers(ctx context.Context, b *Bench, machine string, up bool, nics ...st
 // unplug takes the carrier from the host's interface of the first network: its port of the switch goes down. It returns
 // what brings it back, once the host has noticed.
 func unplug(ctx context.Context, b *Bench, host string) (plug func() error, err error) {
-	nic := b.plan.Machine(host).NIC(b.plan.Network(network(b)).NIC)
+	m := b.plan.Machine(host)
+	nic := m.NIC(b.plan.Network(network(b)).NIC)
+	port := cable(m, nic).Peer
 	const owner = "unplugged"
 	plug = sync.OnceValue(func() error { return b.lab.Undo(context.WithoutCancel(ctx), owner) })
 	b.atEnd(func(ctx context.Context) error { return errors.Join(plug(), carriers(ctx, b, host, true, nic.Name)) })
-	err = b.lab.Apply(ctx, owner, []topology.Step{{On: nic.Peer.Machine, Set: &topology.LinkSet{Name: nic.Peer.Interface, State: "down"}}})
+	err = b.lab.Apply(ctx, owner, []topology.Step{{On: port.Machine, Set: &topology.LinkSet{Name: port.Interface, State: "down"}}})
 	if err != nil {
 		return nil, err
 	}
@@ -423,13 +425,15 @@ func restart(ctx context.Context, b *Bench) (up time.Time, err error) {
 	var down, removed []topology.Step
 	begin := map[string][]topology.Step{}
 	for _, s := range topology.Underlay(b.plan) {
-		if b.plan.Machine(s.On).Role != topology.RoleTor || s.Link == nil && s.Set == nil {
+		forgotten := s.VLAN != nil || s.Addr != nil && s.Addr.Prefix.Addr().Is6() // with the bridge, and by a device that goes down
+		if b.plan.Machine(s.On).Role != topology.RoleTor || s.Link == nil && s.Set == nil && !forgotten {
 			continue
 		}
 		begin[s.On] = append(begin[s.On], s)
-		if s.Link != nil {
+		switch {
+		case s.Link != nil:
 			removed = append(removed, topology.Step{On: s.On, Remove: true, Link: s.Link})
-		} else {
+		case s.Set != nil:
 			down = append(down, topology.Step{On: s.On, Set: &topology.LinkSet{Name: s.Set.Name, State: "down"}})
 		}
 	}

@@ -490,7 +490,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			var o Observation
 			switch {
 			case told.Answered:
-				o = Observation{Status: "mixed", Detail: asked + ": it was answered all the same"}
+				o = blocked("%s: it was not told, and the packet left as it was: this kind of interface takes more than its MTU", asked)
 			case told.Refusal.Errno == "":
 				o = blocked("%s: lost without a word; %s", asked, t.lost())
 			case told.Refusal.Errno != "EMSGSIZE":
@@ -547,7 +547,7 @@ var _ = register(Spec{
 	Name:    "how often a host's interface was asked to be promiscuous is read while containers are attached",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		host := Place{Machine: firstHost(b)}
-		l, err := linkOf(ctx, b, host, uplink(b).Name)
+		l, err := linkOf(ctx, b, host, cable(b.plan.Machine(host.Machine), uplink(b)).Name)
 		if err != nil {
 			return Observation{}, err
 		}

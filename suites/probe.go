@@ -21,13 +21,8 @@ import (
 // the plan has for it on the segment, so that there is something to ask for in vain.
 func (b *Bench) addresses(p Place) (v4, v6 netip.Addr) {
 	if p.Container == "" {
-		m := b.plan.Machine(p.Machine)
-		for _, n := range m.NICs {
-			if n.V4.IsValid() {
-				return n.V4.Addr(), n.V6.Addr() // the first interface's: where machines are known by
-			}
-		}
-		return netip.Addr{}, netip.Addr{}
+		n := b.face(p.Machine)
+		return n.V4.Addr(), n.V6.Addr()
 	}
 	b.mu.Lock()
 	a := b.attached[p.String()]
@@ -43,6 +38,15 @@ func (b *Bench) addresses(p Place) (v4, v6 netip.Addr) {
 		return v4, v6
 	}
 	return a.container.Segment4.Addr(), a.container.Segment6.Addr()
+}
+
+// face is the interface that a machine is known by: a host's of the first network, or an external machine's first.
+func (b *Bench) face(machine string) *topology.Interface {
+	m := b.plan.Machine(machine)
+	if m.Role == topology.RoleHost {
+		return m.NIC(b.plan.Networks[0].NIC)
+	}
+	return &m.NICs[0]
 }
 
 func addrOf(b *Bench, p Place, f Family) netip.Addr {
@@ -528,6 +532,9 @@ func pair(b *Bench, host, network string) (first, second Place, ok bool) {
 // routed gives a machine the route to a container's block by its host, where the block is not on the machine's segment.
 func routed(ctx context.Context, b *Bench, from Place, to Place, f Family) error {
 	a := addrOf(b, to, f)
+	if routers(b) > 0 {
+		return nil // the machine's way leads by a router, which has the routes
+	}
 	for _, n := range b.plan.Machine(from.Machine).NICs {
 		if n.V4.Contains(a) || n.V6.Contains(a) {
 			return nil

@@ -216,7 +216,7 @@ var _ = register(Spec{
 			}
 			for _, proto := range protos {
 				sent, arrived := t.sent(proto), t.arrived(proto)
-				hops = max(hops, sent.IP.TTL-arrived.IP.TTL)
+				hops = max(hops, sent.IP.TTL-arrived.IP.TTL-routers(b))
 				evidence = append(evidence, seen(*sent), seen(*arrived))
 			}
 		}
@@ -225,7 +225,7 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		crossed := slices.DeleteFunc(slices.Clone(rules), func(r string) bool { return after[r] == before[r] })
-		o := whether(hops == 0 && len(crossed) == 0, "%s asked %s by %s over both families: of %d rules of %s %d counted packets of it, and the TTL fell by %d",
+		o := whether(hops == 0 && len(crossed) == 0, "%s asked %s by %s over both families: of %d rules of %s %d counted packets of it, and it took %d IP hops on hosts",
 			from, x, strings.Join(protos, ", "), len(rules), from.Machine, len(crossed), hops)
 		o.Evidence = evidence
 		for _, r := range crossed {
