@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/topology/host/capture"
@@ -26,7 +27,8 @@ type Host struct {
 	name    string
 	capture *capture.Service
 	probes  *probe.Service
-	made    atomic.Int32 // devices with another end elsewhere
+	made    atomic.Int32             // devices with another end elsewhere
+	pairs   map[int]*nl.SocketHandle // by protocol: a socket into the machine's own, for making veth pairs
 
 	mu     sync.Mutex
 	spaces map[string]*space.Space // by container; "": the machine's own
@@ -52,8 +54,13 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	if err != nil {
 		return err
 	}
+	pairs, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	defer pairs.Close()
 	h := &Host{
-		name: name, capture: capture.New(name),
+		name: name, pairs: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: pairs}}, capture: capture.New(name),
 		spaces: map[string]*space.Space{"": own}, shared: map[string]bool{},
 		owners: map[string][]undo{}, spawn: map[int]*process{},
 	}

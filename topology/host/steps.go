@@ -498,18 +498,7 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 		}
 		link = bridge
 	case "veth":
-		peer, err := w.find(l.PeerIn)
-		if err != nil {
-			return err
-		}
-		base.Index = w.newIndex()
-		// As many queues as the kernel would use. Where it is not told, it makes one for each processor and, having waited
-		// for all readers (RCU), takes the others away again (veth_init_queues in drivers/net/veth.c).
-		base.NumTxQueues, base.NumRxQueues = 1, 1
-		link = &netlink.Veth{
-			LinkAttrs: base, PeerName: l.PeerName, PeerHardwareAddr: l.PeerMAC, PeerMTU: uint32(l.PeerMTU),
-			PeerNamespace: netlink.NsFd(peer.File().Fd()),
-		}
+		return w.addPair(in, l, base.MasterIndex)
 	case "macvlan", "ipvlan", "vlan":
 		own, err := w.netlink("")
 		if err != nil {
