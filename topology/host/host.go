@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/modebench/modebench/topology/host/bgp"
 	"github.com/modebench/modebench/topology/host/capture"
 	"github.com/modebench/modebench/topology/host/probe"
 	"github.com/modebench/modebench/topology/host/traffic"
@@ -27,6 +28,7 @@ type Host struct {
 	name    string
 	capture *capture.Service
 	probes  *probe.Service
+	speaker *bgp.Service
 	made    atomic.Int32             // devices with another end elsewhere
 	pairs   map[int]*nl.SocketHandle // by protocol: a socket into the machine's own, for making veth pairs
 
@@ -71,7 +73,8 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	if err := h.walk(func(w *walk) error { return w.loopback(own) }); err != nil {
 		return err
 	}
-	h.probes = probe.New(h.find)
+	h.probes, h.speaker = probe.New(h.find), bgp.New(name)
+	defer h.speaker.Close()
 	agents := traffic.New(h.find)
 	// Verbs that still wait for something when the stream ends would hold its end up.
 	ended := sync.OnceFunc(func() {
@@ -81,7 +84,7 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	})
 	defer ended()
 	s := rpc.NewServer()
-	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents} {
+	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker} {
 		if err := s.RegisterName(verb, service); err != nil {
 			return err
 		}

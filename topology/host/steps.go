@@ -248,6 +248,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		was := off
 		err := there(func() (err error) { was.On, err = setOffload(off); return err })(w)
 		return there(func() error { _, err := setOffload(was); return err }), err
+	case s.BGP != nil || s.Announce != nil:
+		return w.speak(s)
 	}
 	nl, err := w.netlink(s.In)
 	if err != nil {
@@ -312,6 +314,24 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 			asked(func(nl *netlinks) error { return nl.QdiscDel(q) }))
 	}
 	return nil, errors.New("a step that asks for nothing")
+}
+
+// speak makes the machine's speaker, or has it announce.
+func (w *walk) speak(s topology.Step) (func(*walk) error, error) {
+	if s.In != "" || s.Remove {
+		return nil, errors.New("a speaker is a machine's own, and is taken away by undoing its step only")
+	}
+	if err := w.enter(""); err != nil {
+		return nil, err
+	}
+	var undo func() error
+	var err error
+	if s.BGP != nil {
+		undo, err = w.speaker.Start(*s.BGP)
+	} else {
+		undo, err = w.speaker.Announce(s.Announce.Prefix)
+	}
+	return func(*walk) error { return undo() }, err
 }
 
 // either does a thing or its opposite, and returns the other one.

@@ -388,8 +388,8 @@ type BGPRoute struct {
 // BGPEvent is something that a speaker noticed or did.
 type BGPEvent struct {
 	When   time.Time
-	Kind   string       // established, down, announced, withdrawn (by the neighbour), installed, removed (in the routing table)
+	Kind   string       // established, down, announced, withdrawn (by the neighbour), installed, removed (in the routing table), refused (by the kernel)
 	Peer   netip.Addr   // of a session, or who announced
 	Prefix netip.Prefix // zero: not about one
-	Text   string       // why a session went down
+	Text   string       // why a session went down, or a route was refused
 }
