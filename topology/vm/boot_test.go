@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,12 +52,28 @@ var programs = map[string]func([]string) error{
 		}
 		select {}
 	},
-	"link": func(args []string) error { // makes a link of a kind that only a module has
-		s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	"parent": func(args []string) error { // boots a guest, and waits to be killed
+		ks, lacking := Kernels(args[1])
+		i := slices.IndexFunc(ks, func(k Kernel) bool { return k.Kind == args[0] })
+		if i < 0 {
+			return errors.Join(lacking...)
+		}
+		m, err := Boot(context.Background(), ks[i], Guest{Cache: args[1]})
 		if err != nil {
 			return err
 		}
-		return unix.Close(s)
+		fmt.Println(m.cmd.Process.Pid)
+		select {}
+	},
+	"full": func(args []string) error { // writes an initramfs to a file system without room
+		if err := unix.Mount("none", args[0], "tmpfs", 0, "size=64k"); err != nil {
+			return err
+		}
+		_, err := initramfs(context.Background(), &tree{}, args[0])
+		left, _ := filepath.Glob(filepath.Join(args[0], "initramfs", "*"))
+		hidden, _ := filepath.Glob(filepath.Join(args[0], "initramfs", ".*"))
+		fmt.Printf("left %d: %v", len(left)+len(hidden), err)
+		return nil
 	},
 }
 
@@ -70,7 +87,29 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		}
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if shared.dir != "" {
+		if err := os.RemoveAll(shared.dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// shared is the cache of all tests that boot: what one finds out, others need not.
+var shared struct{ dir string }
+
+func cacheOf(t *testing.T) string {
+	t.Helper()
+	if shared.dir == "" {
+		dir, err := os.MkdirTemp("", "modebench-vm-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared.dir = dir
+	}
+	return shared.dir
 }
 
 // unable skips a test for which this machine lacks something. In strict mode, where nothing may be lacking, that fails.
@@ -84,7 +123,7 @@ func unable(t *testing.T, format string, args ...any) {
 
 // each runs a test with a kernel of each kind that this machine has.
 func each(t *testing.T, f func(*testing.T, Kernel, string)) {
-	cache := t.TempDir()
+	cache := cacheOf(t)
 	ks, lacking := Kernels(cache)
 	for _, kind := range []string{UML, QEMU} {
 		t.Run(kind, func(t *testing.T) {
@@ -206,7 +245,6 @@ func TestEnds(t *testing.T) {
 // TestHang gives a kernel something else than its init, and wants to be told what the console said.
 func TestHang(t *testing.T) {
 	each(t, func(t *testing.T, k Kernel, cache string) {
-		k.Accelerator = map[string]string{UML: UML, QEMU: "tcg"}[kind(k)]
 		_, err := Boot(t.Context(), k, Guest{Cache: cache, Deadline: 100 * time.Millisecond})
 		if err == nil || !strings.Contains(err.Error(), "wait for its greeting: no sign of life within 100ms") {
 			t.Errorf("error %v: want one that tells that no greeting came", err)
@@ -214,10 +252,83 @@ func TestHang(t *testing.T) {
 	})
 }
 
-func kind(k Kernel) string { return k.Kind }
-
-// TestNothingStays kills a process that booted a guest, and wants the guest gone with all its processes.
+// TestNothingStays kills a process that booted a guest, and wants every process of the guest gone.
 func TestNothingStays(t *testing.T) {
-	_ = exec.Command
-	_ = filepath.Join
+	each(t, func(t *testing.T, k Kernel, cache string) {
+		cmd := exec.Command("/proc/self/exe", "parent", k.Kind, cache)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stderr = os.Stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var pid int
+		_, err = fmt.Fscan(out, &pid)
+		if before := running(t, cache); err == nil && before < 2 {
+			t.Errorf("%d processes name the cache: want the parent and the machine", before)
+		}
+		if err := errors.Join(err, cmd.Process.Kill()); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		late := time.After(20 * time.Second)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for running(t, cache) > 0 || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			select {
+			case <-late:
+				t.Fatalf("%d processes of the guest run on", running(t, cache))
+			case <-tick.C:
+			}
+		}
+	})
+}
+
+// running counts processes whose command line names the cache.
+func running(t *testing.T, cache string) (n int) {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil || len(all) == 0 {
+		t.Fatalf("processes: %d, %v", len(all), err)
+	}
+	for _, path := range all {
+		if line, err := os.ReadFile(path); err == nil && bytes.Contains(line, []byte(cache)) {
+			n++
+		}
+	}
+	return n
+}
+
+// TestEnvironment looks at what a program is told, so that it stays away from registers that UML does not switch.
+func TestEnvironment(t *testing.T) {
+	each(t, func(t *testing.T, k Kernel, cache string) {
+		m := boot(t, k, Guest{Cache: cache, Args: []string{"environ"}})
+		out, err := io.ReadAll(m.Stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range noAVX {
+			if got := strings.Contains(string(out), want); got != (k.Kind == UML) {
+				t.Errorf("environment has %q: %v: want it under UML alone", want, got)
+			}
+		}
+	})
+}
+
+func TestFullDisk(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe", "full", t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}, GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		unable(t, "no file system can be mounted here: %v: %s", err, out)
+	}
+	got := string(out)
+	if !strings.HasPrefix(got, "left 0: initramfs: ") || !strings.Contains(got, "no space left on device") || !strings.Contains(got, "make room") {
+		t.Errorf("got %q: want nothing left, and the cause with a remedy", got)
+	}
 }
