@@ -30,7 +30,7 @@ type Host struct {
 	probes  *probe.Service
 	speaker *bgp.Service
 	made    atomic.Int32             // devices with another end elsewhere
-	pairs   map[int]*nl.SocketHandle // by protocol: a socket into the machine's own, for making veth pairs
+	pairs   map[int]*nl.SocketHandle // by protocol: sockets for making veth pairs; nil: one is opened for each
 
 	mu     sync.Mutex
 	spaces map[string]*space.Space // by container; "": the machine's own
