@@ -216,7 +216,7 @@ func (t table) several() bool { return len(t.On) > 1 }
 func (t table) label(m Mode) string {
 	for _, on := range t.on {
 		if !slices.Equal(on, t.on[m.key()]) {
-			return strings.Join(platformNames(t.on[m.key()]), " + ")
+			return strings.Join(platformNames(t.on[m.key()]), ", ")
 		}
 	}
 	return ""

@@ -6,6 +6,39 @@ import (
 	"testing"
 )
 
+// TestCompareKernels compares cells on the same kernel where there is one, else the one kernel that each run has alone.
+func TestCompareKernels(t *testing.T) {
+	matrix := exampleKernels()
+	only := func(kernel string) Results {
+		return without(matrix, func(r Result) bool { return r.Fidelity.Kernel != kernel })
+	}
+	if c := Compare(matrix, matrix); !c.Same() {
+		t.Errorf("a kernel matrix and itself: %s", c.Text())
+	}
+	broken := matrix
+	broken.Results = slices.Clone(matrix.Results)
+	for i := range broken.Results {
+		if r := &broken.Results[i]; r.Mode == "bridge" && r.Feature == "own-mac" && r.Fidelity.Accelerator == "tcg" {
+			r.Outcome, r.Observed = Fail, Works
+		}
+	}
+	if got := Compare(matrix, broken).Regressions(Any); len(got) != 1 || got[0] != "bridge/own-mac on 6.12.0-example (tcg): pass (blocked) → fail (works)" {
+		t.Errorf("%q: want the one cell, on its kernel", got)
+	}
+	gone := Compare(matrix, without(matrix, func(r Result) bool { return r.Fidelity.Accelerator == "uml" }))
+	if len(gone.Changed) > 0 || len(gone.Added) > 0 || len(gone.Gone) == 0 || gone.Gone[0].On != "6.1.0-example (uml)" {
+		t.Errorf("without one kernel: %d changed, %d new, gone %v: want its cells gone", len(gone.Changed), len(gone.Added), gone.Gone[:min(1, len(gone.Gone))])
+	}
+	newer := only("6.18.0-example")
+	newer.Results = slices.Clone(newer.Results)
+	for i := range newer.Results {
+		newer.Results[i].Fidelity.Kernel = "6.19.0-example"
+	}
+	if c := Compare(only("6.18.0-example"), newer); len(c.Gone)+len(c.Added)+len(c.Changed) > 0 {
+		t.Errorf("another release of the machine's kernel: %s: want its cells compared with the old one's", c.Text())
+	}
+}
+
 // without returns the results that keep keeps.
 func without(res Results, drop func(Result) bool) Results {
 	res.Results = slices.DeleteFunc(slices.Clone(res.Results), drop)

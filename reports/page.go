@@ -46,8 +46,8 @@ type page struct {
 	Costs      []string // titles of the ratios in the answers
 	Matrix     matrixView
 	Meanings   []struct{ State, Text string }
-	Charts     []chartSet
-	NAT        *natView
+	Charts     []chartGroup
+	NAT        []natView
 	Apart      []matrixView
 	Claims     []topicView
 	ClaimKinds []claimKind
@@ -61,6 +61,7 @@ type page struct {
 type answer struct {
 	Mode
 	Title, Slug string
+	On          []string // kernels, where modes have different ones
 	Tally       tally
 	Bar         template.HTML
 	Costs       []costView
@@ -77,12 +78,27 @@ type costView struct {
 }
 
 type matrixView struct {
-	Name   string
-	Modes  []modeView
-	Groups []groupView
+	Name     string
+	Modes    []modeView
+	Groups   []groupView
+	On       []string // kernels, where there are several
+	Compared bool     // some mode was observed on several of them
+	Kernels  []kernelRow
 }
 
-type modeView struct{ Title, Slug string }
+type modeView struct {
+	Title, Slug string
+	On          string // kernel, where modes have different ones
+	First       bool   // of a group of modes on another kernel than those before it
+}
+
+// kernelRow is a cell whose answer depends on the kernel.
+type kernelRow struct {
+	Feature, Mode, Href string
+	Parts               []kernelPart // of each kernel of the run
+}
+
+type kernelPart struct{ State, Glyph, Meaning string }
 
 type groupView struct {
 	Name, Slug string
@@ -102,15 +118,22 @@ type cellView struct {
 	Mode         string
 	ID, Href     string
 	State, Glyph string
+	Differs      bool // the answer depends on the kernel
+	First        bool // as of its mode
 	Meaning      string
 	Title        string
 	Results      []Result
 }
 
+// chartGroup is what was measured on one fidelity.
+type chartGroup struct {
+	On   string // empty: there is only one
+	Sets []chartSet
+}
+
 // chartSet is what was measured over one path with one profile.
 type chartSet struct {
 	Title, Doc, Slug string
-	Fidelity         Fidelity
 	Open             bool
 	Charts           []chartView
 	Latency          *latencyView
@@ -142,6 +165,7 @@ type latencyView struct {
 }
 
 type natView struct {
+	On       string // empty: there is only one fidelity
 	Sentence string
 	Charts   []chartView
 }
@@ -179,8 +203,8 @@ type unableView struct {
 }
 
 type manifestRow struct {
-	Suite, Mode string
-	N           map[string]int
+	Suite, Mode, On string
+	N               map[string]int
 }
 
 func writePage(w io.Writer, res Results) error {
@@ -199,6 +223,9 @@ func writePage(w io.Writer, res Results) error {
 	for _, m := range allModes(res, t) {
 		a := answer{Mode: m, Title: names[m.key()], Slug: slug(names[m.key()]), Tally: t.tally(m)}
 		a.Bar = bar(a.Tally)
+		if t.label(m) != "" {
+			a.On = platformNames(t.on[m.key()])
+		}
 		for _, i := range []int{0, 2} {
 			a.Costs = append(a.Costs, costView{heads[m.key()][i], metrics[i].Short})
 		}
@@ -216,8 +243,8 @@ func writePage(w io.Writer, res Results) error {
 			}
 		}
 	}
-	p.Charts = chartSets(sums, names)
-	p.NAT = viewNAT(NATCost(res))
+	p.Charts = chartGroups(sums, names)
+	p.NAT = viewNATs(NATCost(res))
 	for _, suite := range apartSuites {
 		apart := tabulate(res, func(r Result) bool { return r.Suite == suite })
 		if len(apart.Features) > 0 {
@@ -271,8 +298,19 @@ func viewMatrix(t table, names map[modeKey]string, suite string) matrixView {
 	for _, m := range meanings {
 		text[m.State] = m.Text
 	}
-	for _, m := range t.Modes {
-		v.Modes = append(v.Modes, modeView{names[m.key()], slug(names[m.key()])})
+	if t.several() {
+		v.On, v.Compared = platformNames(t.On), t.compared()
+	}
+	for i, m := range t.Modes {
+		on := t.label(m)
+		v.Modes = append(v.Modes, modeView{names[m.key()], slug(names[m.key()]), on, i > 0 && on != v.Modes[i-1].On})
+	}
+	for _, c := range t.differing() {
+		row := kernelRow{Feature: c.Feature.Name, Mode: names[c.Mode.key()], Href: "#" + prefix + slug(c.Feature.Name) + "--" + slug(names[c.Mode.key()])}
+		for _, state := range c.statesOn(t.On) {
+			row.Parts = append(row.Parts, kernelPart{state, glyphs[state], text[state]})
+		}
+		v.Kernels = append(v.Kernels, row)
 	}
 	for _, f := range t.Features {
 		if n := len(v.Groups); n == 0 || v.Groups[n-1].Name != f.Group {
@@ -280,13 +318,22 @@ func viewMatrix(t table, names map[modeKey]string, suite string) matrixView {
 		}
 		g := &v.Groups[len(v.Groups)-1]
 		row := rowView{Feature: f, Slug: prefix + slug(f.Name)}
-		for _, m := range t.Modes {
+		for i, m := range t.Modes {
 			c := t.at(m, f)
 			state := c.state()
 			id := row.Slug + "--" + slug(names[m.key()])
 			view := cellView{
-				Mode: names[m.key()], ID: id, Href: "#" + id, State: state, Glyph: glyphs[state], Meaning: text[state], Title: text[state], Results: c.Results,
+				Mode: names[m.key()], ID: id, Href: "#" + id, State: state, Glyph: c.text(), Meaning: text[state], Results: c.Results,
+				Differs: c.differs(), First: v.Modes[i].First,
 			}
+			if parts := c.parts(); view.Glyph != glyphs[state] {
+				var each []string
+				for _, p := range parts {
+					each = append(each, p.On.String()+" "+text[p.State])
+				}
+				view.Meaning = strings.Join(each, "; ")
+			}
+			view.Title = view.Meaning
 			if len(c.Results) > 0 {
 				why := c.Results[0].Reason
 				if !asExpected(state) {
@@ -297,8 +344,8 @@ func viewMatrix(t table, names map[modeKey]string, suite string) matrixView {
 				}
 			}
 			row.Cells = append(row.Cells, view)
-			row.Tally.add(state)
-			g.Tally.add(state)
+			row.Tally.addAll(c)
+			g.Tally.addAll(c)
 		}
 		row.Differ = row.Tally.Works > 0 && row.Tally.Blocked > 0 || row.Tally.Fail > 0
 		g.Rows = append(g.Rows, row)
@@ -306,19 +353,31 @@ func viewMatrix(t table, names map[modeKey]string, suite string) matrixView {
 	return v
 }
 
-// chartSets parts the headline measurements by fidelity, path and profile: numbers of two fidelities never share a chart.
-func chartSets(sums []Summary, names map[modeKey]string) []chartSet {
-	type key struct {
-		fidelity      Fidelity
-		path, profile string
+// chartGroups parts the headline measurements by fidelity: numbers of two fidelities never share a chart.
+func chartGroups(sums []Summary, names map[modeKey]string) (groups []chartGroup) {
+	all := byFidelity(sums)
+	for _, of := range all {
+		g := chartGroup{Sets: chartSets(of, names, len(groups) == 0)}
+		if len(all) > 1 {
+			g.On = of[0].Fidelity.String()
+		}
+		if len(g.Sets) > 0 {
+			groups = append(groups, g)
+		}
 	}
+	return groups
+}
+
+// chartSets parts the headline measurements of one fidelity by path and profile.
+func chartSets(sums []Summary, names map[modeKey]string, open bool) []chartSet {
+	type key struct{ path, profile string }
 	var order []key
 	byKey := map[key][]Summary{}
 	for _, s := range sums {
 		if s.Suite != "throughput" {
 			continue
 		}
-		k := key{s.Fidelity, s.Path, s.Profile}
+		k := key{s.Path, s.Profile}
 		if byKey[k] == nil {
 			order = append(order, k)
 		}
@@ -327,10 +386,6 @@ func chartSets(sums []Summary, names map[modeKey]string) []chartSet {
 	slices.SortStableFunc(order, func(a, b key) int {
 		return cmp.Or(cmp.Compare(a.profile, b.profile), -cmp.Compare(a.path, b.path))
 	})
-	fidelities := map[Fidelity]bool{}
-	for _, k := range order {
-		fidelities[k.fidelity] = true
-	}
 	var rank []modeKey
 	for _, s := range sums {
 		if k := (modeKey{s.Mode, s.Implementation}); !slices.Contains(rank, k) {
@@ -340,11 +395,8 @@ func chartSets(sums []Summary, names map[modeKey]string) []chartSet {
 	var sets []chartSet
 	for _, k := range order {
 		set := chartSet{
-			Title: pathWords[k.path], Doc: profileWords[k.profile], Fidelity: k.fidelity, Open: len(sets) == 0 || k.profile == order[0].profile,
-			Slug: "cost-" + slug(k.path+"-"+k.profile+"-"+k.fidelity.Driver+"-"+k.fidelity.Accelerator),
-		}
-		if len(fidelities) > 1 {
-			set.Doc += " · " + strings.Join(strings.Fields(k.fidelity.Kernel+" "+k.fidelity.Driver+" "+k.fidelity.Accelerator), ", ")
+			Title: pathWords[k.path], Doc: profileWords[k.profile], Open: open && (len(sets) == 0 || k.profile == order[0].profile),
+			Slug: "cost-" + slug(k.path+"-"+k.profile+"-"+sums[0].Fidelity.String()),
 		}
 		for _, m := range metrics {
 			c := chartView{Title: m.Title, Doc: m.Doc, Sense: sense(m.Unit)}
@@ -459,6 +511,20 @@ func viewLosses(sums []Summary, names map[modeKey]string) *lossView {
 	return v
 }
 
+// viewNATs is what NAT costs on each fidelity.
+func viewNATs(costs []Summary) (list []natView) {
+	all := byFidelity(costs)
+	for _, of := range all {
+		if v := viewNAT(of); v != nil {
+			if len(all) > 1 {
+				v.On = of[0].Fidelity.String()
+			}
+			list = append(list, *v)
+		}
+	}
+	return list
+}
+
 func viewNAT(costs []Summary) *natView {
 	v := &natView{Sentence: natSentence(costs)}
 	for _, i := range []int{0, 2, 3, 6} {
@@ -546,6 +612,7 @@ func claimRank(state string) int {
 // unables groups what this machine could not tell by the reason, the most frequent first.
 func unables(res Results) []unableView {
 	var list []unableView
+	several := len(platforms(res, func(Result) bool { return true })) > 1
 	index := map[string]int{}
 	for _, r := range res.Results {
 		if r.Outcome != Unable {
@@ -557,38 +624,44 @@ func unables(res Results) []unableView {
 			index[r.Detail] = i
 			list = append(list, unableView{Reason: r.Detail})
 		}
-		list[i].Cells = append(list[i].Cells, strings.Join([]string{r.Suite, r.Mode, r.Feature}, "/"))
+		name := strings.Join([]string{r.Suite, r.Mode, r.Feature}, "/")
+		if several {
+			name += " on " + r.Fidelity.String()
+		}
+		if !slices.Contains(list[i].Cells, name) { // of a measurement, one for both paths
+			list[i].Cells = append(list[i].Cells, name)
+		}
 	}
 	slices.SortStableFunc(list, func(a, b unableView) int { return cmp.Compare(len(b.Cells), len(a.Cells)) })
 	return list
 }
 
-// manifest counts the cells that ran by suite, mode and outcome.
+// manifest counts the cells that ran by suite, mode, kernel and outcome.
 func manifest(res Results) []manifestRow {
 	var rows []manifestRow
-	index := map[[2]string]int{}
+	index := map[[3]string]int{}
 	for _, r := range res.Results {
-		k := [2]string{r.Suite, r.Mode}
+		k := [3]string{r.Suite, r.Mode, r.Fidelity.platform().String()}
 		i, ok := index[k]
 		if !ok {
 			i = len(rows)
 			index[k] = i
-			rows = append(rows, manifestRow{Suite: r.Suite, Mode: r.Mode, N: map[string]int{}})
+			rows = append(rows, manifestRow{Suite: r.Suite, Mode: r.Mode, On: k[2], N: map[string]int{}})
 		}
 		rows[i].N[r.Outcome]++
 		rows[i].N["all"]++
 	}
 	for _, missing := range res.Run.Missing {
-		parts := strings.SplitN(missing, "/", 3)
+		parts := missingParts(missing)
 		if len(parts) != 3 {
 			continue
 		}
-		k := [2]string{parts[0], parts[1]}
+		k := [3]string{parts[0], parts[1], "not run"}
 		i, ok := index[k]
 		if !ok {
 			i = len(rows)
 			index[k] = i
-			rows = append(rows, manifestRow{Suite: parts[0], Mode: parts[1], N: map[string]int{}})
+			rows = append(rows, manifestRow{Suite: parts[0], Mode: parts[1], On: k[2], N: map[string]int{}})
 		}
 		rows[i].N["missing"]++
 	}

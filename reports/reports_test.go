@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -68,6 +71,66 @@ func TestDocuments(t *testing.T) {
 		golden(t, filepath.Join("testdata", "small", name), data)
 	}
 	golden(t, "testdata/small/matrix.txt", []byte(Matrix(exampleSmall(), 100, false)))
+}
+
+// TestKernels shows a run on several kernels: which cell is from which, what depends on it, and numbers apart.
+func TestKernels(t *testing.T) {
+	res := exampleKernels()
+	docs := documents(t, res)
+	golden(t, "testdata/kernels/report.md", docs["report.md"])
+	golden(t, "testdata/kernels/matrix.txt", []byte(Matrix(res, 100, false)))
+	table := tabulate(res, inMatrix)
+	want := 3*9 + 3*9 + 2*9
+	if n := table.tallyAll().All(); n != want {
+		t.Errorf("%d cells are counted: want %d, one a mode, feature and kernel", n, want)
+	}
+	var differ []string
+	for _, c := range table.differing() {
+		differ = append(differ, c.Mode.Name+"/"+c.Feature.Name+" "+c.text())
+	}
+	if diff := cmp.Diff([]string{"host/own-address ⊘✗⊘"}, differ); diff != "" {
+		t.Errorf("what depends on the kernel (-want +got):\n%s", diff)
+	}
+	page := string(docs["index.html"])
+	for _, want := range []string{
+		"What depends on the kernel", `<small>6.12.0-example (tcg), 6.1.0-example (uml)</small>`, `class="s-fail differs"`,
+		`<h3 class="fidelity">6.1.0-example (uml), fabric routed-bgp</h3>`,
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not hold %s", want)
+		}
+	}
+	ids := map[string]int{}
+	for _, m := range regexp.MustCompile(` id="([^"]+)"`).FindAllStringSubmatch(page, -1) {
+		if ids[m[1]]++; ids[m[1]] == 2 {
+			t.Errorf("two parts of the page have the id %q", m[1])
+		}
+	}
+	classes := map[string]bool{}
+	for _, m := range regexp.MustCompile(`<testcase classname="([^"]*)" name="([^"]*)"`).FindAllStringSubmatch(string(docs["junit.xml"]), -1) {
+		if classes[m[1]+" "+m[2]] {
+			t.Errorf("two test cases are %s %s", m[1], m[2])
+		}
+		classes[m[1]+" "+m[2]] = true
+	}
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(classes)), func(c string) bool { return strings.HasPrefix(c, "modebench.conformance.bridge.6_12_0-example-tcg ") }) {
+		t.Errorf("no test case tells its kernel")
+	}
+	r := benchfmt.NewReader(bytes.NewReader(docs["bench.txt"]), "bench.txt")
+	keys := map[string]bool{}
+	for r.Scan() {
+		if rec, ok := r.Result().(*benchfmt.Result); ok {
+			keys[rec.GetConfig("kernel")+" "+rec.GetConfig("accelerator")+" "+rec.GetConfig("fabric")] = true
+		}
+	}
+	if diff := cmp.Diff([]string{"6.1.0-example uml ", "6.1.0-example uml routed-bgp", "6.12.0-example tcg ", "6.18.0-example  "}, slices.Sorted(maps.Keys(keys))); diff != "" {
+		t.Errorf("kernel, accelerator and fabric in bench.txt (-want +got):\n%s", diff)
+	}
+	for _, s := range Summarise(res) {
+		if units[s.Unit].ratio && s.Mode != Baseline && s.Blocks == 0 {
+			t.Errorf("%s %s on %s has no baseline of its own", s.Mode, s.Unit, s.Fidelity)
+		}
+	}
 }
 
 func TestDocumentsOfExample(t *testing.T) {

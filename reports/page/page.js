@@ -65,7 +65,7 @@
     const line = (name, ...buttons) => make("div", { className: "line", role: "group", ariaLabel: name }, make("span", { className: "name" }, name), ...buttons);
     const member = (set, key) => on => on ? set.add(key) : set.delete(key);
     tools.append(
-      line("Side by side", ...heads.map((head, i) => toggle(head.textContent, member(chosen, i)))),
+      line("Side by side", ...heads.map((head, i) => toggle(head.dataset.name, member(chosen, i)))),
       line("Groups", ...groups.map((group, i) => toggle(group.dataset.group, member(shown, i)))),
       line("Show", toggle("only differences", on => { differ = on; }), toggle("only unexpected", on => { unexpected = on; }),
         toggle("modes as rows", on => { swap(on); }), count));
@@ -79,7 +79,7 @@
         for (const row of [...group.rows].slice(1)) {
           const cells = [...row.cells].slice(1, 1 + heads.length);
           cells.forEach((cell, i) => cell.classList.toggle("hide", !visible(i)));
-          const states = cells.filter((_, i) => visible(i)).map(cell => cell.className.replace("hide", "").trim());
+          const states = cells.filter((_, i) => visible(i)).map(cell => cell.className.replace(/\b(hide|first)\b/g, "").trim());
           const wanted = (shown.size === 0 || shown.has(g)) && (!differ || new Set(states).size > 1) &&
             (!unexpected || states.some(s => /s-(fail|unable|missing)/.test(s)));
           row.classList.toggle("hide", !wanted);
