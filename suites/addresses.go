@@ -952,7 +952,7 @@ var _ = register(Spec{
 		if err != nil {
 			return o, err
 		}
-		if refusal.Errno == "EOPNOTSUPP" {
+		if slices.Contains([]string{"EOPNOTSUPP", "ENOTSUP"}, refusal.Errno) { // one number (errno(3))
 			is, err := look("after " + c.String() + " was to have " + other.String())
 			seen := whether(bytes.Equal(is, nic.MAC), "%s was to get the MAC address %s, which its driver lets no device have: the host's %s, which is %s, has %s",
 				c, other, nic.Name, nic.MAC, is)

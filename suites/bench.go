@@ -156,7 +156,8 @@ func (b *Bench) instrument(ctx context.Context, m *topology.Machine) error {
 	return nil
 }
 
-// settled waits until duplicate address detection has passed or failed every address on a host (RFC 4862 section 5.4).
+// settled waits until duplicate address detection has passed or failed every address on a host (RFC 4862 section 5.4), and
+// until the routers have what is announced for its containers. What they do not take in time is for the questions to find.
 func (b *Bench) settled(ctx context.Context, host string) error {
 	var last string
 	ok, err := eventually(ctx, patience, func() (bool, error) {
@@ -177,7 +178,46 @@ func (b *Bench) settled(ctx context.Context, host string) error {
 	if err == nil && !ok {
 		err = fmt.Errorf("%s is still tentative after %s", last, patience)
 	}
+	if err != nil {
+		return err
+	}
+	_, err = eventually(ctx, patience, func() (bool, error) { return b.announced(ctx, host) })
 	return err
+}
+
+// announced tells whether every router has, by a host, a route to all that is announced for its containers.
+func (b *Bench) announced(ctx context.Context, host string) (bool, error) {
+	var prefixes []netip.Prefix
+	b.mu.Lock()
+	for place, a := range b.attached {
+		if machine, _, _ := strings.Cut(place, "/"); machine != host {
+			continue
+		}
+		for _, s := range attaching(b, a.container, host) {
+			if s.Announce != nil && !slices.Contains(prefixes, s.Announce.Prefix) {
+				prefixes = append(prefixes, s.Announce.Prefix)
+			}
+		}
+	}
+	b.mu.Unlock()
+	if len(prefixes) == 0 {
+		return true, nil
+	}
+	by := func(neighbour netip.Addr) bool {
+		return slices.ContainsFunc(b.plan.Machine(host).NICs, func(n topology.Interface) bool { return n.V4.Addr() == neighbour })
+	}
+	for _, tor := range b.plan.Tors() {
+		var s lab.BGPState
+		if err := b.Do(ctx, tor.Name, "BGP.State", lab.Nothing{}, &s); err != nil {
+			return false, err
+		}
+		for _, p := range prefixes {
+			if !slices.ContainsFunc(s.Routes, func(r lab.BGPRoute) bool { return r.Prefix == p && r.Installed && by(r.From) }) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
 }
 
 // ready waits until every host answers every external machine: until then, silence would say nothing.
@@ -296,10 +336,29 @@ func (b *Bench) Detach(ctx context.Context, p Place) error {
 	if !ok {
 		a.owner = "attach " + p.String()
 	}
-	if err := b.lab.Do(ctx, p.Machine, "Host.Undo", lab.Undo{Owner: a.owner}, &lab.Nothing{}); err != nil {
+	if err := b.lab.Undo(ctx, a.owner, p.Machine); err != nil {
 		return fmt.Errorf("detach %s: %w", p, err)
 	}
 	return nil
+}
+
+// Reboot restarts a host, which comes up with nothing but its cables, and asks for what is needed to observe it. What it
+// returns restores what was applied there; it may be called again, and is when the spec ends.
+func (b *Bench) Reboot(ctx context.Context, host string) (restore func(context.Context) error, err error) {
+	once := sync.Once{}
+	restore = func(ctx context.Context) (err error) {
+		once.Do(func() {
+			if err = b.lab.Restore(ctx, host); err == nil {
+				err = b.settled(ctx, host)
+			}
+		})
+		return err
+	}
+	b.atEnd(restore)
+	if err := b.lab.Reboot(ctx, host); err != nil {
+		return restore, err
+	}
+	return restore, b.instrument(ctx, b.plan.Machine(host))
 }
 
 // State is everything of a machine that modes change.
