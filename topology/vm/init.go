@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -47,7 +46,11 @@ func guestMain() error {
 	if refused := load(strings.Fields(string(first))); len(refused) > 0 {
 		return fmt.Errorf("modules for the line: %v", refused)
 	}
-	f, err := openLine()
+	kind, err := os.ReadFile("/" + kindPath)
+	if err != nil {
+		return err
+	}
+	f, err := openLine(string(kind))
 	if err != nil {
 		return fmt.Errorf("line: %w", err)
 	}
@@ -111,24 +114,30 @@ func load(names []string) map[string]string {
 	return refused
 }
 
-// openLine opens the line: the port of virtio-serial, else the first serial line, which UML joins to a descriptor.
-func openLine() (*os.File, error) {
-	ports, err := filepath.Glob("/sys/class/virtio-ports/*")
-	if err != nil {
-		return nil, err
-	}
+// lineDeadline is how long the line's device may take to appear.
+const lineDeadline = 20 * time.Second
+
+// openLine opens the line: under UML the first serial line, which it joins to a descriptor; else the port of virtio-serial.
+func openLine(kind string) (*os.File, error) {
 	path := "/dev/ttyS0"
-	if len(ports) > 0 {
-		path = "/dev/" + filepath.Base(ports[0])
+	if kind == QEMU {
+		path = "/dev/vport0p1"
 	}
 	// Read and written by blocking calls: a serial line of UML does not wake epoll, and a port of virtio-serial that
 	// the other end has not opened yet answers as if it had ended to one that does not block.
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	// A port is made after its device, by messages between the two ends, and its file before what is behind it.
+	for late := time.Now().Add(lineDeadline); err != nil && time.Now().Before(late); fd, err = unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0) {
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENXIO) && !errors.Is(err, unix.ENODEV) {
+			break
+		}
+		<-time.After(time.Millisecond)
+	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), path)
-	if len(ports) > 0 {
+	if kind == QEMU {
 		return f, nil
 	}
 	mode, err := unix.IoctlGetTermios(fd, unix.TCGETS)

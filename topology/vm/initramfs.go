@@ -22,6 +22,7 @@ import (
 const (
 	initPath   = "init"
 	modulesDir = "modules"
+	kindPath   = "kind"          // the kernel's kind
 	firstPath  = "modules/first" // modules to load before the greeting, one name a line
 )
 
@@ -46,7 +47,7 @@ func initramfs(ctx context.Context, t *tree, cache string) (path string, err err
 		}
 	}
 	h := sha256.New()
-	fmt.Fprintln(h, own, len(first))
+	fmt.Fprintln(h, own, t.k.Kind)
 	for _, m := range ms {
 		fmt.Fprintln(h, m.name, sum(m.data))
 	}
@@ -88,7 +89,7 @@ func initramfs(ctx context.Context, t *tree, cache string) (path string, err err
 	}
 	if err := place(path, func(w io.Writer) error {
 		to := cpio.Newc.Writer(w)
-		if err := cpio.WriteRecords(to, records(io.NewSectionReader(binary, 0, st.Size()), libs, ms, first)); err != nil {
+		if err := cpio.WriteRecords(to, records(io.NewSectionReader(binary, 0, st.Size()), t.k.Kind, libs, ms, first)); err != nil {
 			return err
 		}
 		return cpio.WriteTrailer(to)
@@ -99,11 +100,12 @@ func initramfs(ctx context.Context, t *tree, cache string) (path string, err err
 }
 
 // records are the contents of an initramfs.
-func records(binary *io.SectionReader, libs []library, ms, first []*module) []cpio.Record {
+func records(binary *io.SectionReader, kind string, libs []library, ms, first []*module) []cpio.Record {
 	rs := []cpio.Record{
 		cpio.Directory("dev", 0o755), cpio.Directory("proc", 0o755), cpio.Directory("sys", 0o755), cpio.Directory("tmp", 0o1777), cpio.Directory("run", 0o755), cpio.Directory(modulesDir, 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
 		{ReaderAt: binary, Info: cpio.Info{Name: initPath, Mode: cpio.S_IFREG | 0o755, FileSize: uint64(binary.Size()), NLink: 1}},
+		cpio.StaticFile(kindPath, kind, 0o644),
 		cpio.StaticFile(firstPath, strings.Join(names(first), "\n"), 0o644),
 	}
 	for _, m := range ms {

@@ -106,7 +106,7 @@ func TestOrder(t *testing.T) {
 
 func TestRecords(t *testing.T) {
 	ms := []*module{{name: "stp", data: []byte("STP")}, {name: "bridge", data: []byte("BRIDGE")}}
-	rs := records(io.NewSectionReader(strings.NewReader("binary"), 0, 6), []library{{"lib64/ld.so", []byte("LD")}, {"lib/libc.so.6", []byte("C")}}, ms, ms[:1])
+	rs := records(io.NewSectionReader(strings.NewReader("binary"), 0, 6), QEMU, []library{{"lib64/ld.so", []byte("LD")}, {"lib/libc.so.6", []byte("C")}}, ms, ms[:1])
 	var b bytes.Buffer
 	if err := cpio.WriteRecords(cpio.Newc.Writer(&b), rs); err != nil {
 		t.Fatal(err)
@@ -121,7 +121,7 @@ func TestRecords(t *testing.T) {
 	}
 	want := []string{
 		"40755 dev 0:0 ", "40755 proc 0:0 ", "40755 sys 0:0 ", "41777 tmp 0:0 ", "40755 run 0:0 ", "40755 modules 0:0 ",
-		"20600 dev/console 5:1 ", "100755 init 0:0 binary", "100644 modules/first 0:0 stp",
+		"20600 dev/console 5:1 ", "100755 init 0:0 binary", "100644 kind 0:0 qemu", "100644 modules/first 0:0 stp",
 		"100644 modules/stp.ko 0:0 STP", "100644 modules/bridge.ko 0:0 BRIDGE",
 		"40755 lib64 0:0 ", "100755 lib64/ld.so 0:0 LD", "40755 lib 0:0 ", "100755 lib/libc.so.6 0:0 C",
 	}
