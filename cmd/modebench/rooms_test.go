@@ -53,6 +53,7 @@ var kept = []struct {
 	{"packet filters", regexp.MustCompile(`google/nftables`), []string{"topology/host"}},
 	{"packets", regexp.MustCompile(`gopacket`), []string{"topology/host/"}},
 	{"the BGP engine", regexp.MustCompile(`osrg/gobgp`), []string{"topology/host/bgp"}},
+	{"guests and their kernels", regexp.MustCompile(`u-root|"qemu-system|initrd=|dpkg-deb`), []string{"topology/vm"}},
 	{"ginkgo and gomega", regexp.MustCompile(`onsi/(ginkgo|gomega)`), []string{"suites", "cmd/modebench"}},
 	{"flags, arguments and the environment", regexp.MustCompile(`os\.(Args|Exit|Getenv|Environ)\b|"flag"|spf13/`), []string{"cmd/"}},
 	{"HTML", regexp.MustCompile(`html/template`), []string{"reports"}},
