@@ -1,6 +1,10 @@
 // Package bgp is a machine's speaker of BGP (RFC 4271, RFC 4760): GoBGP's protocol engine, and the kernel's routing table
 // programmed from what it chooses. GoBGP opens sockets from goroutines of its own, so the process has to be in the
-// machine's network namespace. It keeps settings in package variables: there is one speaker a process.
+// machine's network namespace. It keeps settings in package variables: there is one speaker a process. A message that
+// makes it panic in one of those goroutines ends the machine's program, and no other.
+//
+// What a neighbour announced and what became of it in the routing table are noticed apart: events less than a tenth of
+// a millisecond apart may stand the other way round.
 package bgp
 
 import (

@@ -149,22 +149,18 @@ func (s *speaker) policies(p topology.Peer) error {
 	}
 	if len(p.Accept) > 0 {
 		var statements []*api.Statement
-		for _, f := range families { // a set is of one family
-			set := &api.DefinedSet{DefinedType: api.DefinedType_PREFIX, Name: fmt.Sprint(name, " ", f.Afi)}
-			for _, a := range p.Accept {
-				if family(a.Prefix).Afi == f.Afi {
-					set.Prefixes = append(set.Prefixes, &api.Prefix{
-						IpPrefix: a.Prefix.Masked().String(), MaskLengthMin: uint32(a.MinBits), MaskLengthMax: uint32(a.MaxBits),
-					})
-				}
-			}
-			if len(set.Prefixes) > 0 {
-				statements = append(statements, &api.Statement{
-					Name:       fmt.Sprint(name, " accept ", f.Afi),
-					Conditions: &api.Conditions{NeighborSet: from, PrefixSet: define(set)},
-					Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT},
-				})
-			}
+		for i, a := range p.Accept { // each a set of its own: of one that has several, GoBGP asks the longest only
+			set := define(&api.DefinedSet{
+				DefinedType: api.DefinedType_PREFIX, Name: fmt.Sprint(name, " ", i),
+				Prefixes: []*api.Prefix{{
+					IpPrefix: a.Prefix.Masked().String(), MaskLengthMin: uint32(a.MinBits), MaskLengthMax: uint32(a.MaxBits),
+				}},
+			})
+			statements = append(statements, &api.Statement{
+				Name:       fmt.Sprint(name, " accept ", i),
+				Conditions: &api.Conditions{NeighborSet: from, PrefixSet: set},
+				Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT},
+			})
 		}
 		assign(api.PolicyDirection_IMPORT, append(statements, &api.Statement{
 			Name:       name + " reject",
