@@ -17,13 +17,16 @@ const (
 	Twin = "again"
 
 	confidence = 0.95
+	// resolution is the least difference that is ever claimed. Two labs of one mode differ by up to this, lastingly, so that
+	// no number of blocks in one run averages it out; runs of the baseline against its twin showed how much.
+	resolution = 0.02
 	// minBlocks is the least number of blocks that bound an interval of 95 % (see [interval]).
 	minBlocks = 6
 )
 
 // The verdicts of a [Summary].
 const (
-	NoDifference = "no difference shown" // the interval holds 1.00 or lies within the noise floor
+	NoDifference = "no difference shown" // the interval comes within resolution of 1.00 or lies within the noise floor
 	TooFew       = "too few blocks"      // no interval is claimed
 	Unpaired     = "no baseline"         // no block also measured the baseline on the same fidelity
 	Reference    = "baseline"            // it is what the others are compared to
@@ -186,7 +189,7 @@ func (s Summary) verdict() string {
 		return Unpaired
 	case !s.Interval:
 		return TooFew
-	case s.Low <= 1 && 1 <= s.High, s.distance() <= s.Noise:
+	case s.Low <= 1+resolution && 1-resolution <= s.High, s.distance() <= s.Noise:
 		return NoDifference
 	case u.cost && s.Ratio > 1:
 		return CostsMore
