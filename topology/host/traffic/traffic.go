@@ -11,6 +11,7 @@ import (
 	"net/rpc"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -61,9 +62,15 @@ func (s *Service) Start(at lab.AgentAt, h *lab.Handle) error {
 
 func start(in *space.Space, at lab.AgentAt) (*child, error) {
 	// Arguments and environment are all that an agent knows at first. A preemption signal would interrupt its system
-	// calls every 10 ms.
+	// calls every 10 ms. What this program was told of its processor holds for the agent too.
+	told := "GODEBUG="
+	for _, v := range (&exec.Cmd{}).Environ() {
+		if strings.HasPrefix(v, told) {
+			told = v + ","
+		}
+	}
 	cmd := &exec.Cmd{
-		Path: space.Self, Args: []string{"modebench", "agent"}, Env: []string{"GODEBUG=asyncpreemptoff=1"},
+		Path: space.Self, Args: []string{"modebench", "agent"}, Env: []string{told + "asyncpreemptoff=1"},
 		Stderr: os.Stderr, SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	}
 	stdin, err := cmd.StdinPipe()
