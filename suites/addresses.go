@@ -71,11 +71,23 @@ func routers(b *Bench) int {
 	return 0
 }
 
-// wire is that of an external machine on the segment of the uplink.
-func wire(b *Bench, external Place) *topology.Interface {
-	nics := b.plan.Machine(external.Machine).NICs
-	i := slices.IndexFunc(nics, func(n topology.Interface) bool { return n.Segment == uplink(b).Segment })
-	return &nics[i]
+// wire is that of an external machine on the segment of the uplink, or of the router at its other end.
+func wire(b *Bench, outside Place) *topology.Interface {
+	m := b.plan.Machine(outside.Machine)
+	if m.Role == topology.RoleTor {
+		return b.face(m.Name)
+	}
+	i := slices.IndexFunc(m.NICs, func(n topology.Interface) bool { return n.Segment == uplink(b).Segment })
+	return &m.NICs[i]
+}
+
+// station is a machine outside that hears and is heard on the wire of the uplink: an external one, or the router behind
+// which all of those are.
+func station(b *Bench) Place {
+	if routers(b) > 0 {
+		return Place{Machine: uplinkPort(b).Machine}
+	}
+	return external(b)
 }
 
 // linkWith is the device with an address in a namespace, as the kernel lists it.
@@ -395,7 +407,7 @@ var _ = register(Spec{
 		if o := numberless(b); o != nil {
 			return *o, nil
 		}
-		x, c := external(b), container(b)
+		x, c := station(b), container(b)
 		nic := wire(b, x)
 		var o Observation
 		var tried []trip
@@ -610,7 +622,7 @@ var _ = register(Spec{
 		if o := deviceless(b); o != nil {
 			return *o, nil
 		}
-		x, c := external(b), container(b)
+		x, c := station(b), container(b)
 		own, other := netip.MustParsePrefix("203.0.113.1/24"), netip.MustParsePrefix("203.0.113.2/24") // RFC 5737
 		if err := b.Apply(ctx,
 			topology.Step{On: c.Machine, In: c.Container, Addr: &topology.Addr{Link: ownDevice(b, c), Prefix: own}},
@@ -639,7 +651,7 @@ var _ = register(Spec{
 		if b.mode.Addrs == nil {
 			return notApplicable("the container has no interface besides loopback, on which it could hear"), nil
 		}
-		x, c := external(b), container(b)
+		x, c := station(b), container(b)
 		dev := ownDevice(b, c)
 		prefix := netip.MustParsePrefix("2001:db8:5aac::/64")
 		for _, s := range []struct{ key, value string }{

@@ -905,6 +905,10 @@ var _ = register(Spec{
 			if err != nil {
 				return false, err
 			}
+			for name, space := range after.Spaces {
+				space.Sockets = max(space.Sockets, before.Spaces[name].Sockets) // a router loses its sessions
+				after.Spaces[name] = space
+			}
 			came, _ = changes(carried(before), carried(after))
 			cables = nil
 			for _, l := range after.Spaces[""].Links {

@@ -225,17 +225,21 @@ func siblings(dst netip.Addr) func(context.Context, *Bench) (Observation, error)
 	}
 }
 
-// fromOutside sends from one external machine, with another as the witness.
+// fromOutside sends from one external machine, with another as the witness; or from the router, with the host.
 func fromOutside(dst netip.Addr) func(context.Context, *Bench) (Observation, error) {
 	return func(ctx context.Context, b *Bench) (Observation, error) {
-		return cast(ctx, b, external(b), container(b), dst, Place{Machine: b.plan.Externals()[1].Name})
+		witness := Place{Machine: b.plan.Externals()[1].Name}
+		if routers(b) > 0 {
+			witness = Place{Machine: firstHost(b)}
+		}
+		return cast(ctx, b, station(b), container(b), dst, witness)
 	}
 }
 
-// toOutside sends to an external machine.
+// toOutside sends to an external machine, or to the router.
 func toOutside(dst netip.Addr) func(context.Context, *Bench) (Observation, error) {
 	return func(ctx context.Context, b *Bench) (Observation, error) {
-		return cast(ctx, b, container(b), external(b), dst)
+		return cast(ctx, b, container(b), station(b), dst)
 	}
 }
 
@@ -360,7 +364,7 @@ func linkLocal(ctx context.Context, b *Bench, p Place, device string) (netip.Add
 
 // report joins a group in a container and leaves it, and observes whether an external machine sees both reports.
 func report(ctx context.Context, b *Bench, f Family) (Observation, error) {
-	c, x, group := container(b), external(b), groupAddr(f, 2)
+	c, x, group := container(b), station(b), groupAddr(f, 2)
 	device := ownDevice(b, c)
 	// The link-local address is what MLD reports from (RFC 3810 section 5.1.14), the device's own what IGMP does.
 	own := addrOf(b, c, IPv4)

@@ -425,8 +425,8 @@ func restart(ctx context.Context, b *Bench) (up time.Time, err error) {
 	var down, removed []topology.Step
 	begin := map[string][]topology.Step{}
 	for _, s := range topology.Underlay(b.plan) {
-		forgotten := s.VLAN != nil || s.Addr != nil && s.Addr.Prefix.Addr().Is6() // with the bridge, and by a device that goes down
-		if b.plan.Machine(s.On).Role != topology.RoleTor || s.Link == nil && s.Set == nil && !forgotten {
+		// What a port is to a bridge goes with the bridge; addresses of a router outlast its links.
+		if b.plan.Machine(s.On).Role != topology.RoleTor || s.Link == nil && s.Set == nil && s.VLAN == nil {
 			continue
 		}
 		begin[s.On] = append(begin[s.On], s)

@@ -493,6 +493,8 @@ var _ = registerFamilies(func(f Family) Spec {
 				o = blocked("%s: it was not told, and the packet left as it was: this kind of interface takes more than its MTU", asked)
 			case told.Refusal.Errno == "":
 				o = blocked("%s: lost without a word; %s", asked, t.lost())
+			case told.Refusal.Errno == "ENOBUFS": // dropped further down (net_xmit_errno() of linux/netdevice.h)
+				o = blocked("%s: told ENOBUFS by %s, which says nothing of the length", asked, by)
 			case told.Refusal.Errno != "EMSGSIZE":
 				o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: refused with %s", asked, told.Refusal.Errno)}
 			case told.MTU != mtu:

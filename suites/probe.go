@@ -40,13 +40,17 @@ func (b *Bench) addresses(p Place) (v4, v6 netip.Addr) {
 	return a.container.Segment4.Addr(), a.container.Segment6.Addr()
 }
 
-// face is the interface that a machine is known by: a host's of the first network, or an external machine's first.
+// face is the interface that a machine is known by: a host's of the first network, a router's towards the first host, or an
+// external machine's first.
 func (b *Bench) face(machine string) *topology.Interface {
-	m := b.plan.Machine(machine)
-	if m.Role == topology.RoleHost {
+	switch m := b.plan.Machine(machine); m.Role {
+	case topology.RoleHost:
 		return m.NIC(b.plan.Networks[0].NIC)
+	case topology.RoleTor:
+		return m.NIC(uplinkPort(b).Interface)
+	default:
+		return &m.NICs[0]
 	}
-	return &m.NICs[0]
 }
 
 func addrOf(b *Bench, p Place, f Family) netip.Addr {

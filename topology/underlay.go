@@ -29,6 +29,8 @@ func Underlay(p *Plan) []Step {
 		if router {
 			sysctl("net/ipv4/ip_forward", "1")
 			sysctl("net/ipv6/conf/all/forwarding", "1")
+			// A router has its addresses whether or not somebody is at the other end: those of IPv6 would go with the link.
+			sysctl("net/ipv6/conf/all/keep_addr_on_down", "1")
 		}
 		if m.Role == RoleTor && !router {
 			// A switch says nothing itself: no neighbour discovery and no MLD from its bridges and ports.
