@@ -42,7 +42,9 @@ type Event struct {
 }
 
 // Names are the suites, in the order in which they run. The last two measure, the others observe.
-func Names() []string { return []string{"conformance", "packets", "lifecycle", "throughput", "nat"} }
+func Names() []string {
+	return []string{"conformance", "packets", "lifecycle", "routing", "throughput", "nat"}
+}
 
 // Measured tells whether a suite measures.
 func Measured(suite string) bool { return suite == "throughput" || suite == "nat" }

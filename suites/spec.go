@@ -14,7 +14,7 @@ import (
 
 // Spec is the experiment that observes one feature.
 type Spec struct {
-	Suite   string // conformance, packets, lifecycle
+	Suite   string // conformance, packets, lifecycle, routing
 	Feature Feature
 	Name    string // what is done, in a sentence
 	// Run observes the bench's mode. The bench is as after the mode was set up and its containers attached, and what Run
@@ -27,7 +27,7 @@ type Spec struct {
 // Feature is something that a user may want of a mode: a row of the matrix.
 type Feature struct {
 	Name  string
-	Group string // reach, addresses, multicast, ports, nat, packets, isolation, lifecycle, operations
+	Group string // reach, addresses, multicast, ports, nat, packets, isolation, lifecycle, operations, routing
 	Doc   string // the question, answered yes (works), no (blocked) or not-applicable
 }
 
@@ -43,12 +43,13 @@ type Observation struct {
 }
 
 // Sabotage breaks one mode: by steps on a healthy lab, or by what happens to the steps of an attachment or of a
-// publication.
+// publication, or to those that prepare a host.
 type Sabotage struct {
 	Mode   string
 	Doc    string // what is broken, such as "masquerade missing"
 	Steps  func(*topology.Plan) []topology.Step
 	Rewire func([]topology.Step) []topology.Step
+	Setup  func([]topology.Step) []topology.Step
 }
 
 var registry []Spec
@@ -80,7 +81,7 @@ func registerFamilies(of func(Family) Spec) bool {
 }
 
 // Groups are the groups of features, in the order of documents.
-var groups = []string{"reach", "addresses", "multicast", "ports", "nat", "packets", "isolation", "lifecycle", "operations"}
+var groups = []string{"reach", "addresses", "multicast", "ports", "nat", "packets", "isolation", "lifecycle", "operations", "routing"}
 
 // Specs returns all specs: by group, then by feature, then by name.
 func Specs() []Spec {

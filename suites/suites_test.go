@@ -98,7 +98,7 @@ func TestSuites(t *testing.T) {
 		names = append(names, m.Name)
 	}
 	run := &Run{
-		Driver: netns.Driver{}, Topology: top, Suites: []string{"conformance", "packets", "lifecycle"}, Expectations: expectations,
+		Driver: netns.Driver{}, Topology: top, Suites: []string{"conformance", "packets", "lifecycle", "routing"}, Expectations: expectations,
 		Emit: func(e Event) {},
 	}
 	for _, name := range chosen(*onlyModes, names) {
@@ -186,13 +186,19 @@ func (o *observer) reddens(t *testing.T, s Spec, how Sabotage) {
 
 // sabotaged observes a spec on a mode that is broken.
 func (o *observer) sabotaged(ctx context.Context, s Spec, how Sabotage) reports.Result {
-	if how.Rewire != nil {
-		// What happens to the steps of attaching must be there from the start.
+	if how.Rewire != nil || how.Setup != nil {
+		// What happens to the steps of the mode must be there from the start.
 		if err := o.stop(); err != nil {
 			return reports.Result{Outcome: reports.Unable, Detail: err.Error()}
 		}
-		defer func() { _ = o.stop(); o.rewire = nil; o.start(ctx) }()
+		healthy := o.mode
+		defer func() { _ = o.stop(); o.mode, o.rewire = healthy, nil; o.start(ctx) }()
 		o.rewire = how.Rewire
+		if how.Setup != nil {
+			o.mode.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
+				return how.Setup(healthy.Setup(p, host))
+			}
+		}
 		if o.start(ctx); o.failed != nil {
 			return reports.Result{Outcome: reports.Unable, Detail: o.failed.Error()}
 		}
