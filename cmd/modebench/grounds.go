@@ -107,22 +107,20 @@ type kernels struct {
 func checkKernels(names []string, cache string) error {
 	known := append([]string{hostKernel}, vm.Fetchable()...)
 	present, _ := vm.Kernels(cache) // what is left out cannot be named either
-	for _, k := range present {
-		if !slices.Contains(known, k.Name) {
-			known = append(known, k.Name)
-		}
+	has := func(name string) bool {
+		return slices.ContainsFunc(present, func(k vm.Kernel) bool { return k.Name == name })
 	}
 	for _, name := range names {
 		switch {
 		case name == autoKernel && len(names) > 1:
 			return input("--kernel %q: auto chooses by itself: want it alone, or kernels by name", strings.Join(names, ","))
-		case name == autoKernel, slices.Contains(known, name):
+		case name == autoKernel, slices.Contains(known, name), has(name):
 		case strings.Contains(name, "/"):
 			if _, err := vm.File(name); err != nil {
 				return input("--kernel: %w", err)
 			}
 		default:
-			return input("--kernel %q: no such kernel: want %s, %s, or the path of a kernel", name, autoKernel, strings.Join(known, ", "))
+			return input("--kernel %q: no such kernel: want %s, %s, one that modebench kernel list shows, or a path such as ./vmlinuz", name, autoKernel, strings.Join(known, ", "))
 		}
 	}
 	return nil

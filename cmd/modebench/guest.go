@@ -44,7 +44,11 @@ func forward(j job, rest io.Reader, out io.Writer, say func(message)) (err error
 		return fmt.Errorf("guest kernel %s: %w", k.Name, err)
 	}
 	defer func() { err = errors.Join(err, m.Stop()) }()
-	for _, p := range []reports.Phase{{Name: "boot " + k.Name, Seconds: m.Boot}, {Name: "modules of " + k.Name, Seconds: m.Load}} {
+	what := ""
+	if len(j.Modes) == 1 {
+		what = " for " + j.Modes[0]
+	}
+	for _, p := range []reports.Phase{{Name: "boot " + k.Name + what, Seconds: m.Boot}, {Name: "load modules of " + k.Name + what, Seconds: m.Load}} {
 		say(message{Event: suites.Event{Kind: "phase", Phase: &p}})
 	}
 	if err := json.NewEncoder(m.Stream).Encode(j); err != nil {

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/suites"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/vm"
+)
+
+// guestKernel is the name of a kernel that boots here without being fetched, or skips.
+func guestKernel(t *testing.T) string {
+	t.Helper()
+	isolated(t)
+	ks, lacking := vm.Kernels(DefaultCache())
+	if len(ks) == 0 {
+		unable(t, "no guest kernel: %v: modebench kernel fetch uml brings one", lacking)
+	}
+	return ks[0].Name
+}
+
+// readReport reads the results of the report in dir.
+func readReport(t *testing.T, dir string) reports.Results {
+	t.Helper()
+	res, err := readResults(filepath.Join(dir, "modebench-report", "results.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// TestGuest observes and measures a mode in a guest and on the machine's own kernel: the same cells of both, each with its
+// fidelity, and what was measured has a baseline of its own.
+func TestGuest(t *testing.T) {
+	name := guestKernel(t)
+	dir := t.TempDir()
+	code, stdout, stderr := result(t, modebench(t, dir, "run", "-m", "none,macvlan-bridge", "--kernel", "host,"+name,
+		"--suite", "conformance,throughput", "--blocks", "1", "--seed", "7"))
+	if code != exitExpected {
+		t.Fatalf("exit code %d: want 0: %s", code, stderr)
+	}
+	if !strings.Contains(stdout, "2 kernels") || !strings.Contains(stderr, "none on "+name) {
+		t.Errorf("nobody says on which kernels: %s%s", stdout, stderr)
+	}
+	res := readReport(t, dir)
+	if !res.Run.Complete {
+		t.Errorf("missing: %v", res.Run.Missing)
+	}
+	cells := map[string]map[string]string{} // by kernel, what was observed of each mode's feature
+	for _, r := range res.Results {
+		if r.Fidelity.Driver != "netns" || (r.Fidelity.Kernel == release()) != (r.Fidelity.Accelerator == "") {
+			t.Fatalf("%s %s: fidelity %+v", r.Mode, r.Feature, r.Fidelity)
+		}
+		if cells[r.Fidelity.Kernel] == nil {
+			cells[r.Fidelity.Kernel] = map[string]string{}
+		}
+		if r.Suite == "conformance" {
+			cells[r.Fidelity.Kernel][r.Mode+"/"+r.Feature] = r.Outcome
+		}
+	}
+	if len(cells) != 2 {
+		t.Fatalf("results of %d kernels: want 2", len(cells))
+	}
+	for kernel, of := range cells {
+		for cell := range cells[release()] {
+			if of[cell] != reports.Pass && of[cell] != reports.Unable { // a kernel may lack what a spec needs
+				t.Errorf("%s on %s: %q", cell, kernel, of[cell])
+			}
+		}
+	}
+	paired := map[string]int{}
+	for _, s := range reports.Summarise(res) {
+		if s.Mode != reports.Baseline && s.Blocks > 0 {
+			paired[s.Fidelity.Kernel]++
+		}
+	}
+	if len(paired) != 2 {
+		t.Errorf("measurements with a baseline of their own: %v: want some on both kernels", paired)
+	}
+	var phases []string
+	for _, p := range res.Run.Phases {
+		phases = append(phases, p.Name)
+	}
+	for _, want := range []string{"boot " + name, "load modules of " + name, "observe on " + name, "measure on " + name} {
+		if !strings.Contains(strings.Join(phases, "\n"), want) {
+			t.Errorf("no phase %q in %q", want, phases)
+		}
+	}
+}
+
+// descendants are the processes that a process started, and those that these did.
+func descendants(t *testing.T, of int) (pids []int) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	children := map[int][]int{}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		_, rest, ok := strings.Cut(string(b), ") ") // a name may hold anything but ends there
+		if fields := strings.Fields(rest); err == nil && ok && len(fields) > 1 {
+			parent, _ := strconv.Atoi(fields[1])
+			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			children[parent] = append(children[parent], child)
+		}
+	}
+	for next := []int{of}; len(next) > 0; {
+		pids = append(pids, children[next[0]]...)
+		next = append(next[1:], children[next[0]]...)
+	}
+	return pids
+}
+
+// emulators are the descendants that run a guest's kernel, in the order of their birth.
+func emulators(t *testing.T, of int) (pids []int) {
+	t.Helper()
+	for _, pid := range descendants(t, of) {
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		if err == nil && (strings.HasSuffix(exe, "linux.uml") || strings.Contains(exe, "qemu-system")) {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return pids
+}
+
+// alive are those of some processes that there still are.
+func alive(pids []int) []int {
+	return slices.DeleteFunc(slices.Clone(pids), func(pid int) bool { return syscall.Kill(pid, 0) != nil })
+}
+
+// TestGuestKilled kills the guest of one mode: what that mode still owed is unable, with the console's last lines, and the
+// other mode is observed.
+func TestGuestKilled(t *testing.T) {
+	name := guestKernel(t)
+	dir := t.TempDir()
+	cmd := modebench(t, dir, "run", "-m", "none,macvlan-bridge", "--kernel", name, "--suite", "conformance", "--seed", "7")
+	var words bytes.Buffer
+	cmd.Stderr = &words
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a guest", func() bool { return len(emulators(t, cmd.Process.Pid)) > 0 })
+	all := descendants(t, cmd.Process.Pid)
+	first := emulators(t, cmd.Process.Pid)[0]
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // the exit code tells
+	res := readReport(t, dir)
+	if !res.Run.Complete {
+		t.Errorf("missing: %v: want every cell, unable where the guest was killed", res.Run.Missing)
+	}
+	unable, passed := map[string]int{}, map[string]int{}
+	for _, r := range res.Results {
+		switch {
+		case r.Outcome == reports.Unable && strings.Contains(r.Detail, "guest kernel "+name):
+			unable[r.Mode]++
+		case r.Outcome == reports.Pass:
+			passed[r.Mode]++
+		}
+	}
+	if len(unable) != 1 || len(passed) == 0 {
+		t.Errorf("unable for the guest: %v; passed: %v: want one mode's cells unable, and the other's to pass: %s", unable, passed, words.String())
+	}
+	until(t, "no process to be left", func() bool { return len(alive(all)) == 0 && len(ours(t, dir)) == 0 })
+}
+
+// TestGuestEndsWithTheCommand ends the command by a signal of the terminal and by force, at random instants: no guest stays.
+func TestGuestEndsWithTheCommand(t *testing.T) {
+	name := guestKernel(t)
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
+	for _, by := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL, syscall.SIGINT, syscall.SIGKILL} {
+		dir := t.TempDir()
+		cmd := modebench(t, dir, "run", "-m", "none,macvlan-bridge", "--kernel", name, "--seed", "7", "--quick")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "a guest", func() bool { return len(emulators(t, cmd.Process.Pid)) > 0 })
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(random.Int64N(int64(4*time.Second))))
+		<-ctx.Done()
+		cancel()
+		all := append(descendants(t, cmd.Process.Pid), cmd.Process.Pid)
+		if err := cmd.Process.Signal(by); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // it was asked to end
+		until(t, "no process to be left by "+by.String(), func() bool { return len(alive(all)) == 0 && len(ours(t, dir)) == 0 })
+	}
+}
+
+// TestNoKernel asks for a kernel that is not there and may not be fetched: what needs it is unable, and told how it comes.
+func TestNoKernel(t *testing.T) {
+	var said bytes.Buffer
+	own := &ground{name: hostKernel, missing: map[string]string{"macvlan": "operation not supported"}}
+	ks := &kernels{noFetch: true, say: &said, grounds: []*ground{own}, span: func(_ string, f func() error) error { return f() }}
+	g := ks.fetch(t.Context(), "uml")
+	if g.failed == nil || !strings.Contains(g.failed.Error(), "modebench kernel fetch uml") || said.Len() > 0 {
+		t.Errorf("%v, said %q: want the remedy, and nothing fetched", g.failed, said.String())
+	}
+	if why := g.lacks([]string{"underlay"}); why != g.failed.Error() {
+		t.Errorf("a kernel that is not there lacks %q", why)
+	}
+	p, _, err := readPlan(defaultTopology)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := findModes([]string{"macvlan-bridge"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []assignment{{Mode: all[0], plan: p, ground: g, why: g.failed.Error()}} {
+		var res reports.Results
+		b := &book{o: options{kernels: []string{hostKernel, "uml"}}, res: &res, got: map[cell]bool{}}
+		b.unable(a, []string{"conformance"}, a.why, nil)
+		if len(res.Results) == 0 || res.Results[0].Fidelity.Kernel != "uml" || res.Results[0].Fidelity == own.fidelity() {
+			t.Errorf("%+v: want cells of a kernel that nobody takes for the machine's own", res.Results[:min(1, len(res.Results))])
+		}
+	}
+}
+
+// TestSeveralReasons has the console of a guest that failed as evidence, and its cells once.
+func TestSeveralReasons(t *testing.T) {
+	all, err := findModes([]string{"none", "bridge"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := readPlan(defaultTopology)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &ground{name: "uml", guest: &vm.Kernel{Name: "uml", Release: "6.1.0", Accelerator: "uml"}}
+	var as []assignment
+	for _, m := range all {
+		as = append(as, assignment{Mode: m, plan: &topology.Plan{Topology: p.Topology}, ground: g})
+	}
+	o := options{kernels: []string{autoKernel}, suites: []string{"conformance"}}
+	var res reports.Results
+	b := &book{o: o, res: &res, grounds: []*ground{g}, got: map[cell]bool{}, view: newProgress(&bytes.Buffer{}, false)}
+	owes := owed(o, as[0], o.suites)
+	for i := range 2 {
+		b.note(task{ground: g}, message{Event: suites.Event{Kind: "cell", Mode: "none", Result: &reports.Result{
+			Suite: owes[i].Suite, Mode: "none", Feature: owes[i].Feature, Outcome: reports.Pass,
+		}}})
+	}
+	broke := errors.New("guest kernel uml: it ended: signal: killed\n[    1.0] Kernel panic - not syncing\n\n[    1.1] end")
+	b.close(t.Context(), "observe on uml", task{job: job{Guest: g.guest, Modes: []string{"none"}, Suites: o.suites}, ground: g, of: as[:1]}, broke)
+	if len(res.Results) != len(owes) || len(b.failures) != 1 || strings.Contains(b.failures[0], "panic") {
+		t.Fatalf("%d results, failures %q: want %d, and one line", len(res.Results), b.failures, len(owes))
+	}
+	for i, r := range res.Results[2:] {
+		if r.Outcome != reports.Unable || r.Mode != "none" || len(r.Evidence) != 2 || r.Evidence[0].Saw != "[    1.0] Kernel panic - not syncing" || r.Fidelity.Accelerator != "uml" {
+			t.Fatalf("result %d: %+v: want unable, with the console's lines", i, r)
+		}
+	}
+}
