@@ -347,7 +347,8 @@ type BGPMessage struct {
 	EndOfRIB             bool           // RFC 4724 section 2
 
 	// notification
-	Code, Subcode int
+	Code, Subcode int  // those within a Hard Reset
+	Hard          bool // it came in a Hard Reset, which no graceful restart follows (RFC 8538 section 3)
 }
 
 // Group is one record of a multicast membership report.

@@ -42,7 +42,11 @@ func bgpMessage(m *bgp.BGPMessage) lab.BGPMessage {
 	case *bgp.BGPUpdate:
 		return bgpUpdate(body)
 	case *bgp.BGPNotification:
-		return lab.BGPMessage{Kind: "notification", Code: int(body.ErrorCode), Subcode: int(body.ErrorSubcode)}
+		m := lab.BGPMessage{Kind: "notification", Code: int(body.ErrorCode), Subcode: int(body.ErrorSubcode)}
+		if m.Code == bgp.BGP_ERROR_CEASE && m.Subcode == bgp.BGP_ERROR_SUB_HARD_RESET && len(body.Data) >= 2 {
+			m.Code, m.Subcode, m.Hard = int(body.Data[0]), int(body.Data[1]), true
+		}
+		return m
 	case *bgp.BGPRouteRefresh:
 		return lab.BGPMessage{Kind: "route-refresh"}
 	}
@@ -139,6 +143,9 @@ func bgpText(m lab.BGPMessage) string {
 		}
 	case "notification":
 		fmt.Fprintf(&t, " %d/%d", m.Code, m.Subcode)
+		if m.Hard {
+			t.WriteString(" in a hard reset")
+		}
 	}
 	return t.String()
 }

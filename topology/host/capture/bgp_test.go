@@ -27,6 +27,7 @@ func TestBGPMessages(t *testing.T) {
 		bgp.NewBGPUpdateMessage([]*bgp.IPAddrPrefix{v4}, nil, nil),
 		bgp.NewBGPUpdateMessage(nil, []bgp.PathAttributeInterface{bgp.NewPathAttributeMpUnreachNLRI([]bgp.AddrPrefixInterface{v6})}, nil),
 		bgp.NewEndOfRib(bgp.RF_IPv6_UC),
+		bgp.NewBGPNotificationMessage(6, 9, []byte{6, 1}),
 		bgp.NewBGPNotificationMessage(4, 0, nil),
 	}
 	prefix4, prefix6 := []netip.Prefix{netip.MustParsePrefix("198.18.1.5/32")}, []netip.Prefix{netip.MustParsePrefix("2001:db8:18::105/128")}
@@ -39,6 +40,7 @@ func TestBGPMessages(t *testing.T) {
 		{Kind: "update", Withdrawn: prefix4},
 		{Kind: "update", Withdrawn: prefix6, Attributes: []int{15}},
 		{Kind: "update", Attributes: []int{15}, EndOfRIB: true},
+		{Kind: "notification", Code: 6, Subcode: 1, Hard: true},
 		{Kind: "notification", Code: 4},
 	}
 	var segment []byte
