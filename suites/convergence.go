@@ -556,7 +556,14 @@ var _ = register(Spec{
 		if m == nil {
 			return blocked("%s announced %d prefixes, where %s bears %d: no NOTIFICATION came within %s", s.host, len(prefixes), s.tor, most, patience), nil
 		}
-		up, err := s.up(ctx, b)
+		ended, err := eventually(ctx, patience, func() (bool, error) { // each of its sessions has the same limit
+			for _, s := range mine {
+				if up, err := s.up(ctx, b); err != nil || up {
+					return false, err
+				}
+			}
+			return true, nil
+		})
 		if err != nil {
 			return Observation{}, err
 		}
@@ -569,9 +576,11 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		o := whether(m.Code == 6 && m.Subcode == 1 && !up && others && a.Answered, // RFC 4486 section 4
-			"%s announced %d prefixes, where %s bears %d: NOTIFICATION %d/%d; its session is established: %t; that of %s: %t, and %s reaches its container: %t",
-			s.host, len(prefixes), s.tor, most, m.Code, m.Subcode, up, other.host, others, external(b), a.Answered)
+		// Where graceful restart was agreed on, GoBGP makes a Hard Reset of it (RFC 8538), and leaves the reason out.
+		cease := m.Code == 6 && (m.Subcode == 1 || m.Subcode == 9)
+		o := whether(cease && ended && others && a.Answered,
+			"%s announced %d prefixes, where %s bears %d: NOTIFICATION %d/%d; its sessions ended: %t; that of %s is established: %t, and %s reaches its container: %t",
+			s.host, len(prefixes), s.tor, most, m.Code, m.Subcode, ended, other.host, others, external(b), a.Answered)
 		o.Evidence = []reports.Evidence{seen(m.Packet)}
 		return o, nil
 	},
