@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 	"time"
@@ -227,8 +226,8 @@ func owes(r *Run, got []reports.Result) (missing []Cell) {
 // powerless starts nothing.
 type powerless struct{}
 
-func (powerless) Boot(context.Context, *topology.Plan) ([]io.ReadWriteCloser, func() error, error) {
-	return nil, nil, errors.New("no power")
+func (powerless) Boot(context.Context, *topology.Plan) (lab.Booted, error) {
+	return lab.Booted{}, errors.New("no power")
 }
 
 func TestLabsThatDoNotStartLeaveTheirCellsUnable(t *testing.T) {

@@ -20,7 +20,35 @@ const firstIndex = 10000
 
 // Cables joins the machines of a plan, each of which has its namespace in spaces: every cable is a veth pair, both ends
 // of which are made in their places, down, by one request. Drivers whose machines are namespaces call it.
-func Cables(p *topology.Plan, spaces map[string]*space.Space) (err error) {
+func Cables(p *topology.Plan, spaces map[string]*space.Space) error {
+	return cables(p, spaces, p.Machines)
+}
+
+// Recable makes the cables of one machine, which is not a tor, anew: the old ones are pulled out of the tors, whatever is
+// left of their other ends. Only the machine and its tors need be in spaces.
+func Recable(p *topology.Plan, spaces map[string]*space.Space, m *topology.Machine) error {
+	for _, n := range m.NICs {
+		if n.Trunk != "" {
+			continue
+		}
+		err := spaces[n.Peer.Machine].Do(func() error {
+			port, err := netlink.LinkByName(n.Peer.Interface)
+			if err == nil {
+				err = netlink.LinkDel(port)
+			}
+			if errors.As(err, &netlink.LinkNotFoundError{}) || errors.Is(err, unix.ENODEV) { // gone with its other end
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("pull %s %s: %w", n.Peer.Machine, n.Peer.Interface, err)
+		}
+	}
+	return cables(p, spaces, []topology.Machine{*m})
+}
+
+func cables(p *topology.Plan, spaces map[string]*space.Space, of []topology.Machine) (err error) {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
@@ -32,7 +60,7 @@ func Cables(p *topology.Plan, spaces map[string]*space.Space) (err error) {
 		}
 		defer func() { err = errors.Join(err, steer(spaces, topology.Steering(nil))) }()
 	}
-	for _, m := range p.Machines {
+	for _, m := range of {
 		if m.Role == topology.RoleTor {
 			continue // its ports are the other ends
 		}

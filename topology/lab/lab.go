@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/rpc"
+	"slices"
+	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -16,27 +19,45 @@ import (
 
 // A Driver starts the hosts of a plan, joined as the plan joins them. Drivers differ only in what a host is made of.
 type Driver interface {
-	// Boot returns a connection to the program on each machine, in the order of the plan's machines, and what stops
-	// them all. The ends of every cable exist by then, down, with name, MAC and MTU. On error it leaves nothing behind.
-	Boot(context.Context, *topology.Plan) (hosts []io.ReadWriteCloser, stop func() error, err error)
+	// Boot starts every machine of the plan. The ends of every cable exist by then, down, with name, MAC and MTU. On error
+	// it leaves nothing behind.
+	Boot(context.Context, *topology.Plan) (Booted, error)
+}
+
+// Booted are the machines of a plan that a driver started.
+type Booted struct {
+	// Hosts are connections to the program on each machine, in the order of the plan's machines.
+	Hosts []io.ReadWriteCloser
+	// Reboot ends a machine that is not a tor as a loss of power does, and starts it again: nothing is left of what was in
+	// it. Its cables are new ones, both ends down, and the connection is to its new program. It is called for one machine
+	// at a time.
+	Reboot func(ctx context.Context, machine string) (io.ReadWriteCloser, error)
+	// Stop ends them all.
+	Stop func() error
 }
 
 // Lab is a running plan. Its methods may be called at the same time.
 type Lab struct {
-	plan  *topology.Plan
-	hosts map[string]*rpc.Client
-	stop  func() error
+	plan   *topology.Plan
+	booted Booted
+
+	mu      sync.Mutex
+	hosts   map[string]*rpc.Client
+	applied map[string][]Apply // by machine: what owners applied there that was not undone, in order
 }
+
+// underlay owns what joins the machines.
+const underlay = "underlay"
 
 // Start boots a plan's machines and sets up the underlay on them. On error nothing is left behind.
 func Start(ctx context.Context, d Driver, p *topology.Plan) (*Lab, error) {
-	conns, stop, err := d.Boot(ctx, p)
+	booted, err := d.Boot(ctx, p)
 	if err != nil {
 		return nil, fmt.Errorf("boot %s: %w", p.Topology.Name, err)
 	}
-	l := &Lab{plan: p, hosts: map[string]*rpc.Client{}, stop: stop}
+	l := &Lab{plan: p, booted: booted, hosts: map[string]*rpc.Client{}, applied: map[string][]Apply{}}
 	for i, m := range p.Machines {
-		l.hosts[m.Name] = rpc.NewClient(conns[i])
+		l.hosts[m.Name] = rpc.NewClient(booted.Hosts[i])
 	}
 	// Tors last: a port that comes up with its far end ready forwards at once, another waits for the kernel's link watch.
 	var ends, tors []topology.Step
@@ -48,7 +69,7 @@ func Start(ctx context.Context, d Driver, p *topology.Plan) (*Lab, error) {
 		}
 	}
 	for _, steps := range [][]topology.Step{ends, tors} {
-		if err := l.Apply(ctx, "underlay", steps); err != nil {
+		if err := l.Apply(ctx, underlay, steps); err != nil {
 			return nil, errors.Join(fmt.Errorf("underlay: %w", err), l.Close())
 		}
 	}
@@ -71,23 +92,109 @@ func (l *Lab) Apply(ctx context.Context, owner string, steps []topology.Step) er
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, m := range order {
-		g.Go(func() error { return l.Do(ctx, m, "Host.Apply", Apply{Owner: owner, Steps: on[m]}, &Nothing{}) })
+		g.Go(func() error {
+			a := Apply{Owner: owner, Steps: on[m]}
+			if err := l.Do(ctx, m, "Host.Apply", a, &Nothing{}); err != nil {
+				return err
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.applied[m] = append(l.applied[m], a)
+			return nil
+		})
 	}
 	return g.Wait()
 }
 
-// Undo undoes what an owner applied, on every machine.
-func (l *Lab) Undo(ctx context.Context, owner string) error {
+// Undo undoes what an owner applied, on the machines named, or on every machine where none is.
+func (l *Lab) Undo(ctx context.Context, owner string, machines ...string) error {
+	if len(machines) == 0 {
+		for _, m := range l.plan.Machines {
+			machines = append(machines, m.Name)
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	for m := range l.hosts {
+	for _, m := range machines {
+		l.mu.Lock()
+		l.applied[m] = slices.DeleteFunc(l.applied[m], func(a Apply) bool { return a.Owner == owner })
+		l.mu.Unlock()
 		g.Go(func() error { return l.Do(ctx, m, "Host.Undo", Undo{Owner: owner}, &Nothing{}) })
 	}
 	return g.Wait()
 }
 
+// Reboot restarts a machine that is not a tor, as a loss of power does: what is left of it are its cables. What of a tor's
+// underlay concerns the ports that they end at is set up again there, as a switch does that has its configuration.
+// Restore brings back what was on the machine.
+func (l *Lab) Reboot(ctx context.Context, machine string) error {
+	m := l.plan.Machine(machine)
+	if m == nil || m.Role == topology.RoleTor {
+		return fmt.Errorf("reboot %s: want a host or an external machine of %s", machine, l.plan.Topology.Name)
+	}
+	l.mu.Lock()
+	old := l.hosts[machine]
+	l.mu.Unlock()
+	_ = old.Close() // nothing is heard of it any more
+	conn, err := l.booted.Reboot(ctx, machine)
+	if err != nil {
+		return fmt.Errorf("reboot %s: %w", machine, err)
+	}
+	l.mu.Lock()
+	l.hosts[machine] = rpc.NewClient(conn)
+	l.mu.Unlock()
+	ports := map[string][]topology.Step{}
+	for _, s := range topology.Underlay(l.plan) {
+		if slices.ContainsFunc(m.NICs, func(n topology.Interface) bool {
+			return n.Trunk == "" && n.Peer.Machine == s.On && concerns(s, n.Peer.Interface)
+		}) {
+			ports[s.On] = append(ports[s.On], s)
+		}
+	}
+	for tor, steps := range ports { // without an owner: what was made at first is undone already, with the old port
+		if err := l.Do(ctx, tor, "Host.Apply", Apply{Steps: steps}, &Nothing{}); err != nil {
+			return fmt.Errorf("reboot %s: its ports: %w", machine, err)
+		}
+	}
+	return nil
+}
+
+// concerns tells whether a step is about a device, which exists.
+func concerns(s topology.Step, device string) bool {
+	switch {
+	case s.Set != nil:
+		return s.Set.Name == device
+	case s.VLAN != nil:
+		return s.VLAN.Link == device
+	case s.Addr != nil:
+		return s.Addr.Link == device
+	case s.Route != nil:
+		return s.Route.Link == device
+	case s.Shape != nil:
+		return s.Shape.Link == device
+	case s.Sysctl != nil:
+		return strings.Contains(s.Sysctl.Key, "/"+device+"/")
+	}
+	return false
+}
+
+// Restore carries out again on a machine what owners applied there and did not undo, in the order in which they did.
+func (l *Lab) Restore(ctx context.Context, machine string) error {
+	l.mu.Lock()
+	applied := slices.Clone(l.applied[machine])
+	l.mu.Unlock()
+	for _, a := range applied {
+		if err := l.Do(ctx, machine, "Host.Apply", a, &Nothing{}); err != nil {
+			return fmt.Errorf("restore what %q applied: %w", a.Owner, err)
+		}
+	}
+	return nil
+}
+
 // Do asks the program on a machine to do one verb. reply is a pointer to what the verb gives.
 func (l *Lab) Do(ctx context.Context, machine, verb string, args, reply any) error {
+	l.mu.Lock()
 	c := l.hosts[machine]
+	l.mu.Unlock()
 	if c == nil {
 		return fmt.Errorf("%s: no such machine in %s", machine, l.plan.Topology.Name)
 	}
@@ -105,8 +212,10 @@ func (l *Lab) Do(ctx context.Context, machine, verb string, args, reply any) err
 
 // Close ends all machines of the lab and everything on them.
 func (l *Lab) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, c := range l.hosts {
 		_ = c.Close() // the machine may be gone already; what matters is that it stops
 	}
-	return l.stop()
+	return l.booted.Stop()
 }

@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os/exec"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,9 +25,20 @@ import (
 )
 
 // Driver is a lab.Driver. Its zero value is ready.
-type Driver struct{}
+type Driver struct {
+	// Start starts a machine that has a namespace for its cables, which are laid when cabled is closed. nil: Start of this
+	// package.
+	Start func(ctx context.Context, m *topology.Machine, s *space.Space, cabled <-chan struct{}) (Machine, error)
+}
 
 var _ lab.Driver = Driver{}
+
+// Machine is a machine that runs. It is a connection to its program, which has greeted.
+type Machine interface {
+	io.ReadWriteCloser
+	Stop() error // ends it by the end of its input, and tells how it ended
+	Kill()       // ends it at once; it has ended when Kill returns
+}
 
 // Greeting is the first line that the program on a machine writes: it is there, and speaks this protocol.
 const Greeting = "modebench host 1\n"
@@ -38,62 +51,127 @@ func Main(name string, in io.ReadCloser, out io.WriteCloser) error {
 	return host.Serve(name, stream{in, out})
 }
 
-// machine is a running machine.
-type machine struct {
-	cmd    *exec.Cmd
-	stream stream
-	words  *tail
-}
-
-// Boot starts every machine's program and lays the cables.
-func (Driver) Boot(ctx context.Context, p *topology.Plan) (_ []io.ReadWriteCloser, _ func() error, err error) {
+// Boot starts every machine and lays the cables.
+func (d Driver) Boot(ctx context.Context, p *topology.Plan) (_ lab.Booted, err error) {
+	b := &booted{start: d.Start, plan: p, tors: map[string]*space.Space{}, machines: make([]Machine, len(p.Machines))}
+	if b.start == nil {
+		b.start = func(ctx context.Context, m *topology.Machine, s *space.Space, _ <-chan struct{}) (Machine, error) {
+			return Start(ctx, m.Name, s)
+		}
+	}
 	spaces := map[string]*space.Space{}
-	machines := make([]*machine, len(p.Machines))
-	stop := func() error {
-		var g errgroup.Group
-		for _, m := range machines {
-			if m != nil {
-				g.Go(m.stop)
+	defer func() {
+		for name, s := range spaces {
+			if b.tors[name] == nil {
+				err = errors.Join(err, s.Close()) // the machines hold their namespaces themselves
 			}
 		}
-		return g.Wait()
-	}
-	defer func() {
-		for _, s := range spaces {
-			err = errors.Join(err, s.Close()) // the machines hold their namespaces themselves
-		}
 		if err != nil {
-			err = errors.Join(err, stop())
+			err = errors.Join(err, b.stop())
 		}
 	}()
 	for _, m := range p.Machines {
 		s, err := space.New()
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", m.Name, err)
+			return lab.Booted{}, fmt.Errorf("%s: %w", m.Name, err)
 		}
 		spaces[m.Name] = s
+		if m.Role == topology.RoleTor {
+			b.tors[m.Name] = s
+		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for i, m := range p.Machines {
+	cabled := make(chan struct{})
+	for i := range p.Machines {
 		g.Go(func() (err error) {
-			machines[i], err = start(ctx, m.Name, spaces[m.Name])
+			m := &p.Machines[i]
+			b.machines[i], err = b.start(ctx, m, spaces[m.Name], cabled)
 			return err
 		})
 	}
-	g.Go(func() error { return host.Cables(p, spaces) })
+	g.Go(func() error {
+		if err := host.Cables(p, spaces); err != nil {
+			return err
+		}
+		close(cabled)
+		return nil
+	})
 	if err := g.Wait(); err != nil {
-		return nil, nil, err
+		return lab.Booted{}, err
 	}
-	hosts := make([]io.ReadWriteCloser, len(machines))
-	for i, m := range machines {
-		hosts[i] = m.stream
+	out := lab.Booted{Reboot: b.reboot, Stop: b.stop}
+	for _, m := range b.machines {
+		out.Hosts = append(out.Hosts, m)
 	}
-	return hosts, stop, nil
+	return out, nil
 }
 
-func start(ctx context.Context, name string, s *space.Space) (*machine, error) {
+// booted are the machines of a plan.
+type booted struct {
+	start func(context.Context, *topology.Machine, *space.Space, <-chan struct{}) (Machine, error)
+	plan  *topology.Plan
+	tors  map[string]*space.Space // held, so that new cables can end there
+
+	mu       sync.Mutex
+	machines []Machine // in the plan's order; nil: not running
+}
+
+func (b *booted) reboot(ctx context.Context, machine string) (_ io.ReadWriteCloser, err error) {
+	i := slices.IndexFunc(b.plan.Machines, func(m topology.Machine) bool { return m.Name == machine })
+	m := &b.plan.Machines[i]
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.machines[i] != nil {
+		b.machines[i].Kill()
+		b.machines[i] = nil
+	}
+	s, err := space.New()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	spaces := maps.Clone(b.tors)
+	spaces[machine] = s
+	if err := host.Recable(b.plan, spaces, m); err != nil {
+		return nil, err
+	}
+	cabled := make(chan struct{})
+	close(cabled)
+	started, err := b.start(ctx, m, s, cabled)
+	if err != nil {
+		return nil, err
+	}
+	b.machines[i] = started
+	return started, nil
+}
+
+func (b *booted) stop() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var g errgroup.Group
+	for _, m := range b.machines {
+		if m != nil {
+			g.Go(m.Stop)
+		}
+	}
+	err := g.Wait()
+	for _, s := range b.tors {
+		err = errors.Join(err, s.Close())
+	}
+	return err
+}
+
+// process is a machine that is a process in its namespace.
+type process struct {
+	stream
+	cmd   *exec.Cmd
+	words *tail
+}
+
+// Start starts the program of a machine as a process in a namespace.
+func Start(ctx context.Context, name string, s *space.Space) (Machine, error) {
 	cmd := exec.Command(space.Self, "host", name)
-	m := &machine{cmd: cmd, words: &tail{}}
+	m := &process{cmd: cmd, words: &tail{}}
 	cmd.Stderr = m.words
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -107,8 +185,19 @@ func start(ctx context.Context, name string, s *space.Space) (*machine, error) {
 	if err := s.Start(cmd); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	buffered := bufio.NewReader(out)
-	m.stream = stream{reader{buffered, out}, in}
+	greeted, err := Greeted(ctx, stream{out, in})
+	if err != nil {
+		m.stream = stream{out, in}
+		_ = m.Stop()
+		return nil, fmt.Errorf("%s: program on the machine: %w%s", name, err, m.words)
+	}
+	m.stream = stream{greeted, in}
+	return m, nil
+}
+
+// Greeted reads the greeting of the program on a machine, and gives what is to be read after it.
+func Greeted(ctx context.Context, from io.ReadCloser) (io.ReadCloser, error) {
+	buffered := bufio.NewReader(from)
 	greeted := make(chan error, 1)
 	go func() {
 		line, err := buffered.ReadString('\n')
@@ -118,22 +207,25 @@ func start(ctx context.Context, name string, s *space.Space) (*machine, error) {
 		greeted <- err
 	}()
 	select {
-	case err = <-greeted:
+	case err := <-greeted:
+		return reader{buffered, from}, err
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
-	if err != nil {
-		_ = m.stop()
-		return nil, fmt.Errorf("%s: program on the machine: %w%s", name, err, m.words)
-	}
-	return m, nil
 }
 
 // grace is how long a program may take to end by itself after its input ended.
 const grace = 5 * time.Second
 
-func (m *machine) stop() error {
-	_ = m.stream.Close() // its end is the signal to stop; it may have been closed before
+// Kill ends the program where it stands.
+func (m *process) Kill() {
+	_ = m.cmd.Process.Kill() // fails where it ended before
+	_ = m.cmd.Wait()         // it was killed: that it says so is no news
+}
+
+// Stop lets the program end, and tells how it ended.
+func (m *process) Stop() error {
+	_ = m.Close() // its end is the signal to stop; it may have been closed before
 	late := time.AfterFunc(grace, func() { _ = m.cmd.Process.Kill() })
 	defer late.Stop()
 	if err := m.cmd.Wait(); err != nil {

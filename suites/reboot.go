@@ -1,0 +1,150 @@
+package suites
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/lab"
+)
+
+// picked is a state without what a kernel draws anew: numbers of devices and namespaces, and on the host itself, where
+// modes leave MAC addresses to it, those and what follows from them.
+func picked(s lab.State) lab.State {
+	out := lab.State{Spaces: map[string]lab.SpaceState{}}
+	for name, space := range s.Spaces {
+		space.Inode = 0
+		space.Links = slices.Clone(space.Links)
+		for i := range space.Links {
+			space.Links[i].Index, space.Links[i].Parent = 0, 0
+			if name == "" {
+				space.Links[i].MAC = nil
+			}
+		}
+		if name == "" {
+			space.FDB = nil
+			space.Addrs = slices.DeleteFunc(slices.Clone(space.Addrs), func(a lab.Addr) bool { return a.LinkLocal })
+		}
+		out.Spaces[name] = space
+	}
+	return out
+}
+
+// asBefore waits until a host is as it was before, but for numbers, and gives what is not.
+func asBefore(ctx context.Context, b *Bench, host string, before lab.State) (diff []string, err error) {
+	_, err = eventually(ctx, patience, func() (bool, error) {
+		after, err := b.State(ctx, host)
+		came, went := changes(picked(before), picked(after))
+		diff = append(came, went...)
+		return err == nil && len(diff) == 0, err
+	})
+	return diff, err
+}
+
+// outlived is what a machine has that has just been started, and should not: more than its cables, which are down, and
+// its loopback.
+func outlived(m *topology.Machine, s lab.State) (out []string) {
+	for name, space := range s.Spaces {
+		if name != "" {
+			out = append(out, "container "+name)
+		}
+		for _, l := range space.Links {
+			nic := m.NIC(l.Name)
+			if l.Kind != "loopback" && (nic == nil || nic.Trunk != "" || l.Up || l.Master != "") {
+				out = append(out, "device "+l.Name)
+			}
+		}
+		for _, r := range space.Routes {
+			if r.Link != "lo" {
+				out = append(out, "route "+r.Text)
+			}
+		}
+		for _, r := range space.Rules {
+			out = append(out, fmt.Sprintf("rule %s %s %s", r.Family, r.Table, r.Chain))
+		}
+	}
+	return out
+}
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{
+		Name: "host-reboot", Group: "operations",
+		Doc: "When a host was restarted, which lost all that was set up on it, and the mode has set it up again, is the host as it was and does the container reach the outside from the same addresses, while other hosts' containers never noticed?",
+	},
+	Name: "a host is restarted, a container of another host asks an external machine meanwhile, the mode's steps are carried out again, the host is compared with before, and its container asks",
+	Run:  hostReboot,
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "the host cannot find its neighbours anew", Steps: forgetful},
+		{Mode: "macvlan-bridge", Doc: "the container's MAC address is not the mode's choice, and drawn anew", Rewire: mapLinks(func(l *topology.Link) { l.MAC = nil })},
+		{Mode: "ptp", Doc: "the container's MAC address is not the mode's choice, and drawn anew", Rewire: mapLinks(func(l *topology.Link) { l.PeerMAC = nil })},
+	},
+})
+
+func hostReboot(ctx context.Context, b *Bench) (Observation, error) {
+	if b.mode.Addrs == nil {
+		return notApplicable("the mode gives a container no address: there is no traffic"), nil
+	}
+	p, x := container(b), external(b)
+	host, other := p.Machine, b.Containers(secondHost(b), network(b))[0]
+	for _, from := range []Place{p, other} {
+		if _, no, err := recovers(ctx, b, from); err != nil || len(no) > 0 {
+			return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s by %s before the restart", from, x, orNone(no)))
+		}
+	}
+	before, err := steady(ctx, b, host)
+	if err != nil {
+		return Observation{}, err
+	}
+	restore, err := b.Reboot(ctx, host)
+	if err != nil {
+		return Observation{}, err
+	}
+	bare, err := b.State(ctx, host)
+	if err != nil {
+		return Observation{}, err
+	}
+	_, went := changes(picked(before), picked(bare))
+	o := works("").differences(host, went)
+	if left := outlived(b.plan.Machine(host), bare); len(left) > 0 {
+		o.Status, o.Detail = "mixed", fmt.Sprintf("%s was restarted, and still has %v", host, left)
+		return o, nil
+	}
+	_, no, err := recovers(ctx, b, other)
+	if err != nil {
+		return Observation{}, err
+	}
+	if len(no) > 0 {
+		o.Status, o.Detail = "mixed", fmt.Sprintf("%s is restarted, and %s does not reach %s by %s meanwhile", host, other, x, orNone(no))
+		return o, nil
+	}
+	o = o.with(other.String(), "reached %s while nothing was set up on %s", x, host)
+	began := time.Now()
+	if err := restore(ctx); err != nil {
+		return Observation{}, err
+	}
+	_, no, err = recovers(ctx, b, p)
+	if err != nil {
+		return Observation{}, err
+	}
+	took := time.Since(began)
+	diff, err := asBefore(ctx, b, host, before)
+	if err != nil {
+		return Observation{}, err
+	}
+	switch {
+	case len(no) > 0:
+		o.Status = reports.Blocked
+		o.Detail = fmt.Sprintf("%s was restarted and set up again, and %s does not reach %s by %s within %s", host, p, x, orNone(no), patience)
+		return o.with(other.String(), "control: reached %s meanwhile", x), nil
+	case len(diff) > 0:
+		o.Status, o.Detail = "mixed", fmt.Sprintf("%s was restarted and set up again, %s reached %s, and the host differs from before in %d ways", host, p, x, len(diff))
+		return o.differences(host, diff), nil
+	}
+	o.Detail = fmt.Sprintf("%s was restarted, which took %d devices, addresses, routes, rules and settings away; %s reached %s from its addresses %.3f s after the mode began to set them up again", host, len(went), p, x, took.Seconds())
+	return o.value("sec", took.Seconds()), nil
+}
