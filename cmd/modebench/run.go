@@ -412,7 +412,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 func together(g *ground) int {
 	n := max(2, min(2*runtime.NumCPU(), 16)) // a spec waits more than it computes: two for a processor keep it busy
 	if g.guest != nil {
-		n = max(1, min(runtime.NumCPU(), int(memory("MemAvailable")/2/observingMemory)))
+		n = max(1, min(runtime.NumCPU()+1, int(memory("MemAvailable")/2/observingMemory))) // they wait, too
 	}
 	return n
 }
