@@ -356,6 +356,8 @@ var _ = register(Spec{
 	Sabotage: []Sabotage{
 		{Mode: "macvlan-passthru", Doc: "the device is in bridge mode", Rewire: parentMode("bridge")},
 		{Mode: "macvlan-bridge", Doc: "the first host's port is out of the switch", Steps: unplugged},
+		{Mode: "ipvlan-l2", Doc: "the devices are macvlan devices", Rewire: kindOf("macvlan", "bridge")},
+		{Mode: "vlan-ipvlan", Doc: "the devices are macvlan devices", Rewire: kindOf("macvlan", "bridge")},
 	},
 })
 
@@ -393,6 +395,8 @@ var _ = register(Spec{
 	Sabotage: []Sabotage{
 		{Mode: "bridge", Doc: "the host's interface is a port of the bridge", Steps: bridged(0)},
 		{Mode: "macvlan-passthru", Doc: "the device is in bridge mode", Rewire: parentMode("bridge")},
+		{Mode: "ipvlan-l2", Doc: "the devices are macvlan devices", Rewire: kindOf("macvlan", "bridge")},
+		{Mode: "vlan-ipvlan", Doc: "the devices are macvlan devices", Rewire: kindOf("macvlan", "bridge")},
 	},
 })
 
@@ -471,6 +475,8 @@ var _ = register(Spec{
 			}
 		}},
 		{Mode: "macvlan-bridge", Doc: "the first host's port is out of the switch", Steps: unplugged},
+		{Mode: "ipvlan-l2", Doc: "the devices are of mode l3", Rewire: parentMode("l3")},
+		{Mode: "ipvlan-l3", Doc: "the devices are of mode l2", Rewire: parentMode("l2")},
 	},
 })
 
@@ -728,6 +734,8 @@ var _ = register(Spec{
 			return []topology.Step{{On: p.Hosts()[0].Name, Sysctl: &topology.Sysctl{Key: "net/ipv6/conf/all/forwarding", Value: "1"}}}
 		}},
 		{Mode: "bridge", Doc: "the host's interface is a port of the bridge", Steps: bridged(0)},
+		{Mode: "ipvlan-l2", Doc: "the devices are of mode l3", Rewire: parentMode("l3")},
+		{Mode: "ipvlan-l3", Doc: "the devices are of mode l2", Rewire: parentMode("l2")},
 	},
 })
 

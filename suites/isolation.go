@@ -44,6 +44,8 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "bridge", Doc: "no rules keep networks apart", Steps: tableRemoved("bridge", "filter-")},
 			{Mode: "ptp", Doc: "no rules keep networks apart", Steps: tableRemoved("ptp", "filter-")},
 			{Mode: "host", Doc: "each container has an empty namespace of its own", Rewire: separated},
+			{Mode: "ipvlan-l3", Doc: "what is for the host's other network goes by the router", Steps: reachable},
+			{Mode: "ipvlan-l3s", Doc: "what is for the host's other network goes by the router", Steps: reachable},
 		},
 	}
 })

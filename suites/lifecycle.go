@@ -244,7 +244,7 @@ func mapLinks(change func(*topology.Link)) func([]topology.Step) []topology.Step
 	}
 }
 
-// parentMode gives macvlan devices another mode.
+// parentMode gives macvlan and ipvlan devices another mode.
 func parentMode(mode string) func([]topology.Step) []topology.Step {
 	return mapLinks(func(l *topology.Link) { l.ParentMode = mode })
 }

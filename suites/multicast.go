@@ -274,9 +274,12 @@ func toSiblingSabotage(dst netip.Addr) []Sabotage {
 			return separated(steps)
 		}},
 		{Mode: "ptp", Doc: "the second container enters the first one's namespace", Rewire: joined},
-		{Mode: "macvlan-bridge", Doc: "the devices are in private mode", Steps: macvlanMode("private")},
-		{Mode: "macvlan-private", Doc: "the devices are in bridge mode", Steps: macvlanMode("bridge")},
+		{Mode: "macvlan-bridge", Doc: "the devices are in private mode", Steps: deviceMode("private")},
+		{Mode: "macvlan-private", Doc: "the devices are in bridge mode", Steps: deviceMode("bridge")},
 		{Mode: "macvlan-vepa", Doc: "the switch sends frames back by the port they came from", Steps: reflective},
+		{Mode: "ipvlan-l2", Doc: "the devices are of mode l3", Rewire: parentMode("l3")},
+		{Mode: "ipvlan-l3", Doc: "the devices are of mode l2", Rewire: parentMode("l2")},
+		{Mode: "vlan-macvlan", Doc: "the devices are in private mode", Steps: deviceMode("private")},
 	}
 }
 
@@ -284,6 +287,8 @@ func fromOutsideSabotage(dst netip.Addr) []Sabotage {
 	return []Sabotage{
 		{Mode: "bridge", Doc: "the host's interface is a port of the bridge", Steps: bridged(0)},
 		{Mode: "macvlan-bridge", Doc: "the container's packet filter drops it", Steps: dropped(0, "input", dst)},
+		{Mode: "ipvlan-l2", Doc: "the devices are of mode l3", Rewire: parentMode("l3")},
+		{Mode: "ipvlan-l3", Doc: "the devices are of mode l2", Rewire: parentMode("l2")},
 	}
 }
 
@@ -291,6 +296,8 @@ func toOutsideSabotage(dst netip.Addr) []Sabotage {
 	return []Sabotage{
 		{Mode: "bridge", Doc: "the host's interface is a port of the bridge", Steps: bridged(0)},
 		{Mode: "macvlan-vepa", Doc: "the container's packet filter drops it", Steps: dropped(0, "output", dst)},
+		{Mode: "ipvlan-l2", Doc: "the devices are of mode l3", Rewire: parentMode("l3")},
+		{Mode: "ipvlan-l3", Doc: "the devices are of mode l2", Rewire: parentMode("l2")},
 	}
 }
 
@@ -670,12 +677,15 @@ var _ = register(Spec{
 })
 
 func announcedSabotage(key string) []Sabotage {
+	silent := func(steps []topology.Step) []topology.Step {
+		return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool {
+			return s.Sysctl != nil && s.Sysctl.Key == key && s.Sysctl.Value == "1"
+		})
+	}
 	return []Sabotage{
-		{Mode: "macvlan-bridge", Doc: "the container's namespace does not announce", Rewire: func(steps []topology.Step) []topology.Step {
-			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool {
-				return s.Sysctl != nil && s.Sysctl.Key == key && s.Sysctl.Value == "1"
-			})
-		}},
+		{Mode: "macvlan-bridge", Doc: "the container's namespace does not announce", Rewire: silent},
+		{Mode: "ipvlan-l2", Doc: "the container's namespace does not announce", Rewire: silent},
+		{Mode: "vlan-ipvlan", Doc: "the container's namespace does not announce", Rewire: silent},
 		{Mode: "bridge", Doc: "the host's interface is a port of the bridge", Steps: bridged(1)},
 	}
 }

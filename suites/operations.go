@@ -103,6 +103,12 @@ var _ = registerFamilies(func(f Family) Spec {
 				return steps
 			})},
 			{Mode: "macvlan-passthru", Doc: "the devices are of mode private", Rewire: parentMode("private")},
+			{Mode: "ipvlan-l3", Doc: "the other host does not announce it", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
+				if steps[0].On != "h2" {
+					return steps
+				}
+				return unannounced(steps)
+			})},
 		},
 	}
 })

@@ -236,9 +236,9 @@ var _ = register(Spec{
 		return o, nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "macvlan-bridge", Doc: "the devices are in vepa mode", Steps: macvlanMode("vepa")},
-		{Mode: "macvlan-private", Doc: "the devices are in bridge mode", Steps: macvlanMode("bridge")},
-		{Mode: "macvlan-vepa", Doc: "the devices are in bridge mode", Steps: macvlanMode("bridge")},
+		{Mode: "macvlan-bridge", Doc: "the devices are in vepa mode", Steps: deviceMode("vepa")},
+		{Mode: "macvlan-private", Doc: "the devices are in bridge mode", Steps: deviceMode("bridge")},
+		{Mode: "macvlan-vepa", Doc: "the devices are in bridge mode", Steps: deviceMode("bridge")},
 	},
 })
 
@@ -562,5 +562,8 @@ var _ = register(Spec{
 			return []topology.Step{{On: h.Name, Set: &topology.LinkSet{Name: h.NICs[0].Name, Promisc: "on"}}}
 		}},
 		{Mode: "macvlan-bridge", Doc: "the containers hang on veth pairs", Rewire: paired},
+		{Mode: "ipvlan-l2", Doc: "the devices are macvlan devices", Rewire: kindOf("macvlan", "bridge")},
+		{Mode: "vlan-ipvlan", Doc: "the devices are macvlan devices", Rewire: kindOf("macvlan", "bridge")},
+		{Mode: "vlan-macvlan", Doc: "the devices are ipvlan devices", Rewire: kindOf("ipvlan", "l2")},
 	},
 })

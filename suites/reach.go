@@ -46,9 +46,12 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "bridge", Doc: "the bridge's ports are isolated", Steps: isolated},
 			{Mode: "ptp", Doc: "the host does not forward", Steps: forwardingOff(f)},
 			{Mode: "container", Doc: "each container has a namespace of its own", Rewire: separated},
-			{Mode: "macvlan-bridge", Doc: "the devices are in private mode", Steps: macvlanMode("private")},
-			{Mode: "macvlan-private", Doc: "the devices are in bridge mode", Steps: macvlanMode("bridge")},
+			{Mode: "macvlan-bridge", Doc: "the devices are in private mode", Steps: deviceMode("private")},
+			{Mode: "macvlan-private", Doc: "the devices are in bridge mode", Steps: deviceMode("bridge")},
 			{Mode: "macvlan-vepa", Doc: "the switch sends frames back by the port they came from", Steps: reflective},
+			{Mode: "ipvlan-l2", Doc: "the devices are macvlan devices in private mode", Rewire: kindOf("macvlan", "private")},
+			{Mode: "ipvlan-l3", Doc: "the devices are macvlan devices in private mode", Rewire: kindOf("macvlan", "private")},
+			{Mode: "vlan-macvlan", Doc: "the devices are in private mode", Steps: deviceMode("private")},
 		},
 	}
 })
@@ -79,6 +82,10 @@ var _ = registerFamilies(func(f Family) Spec {
 		Sabotage: []Sabotage{
 			{Mode: "macvlan-bridge", Doc: "the first host's port is out of the switch", Steps: unplugged},
 			{Mode: "host", Doc: "the first host's port is out of the switch", Steps: unplugged},
+			{Mode: "ipvlan-l3", Doc: "hosts announce nothing", Rewire: unannounced},
+			{Mode: "ipvlan-l3s", Doc: "hosts announce nothing", Rewire: unannounced},
+			{Mode: "vlan-macvlan", Doc: "the second host's port is not in the network's VLAN", Steps: outOfVLAN(1)},
+			{Mode: "vlan-ipvlan", Doc: "the second host's port is not in the network's VLAN", Steps: outOfVLAN(1)},
 		},
 	}
 })
@@ -94,7 +101,9 @@ var _ = registerFamilies(func(f Family) Spec {
 		},
 		Sabotage: []Sabotage{
 			{Mode: "bridge", Doc: "the host's packet filter drops what containers send to it", Steps: filtered("input", "iifname")},
-			{Mode: "macvlan-bridge", Doc: "the host has a macvlan device of its own on the interface", Steps: shim(f)},
+			{Mode: "macvlan-bridge", Doc: "the host has a macvlan device of its own on the interface", Steps: shim(f, "macvlan", "bridge")},
+			{Mode: "ipvlan-l2", Doc: "the host has an ipvlan device of its own on the interface", Steps: shim(f, "ipvlan", "l2")},
+			{Mode: "ipvlan-l3", Doc: "the host's way to its own containers leads by the router", Steps: reachable},
 		},
 	}
 })
@@ -110,7 +119,9 @@ var _ = registerFamilies(func(f Family) Spec {
 		},
 		Sabotage: []Sabotage{
 			{Mode: "bridge", Doc: "the host's packet filter drops what it sends to containers", Steps: filtered("output", "oifname")},
-			{Mode: "macvlan-bridge", Doc: "the host has a macvlan device of its own on the interface", Steps: shim(f)},
+			{Mode: "macvlan-bridge", Doc: "the host has a macvlan device of its own on the interface", Steps: shim(f, "macvlan", "bridge")},
+			{Mode: "ipvlan-l2", Doc: "the host has an ipvlan device of its own on the interface", Steps: shim(f, "ipvlan", "l2")},
+			{Mode: "ipvlan-l3", Doc: "the host's way to its own containers leads by the router", Steps: reachable},
 		},
 	}
 })
@@ -136,6 +147,11 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "ptp", Doc: "no rules block what was not published", Steps: tableRemoved("ptp", "filter-")},
 			{Mode: "macvlan-private", Doc: "the first host's port is out of the switch", Steps: unplugged},
 			{Mode: "host", Doc: "the first host's port is out of the switch", Steps: unplugged},
+			{Mode: "ipvlan-l2", Doc: "the devices are of mode l3", Rewire: parentMode("l3")},
+			{Mode: "ipvlan-l3", Doc: "hosts announce nothing", Rewire: unannounced},
+			{Mode: "ipvlan-l3s", Doc: "hosts announce nothing", Rewire: unannounced},
+			{Mode: "vlan-macvlan", Doc: "the first host's port is not in the network's VLAN", Steps: outOfVLAN(0)},
+			{Mode: "vlan-ipvlan", Doc: "the first host's port is not in the network's VLAN", Steps: outOfVLAN(0)},
 		},
 	}
 })
@@ -153,6 +169,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "bridge", Doc: "the host does not forward", Steps: forwardingOff(f)},
 			{Mode: "ptp", Doc: "no rules masquerade", Steps: tableRemoved("ptp", "nat-")},
 			{Mode: "macvlan-vepa", Doc: "the first host's port is out of the switch", Steps: unplugged},
+			{Mode: "ipvlan-l3", Doc: "hosts announce nothing", Rewire: unannounced},
 		},
 	}
 })
@@ -378,8 +395,8 @@ func forwardingOff(f Family) func(*topology.Plan) []topology.Step {
 	}
 }
 
-// macvlanMode changes the mode of the devices of the first host's containers of the first network.
-func macvlanMode(mode string) func(*topology.Plan) []topology.Step {
+// deviceMode changes the mode of the macvlan devices of the first host's containers of the first network.
+func deviceMode(mode string) func(*topology.Plan) []topology.Step {
 	return func(p *topology.Plan) (steps []topology.Step) {
 		for _, c := range p.Hosts()[0].Containers {
 			if c.Network == p.Networks[0].Name {
@@ -424,8 +441,8 @@ func dropping(where topology.Step, hook string, matches ...topology.Match) topol
 	return where
 }
 
-// shim gives the first host a macvlan device beside those of its containers, and by it a way to the first of them.
-func shim(f Family) func(*topology.Plan) []topology.Step {
+// shim gives the first host a device beside those of its containers, and by it a way to the first of them.
+func shim(f Family, kind, mode string) func(*topology.Plan) []topology.Step {
 	return func(p *topology.Plan) []topology.Step {
 		h := p.Hosts()[0]
 		own, to := h.NICs[0].V4.Addr(), h.Containers[0].Segment4.Addr()
@@ -433,10 +450,36 @@ func shim(f Family) func(*topology.Plan) []topology.Step {
 			own, to = h.NICs[0].V6.Addr(), h.Containers[0].Segment6.Addr()
 		}
 		return []topology.Step{
-			{On: h.Name, Link: &topology.Link{Name: "shim", Kind: "macvlan", Parent: h.NICs[0].Name, ParentMode: "bridge", Up: true}},
+			{On: h.Name, Link: &topology.Link{Name: "shim", Kind: kind, Parent: h.NICs[0].Name, ParentMode: mode, Up: true}},
 			{On: h.Name, Addr: &topology.Addr{Link: "shim", Prefix: netip.PrefixFrom(own, own.BitLen()), NoDAD: f == IPv6}},
 			{On: h.Name, Route: &topology.Route{Dst: netip.PrefixFrom(to, to.BitLen()), Link: "shim"}},
 		}
+	}
+}
+
+// unannounced leaves out of attaching a container that its host tells the router.
+func unannounced(steps []topology.Step) []topology.Step {
+	return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.Announce != nil })
+}
+
+// reachable lets the first host send to its own containers by the router, which sends it back to them.
+func reachable(p *topology.Plan) (steps []topology.Step) {
+	h := p.Hosts()[0]
+	for _, n := range p.Networks {
+		v4, v6 := p.Slice(h.Name, n.Name)
+		for _, own := range []netip.Prefix{v4, v6} {
+			steps = append(steps, topology.Step{On: h.Name, Remove: true, Route: &topology.Route{Type: "unreachable", Dst: own}})
+		}
+	}
+	return steps
+}
+
+// outOfVLAN takes the switch's port of a host out of the first network's VLAN.
+func outOfVLAN(host int) func(*topology.Plan) []topology.Step {
+	return func(p *topology.Plan) []topology.Step {
+		h := p.Hosts()[host]
+		port := h.NICs[0].Peer
+		return []topology.Step{{On: port.Machine, Remove: true, VLAN: &topology.VLAN{Link: port.Interface, VID: h.NIC(p.Networks[0].NIC).VLAN}}}
 	}
 }
 
