@@ -588,14 +588,14 @@ var _ = register(Spec{
 })
 
 // outage asks a container from an external machine all the time, while fail makes and unmakes a failure, and waits until
-// sessions and routes are there again.
+// sessions and routes are there again. It asks by IPv6, whose routes go by the same sessions.
 func outage(ctx context.Context, b *Bench, fail func() error) (tally lab.Tally, took time.Duration, err error) {
 	x, p := external(b), container(b)
-	server, err := serveUDP(ctx, b, p, IPv4, b.freePort())
+	server, err := serveUDP(ctx, b, p, IPv6, b.freePort())
 	if err != nil {
 		return tally, 0, err
 	}
-	target := netip.AddrPortFrom(addrOf(b, p, IPv4), server.Port)
+	target := netip.AddrPortFrom(addrOf(b, p, IPv6), server.Port)
 	if ok, err := eventually(ctx, patience, func() (bool, error) {
 		a, err := b.Ask(ctx, x, lab.Ask{Proto: "udp", To: target, Wait: hopeful})
 		return a.Answered, err
