@@ -413,26 +413,24 @@ func comesBy(b *Bench, host string, nic *topology.Interface) func(lab.Packet) bo
 	}
 }
 
-var _ = register(Spec{
-	Suite: "packets",
-	Feature: Feature{
-		Name: "host-routes", Group: "packets",
-		Doc: "Do the host's routes decide by which of its interfaces a container's packets leave?",
-	},
-	Name: "the host gets a route to an external machine by the interface of another network, and a container asks that machine",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := numberless(b); o != nil {
-			return *o, nil
-		}
-		c, x := container(b), external(b)
-		own, other := uplink(b), b.plan.Machine(c.Machine).NIC(b.plan.Networks[1].NIC)
-		if own == other {
-			return Observation{}, fmt.Errorf("%s has one interface for both networks: there is no other way", c.Machine)
-		}
-		var o Observation
-		where := map[string][]string{}
-		for _, f := range []Family{IPv4, IPv6} {
-			e, err := echoed(ctx, b, c, x, f)
+var _ = registerFamilies(func(f Family) Spec {
+	return Spec{
+		Suite: "packets",
+		Feature: Feature{
+			Name: "host-routes", Group: "packets",
+			Doc: "Do the host's routes decide by which of its interfaces a container's packets leave?",
+		},
+		Name: "the host gets a route to an external machine by the interface of another network, and a container asks that machine",
+		Run: func(ctx context.Context, b *Bench) (Observation, error) {
+			if o := numberless(b); o != nil {
+				return *o, nil
+			}
+			c, x := container(b), external(b)
+			own, other := uplink(b), b.plan.Machine(c.Machine).NIC(b.plan.Networks[1].NIC)
+			if own == other {
+				return Observation{}, fmt.Errorf("%s has one interface for both networks: there is no other way", c.Machine)
+			}
+			control, err := echoed(ctx, b, c, x, f)
 			if err != nil {
 				return Observation{}, err
 			}
@@ -457,34 +455,29 @@ var _ = register(Spec{
 			if err != nil {
 				return Observation{}, err
 			}
-			o.Evidence = append(o.Evidence, e)
-			o.Reproduce = append(o.Reproduce, lines(steps)...)
+			o := Observation{Evidence: []reports.Evidence{control}, Reproduce: lines(steps)}
+			var by []*topology.Interface
+			var names []string
 			for _, nic := range []*topology.Interface{own, other} {
 				if i := slices.IndexFunc(packets, comesBy(b, c.Machine, nic)); i >= 0 {
-					where[nic.Name] = append(where[nic.Name], string(f))
+					by, names = append(by, nic), append(names, nic.Name)
 					o.Evidence = append(o.Evidence, seen(packets[i]))
 				}
 			}
-		}
-		o.Detail = fmt.Sprintf("%s had a route to %s by %s, where the network's interface is %s: what %s sent left by %s: %s; by %s: %s",
-			c.Machine, x, other.Name, own.Name, c, other.Name, orNone(where[other.Name]), own.Name, orNone(where[own.Name]))
-		switch {
-		case len(where[other.Name]) == 2 && len(where[own.Name]) == 0:
-			o.Status = reports.Works
-		case len(where[own.Name]) == 2 && len(where[other.Name]) == 0:
-			o.Status = reports.Blocked
-		default:
+			o.Detail = fmt.Sprintf("%s had a route to %s by %s, where the network's interface is %s: what %s sent left by %s",
+				c.Machine, x, other.Name, own.Name, c, orNone(names))
 			o.Status = "mixed"
-		}
-		return o, nil
-	},
-	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "a better route leads back by the network's interface", Steps: func(p *topology.Plan) (steps []topology.Step) {
-			h, x := p.Hosts()[0], p.Externals()[0].NICs[0]
-			for _, a := range []netip.Addr{x.V4.Addr(), x.V6.Addr()} {
-				steps = append(steps, topology.Step{On: h.Name, Route: &topology.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: p.Networks[0].NIC, Metric: 1}})
+			if len(by) == 1 {
+				o.Status = whether(by[0] == other, "").Status
 			}
-			return steps
-		}},
-	},
+			return o, nil
+		},
+		Sabotage: []Sabotage{
+			{Mode: "bridge", Doc: "a better route leads back by the network's interface", Steps: func(p *topology.Plan) []topology.Step {
+				h, x := p.Hosts()[0], p.Externals()[0].NICs[0]
+				a := endOf(x, f)
+				return []topology.Step{{On: h.Name, Route: &topology.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: p.Networks[0].NIC, Metric: 1}}}
+			}},
+		},
+	}
 })
