@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
@@ -305,7 +306,8 @@ var _ = register(Spec{
 		Name: "host-firewall-in", Group: "isolation",
 		Doc: "Can the host's IP packet filter (hooks input and forward) stop what an external machine sends to a container?",
 	},
-	Name: "an external machine asks a container, where a port has to be published by that; then the host drops all packets from the machine in its input and forward hooks, and it asks again",
+	Name:  "an external machine asks a container, where a port has to be published by that; then the host drops all packets from the machine in its input and forward hooks, and it asks again",
+	Needs: []modes.Kernel{modes.NFTables},
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		if o := numberless(b); o != nil {
 			return *o, nil

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
@@ -75,7 +76,8 @@ var _ = register(Spec{
 		Name: "host-firewall", Group: "isolation",
 		Doc: "Can the host's IP packet filter (hooks input, forward, output) stop a container's traffic to an external machine?",
 	},
-	Name: "a host drops all packets from and to an external machine in its input, forward and output hooks, and a container asks that machine",
+	Name:  "a host drops all packets from and to an external machine in its input, forward and output hooks, and a container asks that machine",
+	Needs: []modes.Kernel{modes.NFTables},
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		if o := numberless(b); o != nil {
 			return *o, nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 )
@@ -17,6 +18,8 @@ type Spec struct {
 	Suite   string // conformance, packets, lifecycle, routing
 	Feature Feature
 	Name    string // what is done, in a sentence
+	// Needs is what the experiment needs of a kernel besides what the mode does: one without it cannot say.
+	Needs []modes.Kernel
 	// Run observes the bench's mode. The bench is as after the mode was set up and its containers attached, and what Run
 	// changes by the bench's verbs is undone after it. An error means that the experiment could not be done.
 	Run func(context.Context, *Bench) (Observation, error)

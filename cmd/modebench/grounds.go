@@ -10,6 +10,7 @@ import (
 
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/suites"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/vm"
 )
@@ -66,8 +67,10 @@ type assignment struct {
 	modes.Mode
 	plan   *topology.Plan
 	ground *ground
-	why    string // it cannot be; empty: it can
-	since  string // why it is not on the machine's own kernel; empty: it is, or another one was asked for
+	only   []string // features that are observed on it; empty: all that are asked for, but for except
+	except []string // features that are observed on another ground, which has what their specs need
+	why    string   // it cannot be; empty: it can
+	since  string   // why it is not on the machine's own kernel; empty: it is, or another one was asked for
 }
 
 // needsOf is what a mode's lab needs of a kernel.
@@ -80,12 +83,17 @@ func needsOf(m modes.Mode, p *topology.Plan) []string {
 	return slices.Compact(needs)
 }
 
-// features are all that modes and labs may need of a kernel. A kernel is asked for all of them at once, so that its answer
+// features are all that modes, specs and labs may need of a kernel. A kernel is asked for all of them at once, so that its answer
 // serves every run.
 func features() []string {
 	needs := []string{"underlay", "tbf", "netem"}
 	for _, m := range modes.All() {
 		for _, k := range m.Needs {
+			needs = append(needs, string(k))
+		}
+	}
+	for _, s := range suites.Specs() {
+		for _, k := range s.Needs {
 			needs = append(needs, string(k))
 		}
 	}
@@ -281,4 +289,64 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 		}
 	}
 	return out, nil
+}
+
+// share has the specs that need more than their mode does observed where that is: with auto on the first guest kernel that
+// has it. Those that no kernel can tell are left with the reason.
+func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out []assignment) {
+	for _, a := range all {
+		more := map[string]*assignment{} // by what is needed
+		var order []string
+		for _, s := range suites.Specs() {
+			if len(s.Needs) == 0 || a.why != "" || !slices.Contains(o.suites, s.Suite) || len(o.features) > 0 && !slices.Contains(o.features, s.Feature.Name) {
+				continue
+			}
+			var needs []string
+			for _, k := range s.Needs {
+				needs = append(needs, string(k))
+			}
+			why := a.ground.lacks(needs)
+			if why == "" {
+				continue
+			}
+			a.except = append(a.except, s.Feature.Name)
+			if key := strings.Join(needs, " "); more[key] == nil {
+				b := a
+				b.only, b.except, b.since, b.why = nil, nil, why, why
+				if o.kernels[0] == autoKernel {
+					if other, err := ks.able(ctx, append(needsOf(a.Mode, a.plan), needs...)); err == nil {
+						b.ground, b.why = other, ""
+					} else {
+						b.why += "; and no guest kernel has all of it: " + strings.ReplaceAll(err.Error(), "\n", "; ")
+					}
+				}
+				more[key] = &b
+				order = append(order, key)
+			}
+			b := more[strings.Join(needs, " ")]
+			b.only = append(b.only, s.Feature.Name)
+		}
+		out = append(out, a)
+		for _, key := range order {
+			out = append(out, *more[key])
+		}
+	}
+	return out
+}
+
+// asks are the features that a run observes of the assignment; empty: all.
+func (a assignment) asks(o options) []string {
+	switch {
+	case len(a.only) > 0:
+		return a.only
+	case len(a.except) == 0:
+		return o.features
+	}
+	var list []string
+	for _, s := range suites.Specs() {
+		if name := s.Feature.Name; !slices.Contains(a.except, name) && (len(o.features) == 0 || slices.Contains(o.features, name)) {
+			list = append(list, name)
+		}
+	}
+	return list
 }

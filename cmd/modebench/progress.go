@@ -84,13 +84,13 @@ func on(what string, g *ground) string {
 	return what
 }
 
-func observed(names []string) (out []string) {
-	for _, s := range names {
-		if !suites.Measured(s) {
-			out = append(out, s)
-		}
-	}
-	return out
+func observed(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), suites.Measured)
+}
+
+// measured are the suites that measure.
+func measured(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(s string) bool { return !suites.Measured(s) })
 }
 
 func (v *progress) add(name string, width, total int) {

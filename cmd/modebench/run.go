@@ -158,6 +158,7 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 	if err != nil {
 		return coded{err, exitNothing}
 	}
+	all = ks.share(ctx, all, o)
 	expectations, err := modes.Expectations(fixtures.FS)
 	if err != nil {
 		return err
@@ -233,8 +234,13 @@ func (o options) on(g *ground) string {
 
 // owed is the manifest of one mode on its ground, of some suites.
 func owed(o options, a assignment, of []string) (out []cell) {
-	r := &suites.Run{Modes: []modes.Mode{a.Mode}, Suites: of, Features: o.features}
-	for _, c := range r.Cells() {
+	r := &suites.Run{Modes: []modes.Mode{a.Mode}, Suites: observed(of), Features: a.asks(o)}
+	cells := r.Cells()
+	if len(a.only) == 0 {
+		r.Suites, r.Features = measured(of), o.features
+		cells = append(cells, r.Cells()...)
+	}
+	for _, c := range cells {
 		out = append(out, cell{c, o.on(a.ground)})
 	}
 	return out
@@ -350,14 +356,7 @@ const (
 // phases divides a run, ground by ground: modes are observed by workers of their own, several at the same time; measuring
 // has the machine for itself.
 func phases(o options, all []assignment, source string) (out []phase) {
-	var observing, measuring []string
-	for _, s := range o.suites {
-		if suites.Measured(s) {
-			measuring = append(measuring, s)
-		} else {
-			observing = append(observing, s)
-		}
-	}
+	observing, measuring := observed(o.suites), measured(o.suites)
 	var grounds []*ground
 	on := map[*ground][]assignment{}
 	for _, a := range all {
@@ -379,14 +378,19 @@ func phases(o options, all []assignment, source string) (out []phase) {
 				name += " on " + g.name
 			}
 			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Guest: g.guest, Cache: o.cache, Fidelity: g.fidelity()}
-			out = append(out, phase{name, of(g, base), atOnce(g)})
+			if tasks := of(g, base); len(tasks) > 0 {
+				out = append(out, phase{name, tasks, atOnce(g)})
+			}
 		}
 	}
 	if len(observing) > 0 {
 		add("observe", together, func(g *ground, base job) (ts []task) {
 			for _, a := range on[g] {
 				j := base
-				j.Suites, j.Modes, j.Memory = observing, []string{a.Name}, observingMemory
+				j.Suites, j.Modes, j.Memory, j.Features = observing, []string{a.Name}, observingMemory, a.asks(o)
+				if len(a.only) == 0 && len(a.except) > 0 && len(j.Features) == 0 {
+					continue // all that is asked for is observed elsewhere
+				}
 				ts = append(ts, task{j, g, []assignment{a}})
 			}
 			return ts
@@ -395,14 +399,18 @@ func phases(o options, all []assignment, source string) (out []phase) {
 	if len(measuring) > 0 && len(o.features) == 0 {
 		add("measure", func(*ground) int { return 1 }, func(g *ground, j job) []task {
 			j.Suites, j.Memory = measuring, measuringMemory
-			for _, a := range on[g] {
+			of := slices.DeleteFunc(slices.Clone(on[g]), func(a assignment) bool { return len(a.only) > 0 })
+			if len(of) == 0 {
+				return nil
+			}
+			for _, a := range of {
 				j.Modes = append(j.Modes, a.Name)
 			}
 			j.Measure = suites.Measure{Blocks: o.blocks, Seed: o.seed}
 			if o.quick {
 				j.Measure.Trial = quickTrial
 			}
-			return []task{{j, g, on[g]}}
+			return []task{{j, g, of}}
 		})
 	}
 	return out

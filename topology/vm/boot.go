@@ -292,10 +292,16 @@ func arguments(k Kernel, g Guest, initrd string) ([]string, error) {
 // process, and children inherit it.
 var environment = []string{"LD_LIBRARY_PATH=/" + librariesDir}
 
+// registers are what a Go program is told to do without: all options of the runtime that lead to wide registers. Each is a
+// switch of its own: the garbage collector asks for AVX-512's parts and not for its foundation.
+var registers = []string{
+	"cpu.avx", "cpu.avx2", "cpu.fma", "cpu.avx512f", "cpu.avx512cd", "cpu.avx512bw", "cpu.avx512dq", "cpu.avx512vl", "cpu.vpclmulqdq",
+}
+
 // noAVX keeps programs from registers that are not switched between processes under UML (see Exec): those of Go, and the
 // C library of a binary that is linked with it.
 var noAVX = []string{
-	"GODEBUG=cpu.avx=off,cpu.avx2=off,cpu.avx512f=off",
+	"GODEBUG=" + strings.Join(registers, "=off,") + "=off",
 	"GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX_Usable,-AVX2_Usable,-AVX_Fast_Unaligned_Load",
 }
 
