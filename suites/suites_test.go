@@ -19,14 +19,18 @@ import (
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/host"
 	"github.com/modebench/modebench/topology/host/traffic"
+	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/netns"
 	"github.com/modebench/modebench/topology/space"
+	"github.com/modebench/modebench/topology/vm"
 )
 
 var (
 	onlyModes    = flag.String("modes", "", "observe these modes only, comma-separated")
 	onlyFeatures = flag.String("features", "", "observe these features only, comma-separated")
 	onlySabotage = flag.Bool("only-sabotage", false, "run the sabotages only")
+	onlySuites   = flag.String("suites", "conformance,packets,lifecycle,routing", "of these suites, comma-separated")
+	guests       = flag.String("guests", "", "make hosts guests with this kernel instead of namespaces")
 	noSabotage   = flag.Bool("no-sabotage", false, "run no sabotage")
 )
 
@@ -40,6 +44,12 @@ func TestMain(m *testing.M) {
 			exit(traffic.Main())
 		case "idle":
 			exit(host.Idle())
+		case "init":
+			exit(vm.Init())
+		case "uml":
+			exit(vm.Exec(os.Args[2:]))
+		case "guest":
+			exit(vm.Main(os.Args[2:], os.Stdin, os.Stdout))
 		}
 	}
 	const isolated = "MODEBENCH_ISOLATED"
@@ -98,8 +108,11 @@ func TestSuites(t *testing.T) {
 		names = append(names, m.Name)
 	}
 	run := &Run{
-		Driver: netns.Driver{}, Topology: top, Suites: []string{"conformance", "packets", "lifecycle", "routing"}, Expectations: expectations,
+		Driver: netns.Driver{}, Topology: top, Suites: chosen(*onlySuites, nil), Expectations: expectations,
 		Emit: func(e Event) {},
+	}
+	if *guests != "" {
+		run.Driver = guestDriver(t, *guests)
 	}
 	for _, name := range chosen(*onlyModes, names) {
 		m, ok := modes.Find(name)
@@ -134,6 +147,17 @@ func TestSuites(t *testing.T) {
 	if !*noSabotage {
 		t.Run("sabotage", func(t *testing.T) { sabotage(t, run) })
 	}
+}
+
+// guestDriver makes hosts of a kernel that is installed.
+func guestDriver(t *testing.T, name string) lab.Driver {
+	cache := t.TempDir()
+	ks, lacking := vm.Kernels(cache)
+	i := slices.IndexFunc(ks, func(k vm.Kernel) bool { return k.Name == name })
+	if i < 0 {
+		t.Fatalf("-guests %q: no such kernel: %v", name, lacking)
+	}
+	return vm.Driver{Kernel: ks[i], Cache: cache, Features: []string{"veth", "bridge", "macvlan", "ipvlan", "802.1q", "nftables", "nft-nat", "tbf", "netem"}}
 }
 
 // sabotage breaks each mode by the sabotages of all specs, those of one suite in one lab, several labs at the same time:

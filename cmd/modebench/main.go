@@ -54,6 +54,8 @@ func program(args []string) int {
 			return silent(host.Idle())
 		case "init":
 			return silent(vm.Init())
+		case "guest":
+			return silent(vm.Main(args[1:], os.Stdin, os.Stdout))
 		case "uml":
 			return silent(vm.Exec(args[1:]))
 		case "lacks":

@@ -33,7 +33,7 @@ var rooms = map[string][]string{
 	"topology/host/probe":   {"topology/lab", "topology/space", "topology/host/capture"},
 	"topology/host/traffic": {"topology/lab", "topology/space"},
 	"topology/netns":        {"topology", "topology/lab", "topology/space", "topology/host"},
-	"topology/vm":           {"topology/space"},
+	"topology/vm":           {"topology", "topology/lab", "topology/space", "topology/host", "topology/netns"},
 	"modes":                 {"topology"},
 	"reports":               {},
 	"fixtures":              {},

@@ -26,9 +26,9 @@ import (
 
 // Driver is a lab.Driver. Its zero value is ready.
 type Driver struct {
-	// Start starts a machine that has a namespace for its cables, which are laid when cabled is closed. nil: Start of this
-	// package.
-	Start func(ctx context.Context, m *topology.Machine, s *space.Space, cabled <-chan struct{}) (Machine, error)
+	// Start starts a machine. Its namespace and those of its tors are in spaces, open until it has started; its cables are
+	// laid when cabled is closed. nil: every machine is a process in its namespace, by Start of this package.
+	Start func(ctx context.Context, m *topology.Machine, spaces map[string]*space.Space, cabled <-chan struct{}) (Machine, error)
 }
 
 var _ lab.Driver = Driver{}
@@ -55,8 +55,8 @@ func Main(name string, in io.ReadCloser, out io.WriteCloser) error {
 func (d Driver) Boot(ctx context.Context, p *topology.Plan) (_ lab.Booted, err error) {
 	b := &booted{start: d.Start, plan: p, tors: map[string]*space.Space{}, machines: make([]Machine, len(p.Machines))}
 	if b.start == nil {
-		b.start = func(ctx context.Context, m *topology.Machine, s *space.Space, _ <-chan struct{}) (Machine, error) {
-			return Start(ctx, m.Name, s)
+		b.start = func(ctx context.Context, m *topology.Machine, spaces map[string]*space.Space, _ <-chan struct{}) (Machine, error) {
+			return Start(ctx, m.Name, spaces[m.Name])
 		}
 	}
 	spaces := map[string]*space.Space{}
@@ -85,7 +85,7 @@ func (d Driver) Boot(ctx context.Context, p *topology.Plan) (_ lab.Booted, err e
 	for i := range p.Machines {
 		g.Go(func() (err error) {
 			m := &p.Machines[i]
-			b.machines[i], err = b.start(ctx, m, spaces[m.Name], cabled)
+			b.machines[i], err = b.start(ctx, m, spaces, cabled)
 			return err
 		})
 	}
@@ -108,7 +108,7 @@ func (d Driver) Boot(ctx context.Context, p *topology.Plan) (_ lab.Booted, err e
 
 // booted are the machines of a plan.
 type booted struct {
-	start func(context.Context, *topology.Machine, *space.Space, <-chan struct{}) (Machine, error)
+	start func(context.Context, *topology.Machine, map[string]*space.Space, <-chan struct{}) (Machine, error)
 	plan  *topology.Plan
 	tors  map[string]*space.Space // held, so that new cables can end there
 
@@ -137,7 +137,7 @@ func (b *booted) reboot(ctx context.Context, machine string) (_ io.ReadWriteClos
 	}
 	cabled := make(chan struct{})
 	close(cabled)
-	started, err := b.start(ctx, m, s, cabled)
+	started, err := b.start(ctx, m, spaces, cabled)
 	if err != nil {
 		return nil, err
 	}

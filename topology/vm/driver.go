@@ -1,0 +1,151 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/host"
+	"github.com/modebench/modebench/topology/lab"
+	"github.com/modebench/modebench/topology/netns"
+	"github.com/modebench/modebench/topology/space"
+)
+
+// Driver is a lab.Driver whose hosts are guests, each with a kernel of its own. Tors and external machines stay
+// namespaces. A cable of a host ends in a namespace of its own, from where a wire takes frames to the guest's NIC: that needs
+// no device file of the machine, and no right that the owner of the namespace does not have.
+type Driver struct {
+	Kernel   Kernel
+	Cache    string   // as in Guest
+	Memory   int64    // of each guest, bytes; 0: 256 MiB
+	Features []string // of the kernel, as in Guest
+	NIC      string   // model of the NICs under QEMU; "": virtio-net-pci. It is a feature, too, where it is another
+}
+
+var _ lab.Driver = Driver{}
+
+const (
+	hostMemory = 256 << 20
+	virtioNIC  = "virtio-net-pci"
+)
+
+// Boot is lab.Driver's.
+func (d Driver) Boot(ctx context.Context, p *topology.Plan) (lab.Booted, error) {
+	k, err := Accelerate(ctx, d.Kernel, d.Cache)
+	if err != nil {
+		return lab.Booted{}, err
+	}
+	d.Kernel = k
+	return netns.Driver{Start: d.start}.Boot(ctx, p)
+}
+
+func (d Driver) start(ctx context.Context, m *topology.Machine, spaces map[string]*space.Space, cabled <-chan struct{}) (_ netns.Machine, err error) {
+	if m.Role != topology.RoleHost {
+		return netns.Start(ctx, m.Name, spaces[m.Name])
+	}
+	select {
+	case <-cabled:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	h := &guestHost{}
+	defer func() {
+		if err != nil {
+			h.Kill()
+		}
+	}()
+	g := Guest{
+		Name: m.Name, Cache: d.Cache, Memory: d.Memory, Space: spaces[m.Name],
+		Features: slices.Concat(d.Features, []string{"underlay"}), Args: []string{"guest", m.Name},
+	}
+	if g.Memory == 0 {
+		g.Memory = hostMemory
+	}
+	model := d.NIC
+	if model == "" {
+		model = virtioNIC
+	}
+	if d.Kernel.Kind == QEMU {
+		g.Features = append(g.Features, "virtio", model)
+	}
+	for _, n := range m.NICs {
+		if n.Trunk != "" {
+			continue
+		}
+		w, err := host.NewWire(spaces[m.Name], n, spaces[n.Peer.Machine])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.Name, err)
+		}
+		h.wires = append(h.wires, w)
+		defer w.Machine.Close()
+		nic := host.NIC{Name: n.Name, MAC: n.MAC.String(), MTU: n.MTU}
+		g.Devices = append(g.Devices, device(d.Kernel, model, len(g.Files), nic)...)
+		g.Files = append(g.Files, w.Machine)
+		g.Args = append(g.Args, nic.String())
+	}
+	if h.guest, err = Boot(ctx, d.Kernel, g); err != nil {
+		return nil, err
+	}
+	greeted, err := netns.Greeted(ctx, h.guest.Stream)
+	if err != nil {
+		return nil, fmt.Errorf("%s: program on the machine: %w%s", m.Name, err, h.guest.said())
+	}
+	h.ReadCloser = greeted
+	return h, nil
+}
+
+// device are the arguments for a NIC that is number n of a guest, and joined to its nth file.
+func device(k Kernel, model string, n int, nic host.NIC) []string {
+	fd, id := strconv.Itoa(FirstFile+n), "nic"+strconv.Itoa(n)
+	if k.Kind == UML {
+		return []string{fmt.Sprintf("vec%d:transport=fd,fd=%s,mac=%s,mtu=%d", n, fd, nic.MAC, nic.MTU)}
+	}
+	return []string{"-netdev", "socket,id=" + id + ",fd=" + fd, "-device", model + ",netdev=" + id + ",mac=" + nic.MAC + ",romfile="}
+}
+
+// guestHost is a host that is a guest.
+type guestHost struct {
+	io.ReadCloser
+	guest *Machine // nil: not booted
+	wires []*host.Wire
+}
+
+func (h *guestHost) Write(p []byte) (int, error) { return h.guest.Stream.Write(p) }
+
+// Kill is netns.Machine's.
+func (h *guestHost) Kill() { _ = h.Stop() }
+
+// Stop ends the guest: nothing in it is worth the time to let it shut down.
+func (h *guestHost) Stop() (err error) {
+	if h.guest != nil {
+		err = h.guest.Stop()
+	}
+	for _, w := range h.wires {
+		err = errors.Join(err, w.Close())
+	}
+	return err
+}
+
+// Main is the program of a host that is a guest, of the arguments NAME NIC…: it gives the guest's NICs their names, and
+// serves. The command calls it for `modebench guest`.
+func Main(args []string, in io.ReadCloser, out io.WriteCloser) error {
+	if len(args) == 0 {
+		return errors.New("guest: want a name")
+	}
+	var nics []host.NIC
+	for _, a := range args[1:] {
+		n, err := host.ReadNIC(a)
+		if err != nil {
+			return err
+		}
+		nics = append(nics, n)
+	}
+	if err := host.NameNICs(nics); err != nil {
+		return err
+	}
+	return netns.Main(args[0], in, out)
+}
