@@ -429,7 +429,7 @@ func TestTableIsNFT(t *testing.T) {
 // The text of a speaker is one that FRR's shell takes. It is asked where it is installed.
 func TestSpeakerIsFRR(t *testing.T) {
 	if _, err := exec.LookPath("vtysh"); err != nil {
-		t.Skipf("unable: %v", err)
+		unable(t, "%v", err)
 	}
 	speakers := 0
 	for _, s := range topology.Underlay(planOn(t, topology.Routed, "topologies/rated.yaml")) {
