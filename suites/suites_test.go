@@ -31,6 +31,7 @@ var (
 	onlySabotage = flag.Bool("only-sabotage", false, "run the sabotages only")
 	onlySuites   = flag.String("suites", "conformance,packets,lifecycle,routing", "of these suites, comma-separated")
 	guests       = flag.String("guests", "", "make hosts guests with this kernel instead of namespaces")
+	inGuest      = flag.Bool("in-guest", false, "run as what a guest was booted for")
 	noSabotage   = flag.Bool("no-sabotage", false, "run no sabotage")
 )
 
@@ -88,13 +89,22 @@ func chosen(list string, all []string) []string {
 	return strings.Split(list, ",")
 }
 
-// TestSuites observes every cell, and shows for every spec that its sabotages turn it red.
-func TestSuites(t *testing.T) {
-	gomega.RegisterFailHandler(ginkgo.Fail)
-	expectations, err := modes.Expectations(fixtures.FS)
-	if err != nil {
-		t.Fatal(err)
+func chosenModes(t *testing.T) (ms []modes.Mode) {
+	var names []string
+	for _, m := range modes.All() {
+		names = append(names, m.Name)
 	}
+	for _, name := range chosen(*onlyModes, names) {
+		m, ok := modes.Find(name)
+		if !ok {
+			t.Fatalf("-modes: %q is no mode", name)
+		}
+		ms = append(ms, m)
+	}
+	return ms
+}
+
+func twoHosts(t *testing.T) topology.Topology {
 	data, err := fixtures.FS.ReadFile("topologies/two-hosts.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -103,10 +113,26 @@ func TestSuites(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string
-	for _, m := range modes.All() {
-		names = append(names, m.Name)
+	return top
+}
+
+// unable skips a test for which this machine lacks something. In strict mode, where nothing may be lacking, that fails.
+func unable(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if strict() {
+		t.Fatalf("unable: "+format, args...)
 	}
+	t.Skipf("unable: "+format, args...)
+}
+
+// TestSuites observes every cell, and shows for every spec that its sabotages turn it red.
+func TestSuites(t *testing.T) {
+	gomega.RegisterFailHandler(ginkgo.Fail)
+	expectations, err := modes.Expectations(fixtures.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := twoHosts(t)
 	run := &Run{
 		Driver: netns.Driver{}, Topology: top, Suites: chosen(*onlySuites, nil), Expectations: expectations,
 		Emit: func(e Event) {},
@@ -114,12 +140,9 @@ func TestSuites(t *testing.T) {
 	if *guests != "" {
 		run.Driver = guestDriver(t, *guests)
 	}
-	for _, name := range chosen(*onlyModes, names) {
-		m, ok := modes.Find(name)
-		if !ok {
-			t.Fatalf("-modes: %q is no mode", name)
-		}
-		run.Modes = append(run.Modes, m)
+	run.Modes = chosenModes(t)
+	if *guests == "" && !*inGuest {
+		run.Modes, _ = able(t, run.Modes, top) // the others are TestGuests'
 	}
 	run.Features = chosen(*onlyFeatures, nil)
 	seen := map[Cell]int{}
@@ -127,7 +150,7 @@ func TestSuites(t *testing.T) {
 		if e.Kind == "cell" {
 			seen[Cell{e.Result.Suite, e.Result.Mode, e.Result.Feature}]++
 			t.Logf("%s %s: %s %.3f s: %s", e.Result.Mode, e.Result.Feature, e.Result.Outcome, e.Result.Seconds, e.Result.Detail)
-			if e.Result.Outcome == reports.Unable && strict() {
+			if e.Result.Outcome == reports.Unable && (strict() || *inGuest) {
 				t.Errorf("%s %s: unable: %s", e.Result.Mode, e.Result.Feature, e.Result.Detail)
 			}
 		}
@@ -157,7 +180,7 @@ func guestDriver(t *testing.T, name string) lab.Driver {
 	if i < 0 {
 		t.Fatalf("-guests %q: no such kernel: %v", name, lacking)
 	}
-	return vm.Driver{Kernel: ks[i], Cache: cache, Features: []string{"veth", "bridge", "macvlan", "ipvlan", "802.1q", "nftables", "nft-nat", "tbf", "netem"}}
+	return vm.Driver{Kernel: ks[i], Cache: cache, Features: modules}
 }
 
 // sabotage breaks each mode by the sabotages of all specs, those of one suite in one lab, several labs at the same time:

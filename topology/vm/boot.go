@@ -295,7 +295,7 @@ var environment = []string{"LD_LIBRARY_PATH=/" + librariesDir}
 // registers are what a Go program is told to do without: all options of the runtime that lead to wide registers. Each is a
 // switch of its own: the garbage collector asks for AVX-512's parts and not for its foundation.
 var registers = []string{
-	"cpu.avx", "cpu.avx2", "cpu.fma", "cpu.avx512f", "cpu.avx512cd", "cpu.avx512bw", "cpu.avx512dq", "cpu.avx512vl", "cpu.vpclmulqdq",
+	"cpu.avx", "cpu.avx2", "cpu.fma", "cpu.avx512f", "cpu.avx512cd", "cpu.avx512bw", "cpu.avx512dq", "cpu.avx512vl",
 }
 
 // noAVX keeps programs from registers that are not switched between processes under UML (see Exec): those of Go, and the
