@@ -343,22 +343,26 @@ func (b *Bench) Detach(ctx context.Context, p Place) error {
 }
 
 // Reboot restarts a host, which comes up with nothing but its cables, and asks for what is needed to observe it. What it
-// returns restores what was applied there; it may be called again, and is when the spec ends.
+// returns restores what was applied there; it may be called again, and is when the spec ends: a host that could not be
+// restarted or restored is not put back.
 func (b *Bench) Reboot(ctx context.Context, host string) (restore func(context.Context) error, err error) {
-	once := sync.Once{}
-	restore = func(ctx context.Context) (err error) {
+	var once sync.Once
+	restore = func(ctx context.Context) error {
 		once.Do(func() {
-			if err = b.lab.Restore(ctx, host); err == nil {
+			if err == nil {
+				err = b.lab.Restore(ctx, host)
+			}
+			if err == nil {
 				err = b.settled(ctx, host)
 			}
 		})
 		return err
 	}
-	b.atEnd(restore)
-	if err := b.lab.Reboot(ctx, host); err != nil {
-		return restore, err
+	b.atEnd(func(ctx context.Context) error { return restore(ctx) })
+	if err = b.lab.Reboot(ctx, host); err == nil {
+		err = b.instrument(ctx, b.plan.Machine(host))
 	}
-	return restore, b.instrument(ctx, b.plan.Machine(host))
+	return restore, err
 }
 
 // State is everything of a machine that modes change.

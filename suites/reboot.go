@@ -1,9 +1,11 @@
 package suites
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -13,7 +15,11 @@ import (
 )
 
 // picked is a state without what a kernel draws anew: numbers of devices and namespaces, and on the host itself, where
-// modes leave MAC addresses to it, those and what follows from them.
+// modes leave MAC addresses to it, those and what follows from them. Nor has it what no mode chooses. A link-local address
+// follows from the device's MAC address, which is compared, and among devices that share one, as those of IPvlan do, from
+// the order in which they were made (addrconf_ifid_eui48() of net/ipv6/addrconf.c). The group of neighbour discovery that
+// an address has is joined where its detection of duplicates began before the device was found to need no ARP
+// (addrconf_join_solict() there): a worker does that, which may be slower than who takes the device up.
 func picked(s lab.State) lab.State {
 	out := lab.State{Spaces: map[string]lab.SpaceState{}}
 	for name, space := range s.Spaces {
@@ -25,14 +31,15 @@ func picked(s lab.State) lab.State {
 				space.Links[i].MAC = nil
 			}
 		}
-		if name == "" {
-			space.FDB = nil
-			space.Addrs = slices.DeleteFunc(slices.Clone(space.Addrs), func(a lab.Addr) bool { return a.LinkLocal })
-		}
+		space.Addrs = slices.DeleteFunc(slices.Clone(space.Addrs), func(a lab.Addr) bool { return a.LinkLocal })
+		space.FDB = slices.DeleteFunc(slices.Clone(space.FDB), func(e lab.FDB) bool { return name == "" || solicited(e.MAC) })
 		out.Spaces[name] = space
 	}
 	return out
 }
+
+// solicited tells whether a frame's destination is that of the solicited-node groups (RFC 2464 section 7, RFC 4291 section 2.7.1).
+func solicited(mac net.HardwareAddr) bool { return bytes.HasPrefix(mac, []byte{0x33, 0x33, 0xff}) }
 
 // asBefore waits until a host is as it was before, but for numbers, and gives what is not.
 func asBefore(ctx context.Context, b *Bench, host string, before lab.State) (diff []string, err error) {

@@ -603,6 +603,7 @@ func (b BGP) line(at string, remove bool) string {
 	line(" no bgp ebgp-requires-policy")
 	line(" no bgp default ipv4-unicast")
 	line(" no bgp network import-check")
+	line(" bgp bestpath compare-routerid")
 	if b.Hold != 0 {
 		line(" timers bgp %d %d", int((b.Hold / 3).Seconds()), int(b.Hold.Seconds()))
 	}

@@ -229,6 +229,7 @@ router bgp 65001
  no bgp ebgp-requires-policy
  no bgp default ipv4-unicast
  no bgp network import-check
+ bgp bestpath compare-routerid
  timers bgp 3 9
  neighbor 198.18.0.2 remote-as 65000
  neighbor 198.18.0.2 update-source 198.18.0.3

@@ -80,7 +80,8 @@ func Start(ctx context.Context, d Driver, p *topology.Plan) (*Lab, error) {
 func (l *Lab) Plan() *topology.Plan { return l.plan }
 
 // Apply carries steps out: on each machine in their order, on different machines at the same time. Where a machine
-// refuses one, that machine's are undone there; what others applied stays until Undo.
+// refuses one, that machine's are undone there; what others applied stays until Undo. Steps without an owner are for good:
+// nothing undoes or restores them.
 func (l *Lab) Apply(ctx context.Context, owner string, steps []topology.Step) error {
 	on := map[string][]topology.Step{}
 	var order []string
@@ -96,6 +97,9 @@ func (l *Lab) Apply(ctx context.Context, owner string, steps []topology.Step) er
 			a := Apply{Owner: owner, Steps: on[m]}
 			if err := l.Do(ctx, m, "Host.Apply", a, &Nothing{}); err != nil {
 				return err
+			}
+			if owner == "" {
+				return nil
 			}
 			l.mu.Lock()
 			defer l.mu.Unlock()

@@ -66,7 +66,11 @@ func start(c topology.BGP, f *fib, j *journal, own []netip.Prefix, again bool) (
 			s.end()
 		}
 	}()
-	g := &api.Global{Asn: c.AS, RouterId: c.ID.String(), ListenPort: -1, UseMultiplePaths: c.Multipath}
+	g := &api.Global{
+		Asn: c.AS, RouterId: c.ID.String(), ListenPort: -1, UseMultiplePaths: c.Multipath,
+		// Of equally good paths the one by RFC 4271 section 9.1.2.2, f and g, not the oldest: the same whatever came first.
+		RouteSelectionOptions: &api.RouteSelectionOptionsConfig{ExternalCompareRouterId: true},
+	}
 	for _, p := range c.Peers {
 		if local := p.Local.String(); !slices.Contains(g.ListenAddresses, local) {
 			g.ListenAddresses, g.ListenPort = append(g.ListenAddresses, local), port
