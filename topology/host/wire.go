@@ -55,7 +55,9 @@ func NewWire(s *space.Space, nic topology.Interface, tor *space.Space) (_ *Wire,
 		return nil, errors.Join(err, w.end.Close())
 	}
 	w.Machine = os.NewFile(uintptr(pair[1]), "machine's end of "+nic.Name)
-	if err := unix.SetNonblock(pair[0], true); err != nil { // so that closing it ends a read
+	// Ours, so that closing it ends a read; the machine's, which User-mode Linux would else wait at, and stand still. Go's file
+	// does not know of the latter, or handing it to a child would take it back.
+	if err := errors.Join(unix.SetNonblock(pair[0], true), unix.SetNonblock(pair[1], true)); err != nil {
 		return nil, errors.Join(err, w.end.Close(), w.Machine.Close(), unix.Close(pair[0]))
 	}
 	w.ours = os.NewFile(uintptr(pair[0]), "wire of "+nic.Name)
