@@ -81,7 +81,7 @@ func (r *Run) natGroups(cells []Cell) (groups []group, rigs []*rig, needless []*
 	container := attached(p, m, host)[0]
 	inside := Place{host.Name, container.Name}
 	for _, v := range natCost.variants {
-		rigs = append(rigs, &rig{run: r, plan: p, mode: m, steps: v.steps(p, m, container)})
+		rigs = append(rigs, &rig{run: r, plan: p, mode: m, outside: true, steps: v.steps(p, m, container)})
 	}
 	outside := p.Externals()[0].NICs[0].V4.Addr()
 	for _, gauge := range gauges {

@@ -213,13 +213,14 @@ func publishing(p *topology.Plan, m modes.Mode, host string, c topology.Containe
 
 // rig is a lab to measure in: nothing in it records packets. Its agents stay.
 type rig struct {
-	run    *Run
-	plan   *topology.Plan
-	mode   modes.Mode
-	two    bool            // profile: on two processors
-	steps  []topology.Step // after the mode is set up
-	bench  *Bench
-	failed error
+	run     *Run
+	plan    *topology.Plan
+	mode    modes.Mode
+	two     bool            // profile: on two processors
+	outside bool            // external machines take part
+	steps   []topology.Step // after the mode is set up
+	bench   *Bench
+	failed  error
 
 	mu     sync.Mutex
 	agents map[post]lab.Handle
@@ -234,6 +235,9 @@ type post struct {
 func (g *rig) start(ctx context.Context) {
 	g.agents = map[post]lab.Handle{}
 	p := *g.plan
+	if !g.outside {
+		p.Machines = inner(g.plan)
+	}
 	if g.two {
 		var cpu int
 		if _, cpu, g.failed = processors(onTwo); g.failed != nil {
@@ -244,6 +248,21 @@ func (g *rig) start(ctx context.Context) {
 	if g.bench, g.failed = newQuietBench(ctx, g.run.Driver, &p, g.mode); g.failed == nil {
 		g.failed = g.bench.Apply(ctx, g.steps...)
 	}
+}
+
+// inner are the machines of a plan without the external ones and the switches' ports to those.
+func inner(p *topology.Plan) (out []topology.Machine) {
+	for _, m := range p.Machines {
+		if m.Role == topology.RoleExternal {
+			continue
+		}
+		m.NICs = slices.DeleteFunc(slices.Clone(m.NICs), func(n topology.Interface) bool {
+			peer := p.Machine(n.Peer.Machine)
+			return peer != nil && peer.Role == topology.RoleExternal
+		})
+		out = append(out, m)
+	}
+	return out
 }
 
 // warming is how long every lane is tried once before anything counts: agents have started by then, and neighbours are
