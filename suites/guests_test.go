@@ -1,6 +1,7 @@
 package suites
 
 import (
+	"fmt"
 	"io"
 	"runtime"
 	"slices"
@@ -46,12 +47,17 @@ func able(t *testing.T, all []modes.Mode, top topology.Topology) (carried []mode
 }
 
 // TestGuests observes, in guests, the modes that this kernel cannot carry: these very tests are the guest's first process, and
-// TestSuites runs there. Specs that need more than their mode does go to a kernel that has it.
+// TestSuites runs there. Specs that need more than their mode does go to a kernel that has it. A spec that is sabotaged on a
+// mode of this kernel is not sabotaged again there, unless sabotages are all that is asked for.
 func TestGuests(t *testing.T) {
 	if *guests != "" || *inGuest {
 		t.Skip("not asked for: hosts or the tests themselves are guests")
 	}
-	_, all := able(t, chosenModes(t), twoHosts(t))
+	carried, all := able(t, chosenModes(t), twoHosts(t))
+	var here []string
+	for _, m := range carried {
+		here = append(here, m.Name)
+	}
 	if len(all) == 0 {
 		return
 	}
@@ -78,46 +84,68 @@ func TestGuests(t *testing.T) {
 			light = append(light, s.Feature.Name)
 		}
 	}
-	room := make(chan struct{}, runtime.NumCPU())
-	for _, mode := range all {
-		for _, run := range []struct {
-			kernel   *vm.Kernel
-			features []string
-		}{{usual, light}, {whole, heavy}} {
-			if len(run.features) == 0 {
-				continue
-			}
-			t.Run(mode+" on "+run.kernel.Name, func(t *testing.T) {
-				t.Parallel()
-				room <- struct{}{}
-				defer func() { <-room }()
-				args := []string{
-					"-test.run=^TestSuites$", "-test.v", "-in-guest", "-modes=" + mode, "-suites=" + *onlySuites, "-features=" + strings.Join(run.features, ","),
-				}
-				if *onlySabotage {
-					args = append(args, "-only-sabotage")
-				}
-				if *noSabotage {
-					args = append(args, "-no-sabotage")
-				}
-				m, err := vm.Boot(t.Context(), *run.kernel, vm.Guest{Name: "tests", Cache: cache, Memory: 1 << 30, CPUs: runtime.NumCPU(), Features: modules, Args: args})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() {
-					if err := m.Stop(); err != nil {
-						t.Error(err)
-					}
-				}()
-				out, err := io.ReadAll(m.Stream)
-				if err != nil {
-					t.Errorf("%v", err)
-				}
-				t.Logf("%s", out)
-				if !strings.Contains(string(out), "--- PASS: TestSuites") {
-					t.Error("TestSuites has not passed there")
-				}
-			})
+	// What is observed and what the sabotages of a suite do take a guest each, since a guest has one processor.
+	type errand struct {
+		name     string
+		kernel   *vm.Kernel
+		features []string
+		args     []string
+	}
+	var errands []errand
+	add := func(mode string, e errand) {
+		if e.args = append(e.args, "-modes="+mode, "-features="+strings.Join(e.features, ",")); len(e.features) > 0 {
+			e.name = mode + " on " + e.kernel.Name + e.name
+			errands = append(errands, e)
 		}
 	}
+	for _, mode := range all {
+		if !*noSabotage {
+			for _, suite := range chosen(*onlySuites, nil) {
+				if sabotaged := slices.DeleteFunc(slices.Clone(light), func(f string) bool { return !breaks(f, suite, mode) || !*onlySabotage && breaks(f, suite, here...) }); len(sabotaged) > 0 {
+					add(mode, errand{": sabotages of " + suite, usual, sabotaged, []string{"-only-sabotage", "-suites=" + suite}})
+				}
+			}
+		}
+		if !*onlySabotage {
+			add(mode, errand{"", usual, light, []string{"-no-sabotage", "-suites=" + *onlySuites}})
+		}
+		add(mode, errand{"", whole, heavy, []string{
+			"-suites=" + *onlySuites, fmt.Sprintf("-only-sabotage=%v", *onlySabotage), fmt.Sprintf("-no-sabotage=%v", *noSabotage),
+		}})
+	}
+	room := make(chan struct{}, runtime.NumCPU()+1) // they wait more than they compute
+	for _, e := range errands {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			room <- struct{}{}
+			defer func() { <-room }()
+			m, err := vm.Boot(t.Context(), *e.kernel, vm.Guest{
+				Name: "tests", Cache: cache, Memory: 1 << 30, CPUs: runtime.NumCPU(), Features: modules,
+				Args: append([]string{"-test.run=^TestSuites$", "-test.v", "-in-guest"}, e.args...),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := m.Stop(); err != nil {
+					t.Error(err)
+				}
+			}()
+			out, err := io.ReadAll(m.Stream)
+			if err != nil {
+				t.Errorf("%v", err)
+			}
+			t.Logf("%s", out)
+			if !strings.Contains(string(out), "--- PASS: TestSuites") {
+				t.Error("TestSuites has not passed there")
+			}
+		})
+	}
+}
+
+// breaks tells whether a spec has a sabotage of one of the modes.
+func breaks(feature, suite string, modes ...string) bool {
+	return slices.ContainsFunc(Specs(), func(s Spec) bool {
+		return s.Suite == suite && s.Feature.Name == feature && slices.ContainsFunc(s.Sabotage, func(how Sabotage) bool { return slices.Contains(modes, how.Mode) })
+	})
 }
