@@ -780,7 +780,7 @@ var _ = register(Spec{
 		s := sessionOf(b, firstHost(b))
 		return restarted(ctx, b, s.tor, slices.DeleteFunc(sessions(b), func(o session) bool { return o.tor != s.tor }))
 	},
-	Sabotage: []Sabotage{{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute}},
+	Sabotage: []Sabotage{{Mode: speaks, Doc: "hosts do not offer graceful restart", Setup: spoken(func(c *topology.BGP) { c.Restart = 0 })}},
 })
 
 // sidelined is a lab of its own with other speakers, or other machines: of one container on each host.
