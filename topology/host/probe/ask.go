@@ -158,13 +158,12 @@ func (s *Service) Ask(a lab.Ask, reply *lab.Answer) error {
 // Enough is the verb Probe.Enough.
 func (s *Service) Enough(token string, _ *lab.Nothing) error {
 	s.mu.Lock()
-	k := s.asking[token]
+	until := s.asking[token]
 	s.mu.Unlock()
-	if k == nil {
+	if until == nil {
 		return nil
 	}
-	k.enough.Store(true)
-	if err := k.file.SetDeadline(time.Unix(1, 0)); err != nil && !errors.Is(err, os.ErrClosed) {
+	if err := until(time.Unix(1, 0)); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("enough of %q: %w", token, err)
 	}
 	return nil
@@ -180,8 +179,12 @@ func (s *Service) ask(a lab.Ask, reply *lab.Answer) error {
 		return err
 	}
 	defer k.close()
+	until := k.file.SetReadDeadline
+	if q.Proto == "tcp" {
+		until = k.file.SetDeadline // it waits for the connection, too
+	}
 	s.mu.Lock()
-	s.asking[q.Token] = k
+	s.asking[q.Token] = until
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -261,12 +264,10 @@ func (q question) byDatagram(k *socket, to unix.Sockaddr, reply *lab.Answer) err
 	if err := k.send(data, nil, to); err != nil {
 		return err
 	}
-	// From here on: on a busy machine, even sending may take as long as is waited for the answer.
+	// From here on: on a busy machine, even sending may take as long as is waited for the answer, and who has enough may have
+	// it before anything was sent.
 	if err := k.file.SetReadDeadline(time.Now().Add(q.Wait)); err != nil {
 		return err
-	}
-	if k.enough.Load() {
-		return nil
 	}
 	buf, oob := make([]byte, 2048), make([]byte, 512)
 	var failed error

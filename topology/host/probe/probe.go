@@ -25,8 +25,8 @@ type Service struct {
 	last    uint64
 	running map[uint64]runner
 	sockets map[*socket]struct{}
-	asking  map[string]*socket // by token
-	wait    sync.WaitGroup     // of the goroutines that belong to running
+	asking  map[string]func(time.Time) error // sets until when the answer is waited for, by token
+	wait    sync.WaitGroup                   // of the goroutines that belong to running
 }
 
 // runner is what goes on until it is stopped: a listener or a flow.
@@ -34,7 +34,7 @@ type runner interface{ stop() lab.Tally }
 
 // New is the prober of a machine; find gives the namespace of a container, or the machine's own for "".
 func New(find func(container string) (*space.Space, error)) *Service {
-	return &Service{find: find, running: map[uint64]runner{}, sockets: map[*socket]struct{}{}, asking: map[string]*socket{}}
+	return &Service{find: find, running: map[uint64]runner{}, sockets: map[*socket]struct{}{}, asking: map[string]func(time.Time) error{}}
 }
 
 // Close ends all that runs and waits for it; questions that wait for an answer get an error.

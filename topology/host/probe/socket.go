@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -23,8 +22,6 @@ type socket struct {
 	conn syscall.RawConn
 	fd   int // for options, while the file is open
 	v6   bool
-
-	enough atomic.Bool // no answer is waited for any more
 }
 
 func newSocket(s *Service, container string, fd int, v6 bool) (*socket, error) {
