@@ -158,12 +158,12 @@ func (s *Service) Ask(a lab.Ask, reply *lab.Answer) error {
 // Enough is the verb Probe.Enough.
 func (s *Service) Enough(token string, _ *lab.Nothing) error {
 	s.mu.Lock()
+	defer s.mu.Unlock() // a socket is not closed while its question is among these
 	until := s.asking[token]
-	s.mu.Unlock()
 	if until == nil {
 		return nil
 	}
-	if err := until(time.Unix(1, 0)); err != nil && !errors.Is(err, os.ErrClosed) {
+	if err := until(time.Unix(1, 0)); err != nil {
 		return fmt.Errorf("enough of %q: %w", token, err)
 	}
 	return nil
