@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,8 +22,15 @@ const (
 	hostKernel = "host" // the machine's own
 )
 
+// The drivers, as --driver names them.
+const (
+	netnsDriver = "netns"
+	vmDriver    = "vm"
+)
+
 // ground is a kernel that labs stand on.
 type ground struct {
+	driver  string            // what hosts are on it; empty: netnsDriver
 	name    string            // as --kernel names it
 	guest   *vm.Kernel        // nil: the machine's own kernel
 	missing map[string]string // what it lacks, in its own words
@@ -31,13 +39,14 @@ type ground struct {
 
 // fidelity is what a result on it is obtained on.
 func (g *ground) fidelity() reports.Fidelity {
+	driver := cmp.Or(g.driver, netnsDriver)
 	switch {
 	case g.guest != nil:
-		return reports.Fidelity{Kernel: g.guest.Release, Driver: "netns", Accelerator: g.guest.Accelerator}
+		return reports.Fidelity{Kernel: g.guest.Release, Driver: driver, Accelerator: g.guest.Accelerator}
 	case g.failed != nil: // nobody knows its release
-		return reports.Fidelity{Kernel: g.name, Driver: "netns"}
+		return reports.Fidelity{Kernel: g.name, Driver: driver}
 	}
-	return reports.Fidelity{Kernel: release(), Driver: "netns"}
+	return reports.Fidelity{Kernel: release(), Driver: driver}
 }
 
 // String names it for a reader.
@@ -104,6 +113,7 @@ func features() []string {
 // kernels are those that a run may use.
 type kernels struct {
 	cache   string
+	driver  string // what hosts are; empty: netnsDriver
 	noFetch bool
 	say     io.Writer                               // what is fetched is announced on it
 	span    func(name string, f func() error) error // measures how long something takes
@@ -134,6 +144,38 @@ func checkKernels(names []string, cache string) error {
 	return nil
 }
 
+// checkDriver answers a --driver that cannot be meant, and what cannot be had with it.
+func (o options) checkDriver() error {
+	switch o.driver {
+	case netnsDriver:
+		return nil
+	case vmDriver:
+	default:
+		return input("--driver %q: no such driver: want %s or %s", o.driver, netnsDriver, vmDriver)
+	}
+	if ms := measured(o.suites); len(ms) > 0 {
+		return input("--driver vm: %s measures, which says nothing about machines that share the processors: want one of %s", ms[0], strings.Join(observed(suites.Names()), ", "))
+	}
+	for _, name := range o.kernels {
+		if name == hostKernel {
+			return input("--kernel host: with --driver vm each host has a kernel of its own, never this machine's: want %s, a guest kernel such as debian-cloud, or a path", autoKernel)
+		}
+		kind := vm.QEMU
+		if strings.Contains(name, "/") {
+			if k, err := vm.File(name); err == nil {
+				kind = k.Kind
+			}
+		}
+		if name == "uml" || kind == vm.UML {
+			return input("--kernel %s: User-mode Linux cannot be a host of --driver vm yet: want %s, a kernel that qemu runs such as debian-cloud, or a path to one", name, autoKernel)
+		}
+	}
+	return nil
+}
+
+// usable tells whether guests of a kind of kernel can be what the driver needs them for.
+func (ks *kernels) usable(kind string) bool { return ks.driver != vmDriver || kind == vm.QEMU }
+
 // own is the machine's own kernel.
 func (ks *kernels) own(ctx context.Context) (*ground, error) {
 	for _, g := range ks.grounds {
@@ -159,7 +201,7 @@ func (ks *kernels) look(ctx context.Context, k vm.Kernel) *ground {
 			return g
 		}
 	}
-	g := &ground{name: k.Name, guest: &k}
+	g := &ground{name: k.Name, driver: ks.driver, guest: &k}
 	g.failed = ks.span("look at kernel "+k.Name, func() (err error) {
 		if k, err = vm.Accelerate(ctx, k, ks.cache); err != nil {
 			return err
@@ -226,18 +268,22 @@ func (ks *kernels) able(ctx context.Context, needs []string) (*ground, error) {
 	}
 	for _, k := range present {
 		have = append(have, k.Name)
+		if !ks.usable(k.Kind) {
+			continue
+		}
 		if g := ks.look(ctx, k); try(g) {
 			return g, nil
 		}
 	}
 	for _, name := range vm.Fetchable() {
-		if slices.Contains(have, name) || ctx.Err() != nil {
+		if slices.Contains(have, name) || ctx.Err() != nil || name == vm.UML && !ks.usable(vm.UML) {
 			continue
 		}
 		i := slices.IndexFunc(ks.grounds, func(g *ground) bool { return g.name == name })
 		var g *ground
 		if i < 0 {
 			g = ks.fetch(ctx, name)
+			g.driver = ks.driver
 			ks.grounds = append(ks.grounds, g)
 		} else {
 			g = ks.grounds[i]
@@ -252,16 +298,23 @@ func (ks *kernels) able(ctx context.Context, needs []string) (*ground, error) {
 // assign decides on which kernels the modes are observed. The error is that this machine can carry no lab at all.
 func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, t topology.Topology) ([]assignment, error) {
 	var chosen []*ground
+	var own *ground
 	for _, name := range names {
-		switch name {
-		case autoKernel, hostKernel:
-			own, err := ks.own(ctx)
-			if err != nil {
+		switch {
+		case ks.driver == vmDriver, name == autoKernel, name == hostKernel: // the tors of machines are on it, too
+			var err error
+			if own, err = ks.own(ctx); err != nil {
 				return nil, err
 			}
+		}
+		switch {
+		case name == autoKernel && ks.driver == vmDriver:
+			chosen = append(chosen, &ground{name: name, driver: vmDriver, failed: errors.New("this kernel is no guest's")})
+		case name == autoKernel, name == hostKernel:
 			chosen = append(chosen, own)
 		default:
 			if g := ks.named(ctx, name); !slices.Contains(chosen, g) {
+				g.driver = ks.driver
 				chosen = append(chosen, g)
 			}
 		}
@@ -285,10 +338,21 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 					a.why += "; and no guest kernel has it: " + strings.ReplaceAll(err.Error(), "\n", "; ")
 				}
 			}
+			if ks.driver == vmDriver {
+				a.since = ""
+				if lacks := own.lacks(torNeeds(p)); lacks != "" {
+					a.why = "switches are namespaces of this machine: " + lacks
+				}
+			}
 			out = append(out, a)
 		}
 	}
 	return out, nil
+}
+
+// torNeeds are what the switches of a plan need of a kernel: a tag is a host's to put on.
+func torNeeds(p *topology.Plan) []string {
+	return slices.DeleteFunc(slices.Clone(p.Needs()), func(need string) bool { return need == string(modes.VLAN) })
 }
 
 // share has the specs that need more than their mode does observed where that is: with auto on the first guest kernel that

@@ -33,6 +33,7 @@ import (
 type job struct {
 	Kernel   []string   // only tell which of these the kernel has
 	Guest    *vm.Kernel // do the rest in a guest with this kernel; nil: here
+	Hosts    *vm.Kernel // hosts are guests with this kernel; nil: they are namespaces
 	Memory   int64      // bytes of the guest
 	Cache    string     // directory that guests take what they boot from
 	Topology string     // text of the file
@@ -40,7 +41,7 @@ type job struct {
 	Modes    []string
 	Suites   []string
 	Features []string
-	Fidelity reports.Fidelity // its kernel is the one that the worker finds itself on
+	Fidelity reports.Fidelity // without Hosts its kernel is the one that the worker finds itself on
 	Seed     uint64
 	Measure  suites.Measure
 }
@@ -133,8 +134,12 @@ func do(j job, say func(message)) error {
 	if err != nil {
 		return err
 	}
+	var driver lab.Driver = netns.Driver{}
+	if j.Hosts != nil {
+		driver = vm.Driver{Kernel: *j.Hosts, Cache: j.Cache, Features: features()}
+	}
 	run := &suites.Run{
-		Driver: netns.Driver{}, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expectations,
+		Driver: driver, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expectations,
 		Fidelity: j.Fidelity, Measure: j.Measure,
 		Emit: func(e suites.Event) { say(message{Event: e}) },
 		Keep: func(name string, ps []lab.Packet) (string, error) {
@@ -147,7 +152,9 @@ func do(j job, say func(message)) error {
 			return f.Name, nil
 		},
 	}
-	run.Fidelity.Kernel = release()
+	if j.Hosts == nil {
+		run.Fidelity.Kernel = release()
+	}
 	for _, name := range j.Modes {
 		m, ok := modes.Find(name)
 		if !ok {

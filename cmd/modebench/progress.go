@@ -49,7 +49,7 @@ func (v *progress) begin(r reports.Run, p *topology.Plan, all []assignment, o op
 		machines = append(machines, m.Name)
 		containers += len(m.Containers)
 	}
-	fmt.Fprintf(v.out, "modebench %s   kernel %s   %d CPUs   netns, %s   seed %d\n", r.Version, r.Machine.Kernel, r.Machine.CPUs, rights, r.Seed)
+	fmt.Fprintf(v.out, "modebench %s   kernel %s   %d CPUs   %s, %s   seed %d\n", r.Version, r.Machine.Kernel, r.Machine.CPUs, o.driver, rights, r.Seed)
 	fmt.Fprintf(v.out, "  %s: %s, %d containers\n\n", p.Topology.Name, strings.Join(machines, " "), containers)
 	if v.terminal {
 		v.bars = mpb.New(mpb.WithOutput(v.out), mpb.WithWidth(12))

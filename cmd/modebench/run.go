@@ -32,6 +32,7 @@ type options struct {
 	modes, suites, features []string
 	topology, dir           string
 	kernels                 []string // autoKernel alone, or a matrix
+	driver                  string   // what hosts are: netnsDriver or vmDriver
 	cache                   string
 	noFetch                 bool
 	quick, strict           bool
@@ -65,6 +66,7 @@ func runCommand() *cobra.Command {
 	f.StringSliceVar(&o.features, "feature", nil, "observe these features only")
 	f.StringSliceVar(&o.kernels, "kernel", []string{autoKernel}, "kernels that labs stand on: "+autoKernel+" (this machine's, and a guest's for what it lacks), "+hostKernel+", "+
 		strings.Join(vm.Fetchable(), ", ")+" or a path; several, comma-separated, make a matrix")
+	f.StringVar(&o.driver, "driver", netnsDriver, "what hosts are: "+netnsDriver+" (namespaces of one kernel) or "+vmDriver+" (machines, each with a guest kernel of its own; observing suites only)")
 	f.BoolVar(&o.noFetch, "no-fetch", false, "fetch no kernel: what needs one that is not there is unable")
 	cacheFlag(c, &o.cache)
 	f.StringVarP(&o.dir, "out", "o", "modebench-report", "directory for the report")
@@ -90,6 +92,9 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	}
 	if len(o.suites) == 0 {
 		o.suites = suites.Names()
+		if o.driver == vmDriver {
+			o.suites = observed(o.suites)
+		}
 	}
 	for _, s := range o.suites {
 		if !slices.Contains(suites.Names(), s) {
@@ -105,6 +110,9 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 		return nil, "", nil, input("--blocks %d: want 1 to 1000", o.blocks)
 	}
 	if err := checkKernels(o.kernels, o.cache); err != nil {
+		return nil, "", nil, err
+	}
+	if err := o.checkDriver(); err != nil {
 		return nil, "", nil, err
 	}
 	if f := p.Topology.Fabric; f != "" && f != topology.Open {
@@ -144,7 +152,7 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 		Version: version(), Command: os.Args[1:], Seed: o.seed, Started: began.UTC().Truncate(time.Second), Quick: o.quick || o.blocks < 6,
 		Topology: draw(p, topology.Wiring{}), Source: source, Machine: machine(),
 	}}
-	ks := &kernels{cache: o.cache, noFetch: o.noFetch, say: os.Stderr, span: func(name string, f func() error) error {
+	ks := &kernels{cache: o.cache, driver: o.driver, noFetch: o.noFetch, say: os.Stderr, span: func(name string, f func() error) error {
 		start := time.Now()
 		defer func() {
 			res.Run.Phases = append(res.Run.Phases, reports.Phase{Name: name, Seconds: time.Since(start).Seconds()})
@@ -299,7 +307,7 @@ func (b *book) close(ctx context.Context, phase string, t task, err error) {
 	b.mu.Lock()
 	b.failures = append(b.failures, fmt.Sprintf("%s of %s: %s", phase, strings.Join(t.Modes, ", "), first))
 	b.mu.Unlock()
-	if t.Guest == nil || ctx.Err() != nil {
+	if t.ground.guest == nil || ctx.Err() != nil {
 		return
 	}
 	var console []reports.Evidence
@@ -377,7 +385,12 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			if g.guest != nil {
 				name += " on " + g.name
 			}
-			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Guest: g.guest, Cache: o.cache, Fidelity: g.fidelity()}
+			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Fidelity: g.fidelity()}
+			if o.driver == vmDriver {
+				base.Hosts = g.guest
+			} else {
+				base.Guest = g.guest
+			}
 			if tasks := of(g, base); len(tasks) > 0 {
 				out = append(out, phase{name, tasks, atOnce(g)})
 			}
@@ -419,7 +432,10 @@ func phases(o options, all []assignment, source string) (out []phase) {
 // together is how many workers observe at the same time on a ground.
 func together(g *ground) int {
 	n := max(2, min(2*runtime.NumCPU(), 16)) // a spec waits more than it computes: two for a processor keep it busy
-	if g.guest != nil {
+	switch {
+	case g.driver == vmDriver: // a lab has several guests
+		n = max(1, min(runtime.NumCPU()/2, int(memory("MemAvailable")/2/observingMemory)))
+	case g.guest != nil:
 		n = max(1, min(runtime.NumCPU()+1, int(memory("MemAvailable")/2/observingMemory))) // they wait, too
 	}
 	return n
@@ -441,7 +457,14 @@ func notes(o options, res reports.Results, all []assignment) []string {
 		}
 	}
 	for _, g := range slices.Sorted(maps.Keys(guests)) {
+		if o.driver == vmDriver {
+			out = append(out, fmt.Sprintf("Each host is a machine with the %s: %s.", g, strings.Join(guests[g], ", ")))
+			continue
+		}
 		out = append(out, fmt.Sprintf("Observed in a %s, on one or few emulated processors: %s. What was measured there is compared with the host mode measured there.", g, strings.Join(guests[g], ", ")))
+	}
+	if o.driver == vmDriver {
+		return append(out, "Switches and external machines are network namespaces of this machine's kernel. A host does not see the carrier of its cable, so specs that take it away are unable.")
 	}
 	out = append(out,
 		"Hosts are network namespaces of one kernel, joined by veth pairs and a bridge: ratios to the host mode of the same run carry over to other machines, absolute figures do not.",
