@@ -404,6 +404,13 @@ func phases(o options, all []assignment, source string) (out []phase) {
 				if len(a.only) == 0 && len(a.except) > 0 && len(j.Features) == 0 {
 					continue // all that is asked for is observed elsewhere
 				}
+				// A few features of several modes share a worker: what they take is the boot of a guest.
+				if i := slices.IndexFunc(ts, func(t task) bool {
+					return len(a.only) > 0 && len(t.of[0].only) > 0 && slices.Equal(t.Features, j.Features)
+				}); i >= 0 {
+					ts[i].Modes, ts[i].of = append(ts[i].Modes, a.Name), append(ts[i].of, a)
+					continue
+				}
 				ts = append(ts, task{j, g, []assignment{a}})
 			}
 			return ts
