@@ -133,8 +133,13 @@ func count(before, after lab.SpaceState) reports.Counts {
 	return c
 }
 
+// instrumenting bounds what takes a machine milliseconds: one that does not answer by then never will.
+const instrumenting = 20 * time.Second
+
 // instrument records a machine's devices, and makes hosts and externals answer controls.
 func (b *Bench) instrument(ctx context.Context, m *topology.Machine) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, instrumenting, fmt.Errorf("no answer within %s", instrumenting))
+	defer cancel()
 	if !b.quiet {
 		if err := b.lab.Do(ctx, m.Name, "Capture.Arm", lab.Nothing{}, &lab.Nothing{}); err != nil {
 			return err

@@ -231,6 +231,9 @@ func carriers(ctx context.Context, b *Bench, machine string, up bool, nics ...st
 	})
 	if err == nil && !ok {
 		err = fmt.Errorf("%s: %s after %s", machine, last, patience)
+		if !up {
+			err = fmt.Errorf("%w: the machine does not see the carrier of its cable", err)
+		}
 	}
 	return err
 }
