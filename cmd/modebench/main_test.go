@@ -117,6 +117,10 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"kernel", nil, []string{"run", "--kernel", "umx"}},
 		{"kernel-auto", nil, []string{"run", "--kernel", "auto,host"}},
 		{"kernel-missing", nil, []string{"run", "--kernel", "host,./vmlinuz"}},
+		{"driver", nil, []string{"run", "--driver", "kvm"}},
+		{"driver-kernel", nil, []string{"run", "--driver", "vm", "--kernel", "host"}},
+		{"driver-uml", nil, []string{"run", "--driver", "vm", "--kernel", "uml"}},
+		{"driver-measuring", nil, []string{"run", "--driver", "vm", "--suite", "conformance,throughput"}},
 		{"kernel-file", map[string]string{"vmlinuz": "no kernel at all"}, []string{"run", "--kernel", "./vmlinuz"}},
 	} {
 		t.Run(m.name, func(t *testing.T) {
