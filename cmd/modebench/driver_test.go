@@ -1,0 +1,42 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology/vm"
+)
+
+// TestMachines observes a mode on hosts that are guests, by the same spec as elsewhere, and a carrier that they do not see.
+func TestMachines(t *testing.T) {
+	isolated(t)
+	ks, lacking := vm.Kernels(DefaultCache())
+	i := slices.IndexFunc(ks, func(k vm.Kernel) bool { return k.Kind == vm.QEMU })
+	if i < 0 {
+		unable(t, "no kernel for machines: %v", lacking)
+	}
+	dir := t.TempDir()
+	code, _, stderr := result(t, modebench(t, dir, "run", "--driver", "vm", "--kernel", ks[i].Name, "-m", "macvlan-bridge",
+		"--suite", "conformance,lifecycle", "--feature", "same-host-ipv4,link-loss", "--seed", "7"))
+	if code != exitExpected {
+		t.Fatalf("exit code %d: want 0: %s", code, stderr)
+	}
+	want := map[string]string{"same-host-ipv4": reports.Pass, "link-loss": reports.Unable}
+	for _, r := range readReport(t, dir).Results {
+		if r.Outcome != want[r.Feature] {
+			t.Errorf("%s: %s: want %s: %s", r.Feature, r.Outcome, want[r.Feature], r.Detail)
+		}
+		if r.Outcome == reports.Unable && !strings.Contains(r.Detail, "carrier") {
+			t.Errorf("%s: %q: want the reason", r.Feature, r.Detail)
+		}
+		if f := r.Fidelity; f.Driver != "vm" || f.Kernel != ks[i].Release || f.Accelerator == "" {
+			t.Errorf("%s: fidelity %+v: want guests with %s", r.Feature, f, ks[i].Release)
+		}
+		delete(want, r.Feature)
+	}
+	if len(want) > 0 {
+		t.Errorf("not observed: %v", want)
+	}
+}
