@@ -192,9 +192,8 @@ func serve(args []string, in io.Reader, out *frames, e *ended) error {
 		return err
 	}
 	go func() {
-		if feed(in, stdin) != nil { // a line that garbles: nobody listens any more
-			_ = cmd.Process.Kill()
-		}
+		feed(in, stdin)
+		_ = cmd.Process.Kill() // nobody listens any more
 	}()
 	err = cmd.Wait()
 	e.Words = words.String()
@@ -204,12 +203,13 @@ func serve(args []string, in io.Reader, out *frames, e *ended) error {
 	return nil
 }
 
-// feed hands over data from the line until its end. What a program does not read that closed its input is dropped.
-func feed(in io.Reader, to io.WriteCloser) error {
+// feed hands over data from the line until that garbles or ends. What a program does not read that closed its input is
+// dropped.
+func feed(in io.Reader, to io.WriteCloser) {
 	for {
 		kind, data, err := readFrame(in)
 		if err != nil {
-			return err
+			return
 		}
 		if kind == frameEnd {
 			_ = to.Close() // closed already where the program ended
