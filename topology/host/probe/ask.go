@@ -184,7 +184,10 @@ func (s *Service) ask(a lab.Ask, reply *lab.Answer) error {
 		until = k.file.SetDeadline // it waits for the connection, too
 	}
 	s.mu.Lock()
-	s.asking[q.Token] = until
+	s.asking[q.Token] = func(t time.Time) error {
+		k.enough.Store(true)
+		return until(t)
+	}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -266,7 +269,7 @@ func (q question) byDatagram(k *socket, to unix.Sockaddr, reply *lab.Answer) err
 	}
 	// From here on: on a busy machine, even sending may take as long as is waited for the answer, and who has enough may have
 	// it before anything was sent.
-	if err := k.file.SetReadDeadline(time.Now().Add(q.Wait)); err != nil {
+	if err := k.wait(k.file.SetReadDeadline, q.Wait); err != nil {
 		return err
 	}
 	buf, oob := make([]byte, 2048), make([]byte, 512)
@@ -368,7 +371,7 @@ func echo(v6 bool, id uint16, data []byte) []byte {
 // overConnection connects, sends one message and waits for its answer.
 func (q question) overConnection(k *socket, to unix.Sockaddr, reply *lab.Answer) error {
 	asked := time.Now()
-	if err := k.file.SetDeadline(asked.Add(q.Wait)); err != nil {
+	if err := k.wait(k.file.SetDeadline, q.Wait); err != nil {
 		return err
 	}
 	err := q.converse(k, to, reply)

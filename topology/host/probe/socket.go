@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,12 +18,22 @@ import (
 
 // socket is one socket in a namespace. It belongs to that namespace wherever it is used from.
 type socket struct {
-	of   *Service
-	in   string // container
-	file *os.File
-	conn syscall.RawConn
-	fd   int // for options, while the file is open
-	v6   bool
+	enough atomic.Bool // no answer is waited for any more
+	of     *Service
+	in     string // container
+	file   *os.File
+	conn   syscall.RawConn
+	fd     int // for options, while the file is open
+	v6     bool
+}
+
+// wait sets until when an answer counts, which is not at all where there was enough before it was set or while it is.
+func (k *socket) wait(until func(time.Time) error, long time.Duration) error {
+	err := until(time.Now().Add(long))
+	if err == nil && k.enough.Load() {
+		err = until(time.Unix(1, 0))
+	}
+	return err
 }
 
 func newSocket(s *Service, container string, fd int, v6 bool) (*socket, error) {
