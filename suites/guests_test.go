@@ -53,6 +53,7 @@ func TestGuests(t *testing.T) {
 	if *guests != "" || *inGuest {
 		t.Skip("not asked for: hosts or the tests themselves are guests")
 	}
+	t.Parallel()
 	carried, all := able(t, chosenModes(t), twoHosts(t))
 	var here []string
 	for _, m := range carried {
@@ -84,7 +85,8 @@ func TestGuests(t *testing.T) {
 			light = append(light, s.Feature.Name)
 		}
 	}
-	// What is observed and what the sabotages of a suite do take a guest each, since a guest has one processor.
+	// What is observed and what a few sabotages of a suite do take a guest each, since a guest has one processor.
+	const atOnce = 5
 	type errand struct {
 		name     string
 		kernel   *vm.Kernel
@@ -101,8 +103,9 @@ func TestGuests(t *testing.T) {
 	for _, mode := range all {
 		if !*noSabotage {
 			for _, suite := range chosen(*onlySuites, nil) {
-				if sabotaged := slices.DeleteFunc(slices.Clone(light), func(f string) bool { return !breaks(f, suite, mode) || !*onlySabotage && breaks(f, suite, here...) }); len(sabotaged) > 0 {
-					add(mode, errand{": sabotages of " + suite, usual, sabotaged, []string{"-only-sabotage", "-suites=" + suite}})
+				sabotaged := slices.DeleteFunc(slices.Clone(light), func(f string) bool { return !breaks(f, suite, mode) || !*onlySabotage && breaks(f, suite, here...) })
+				for some := range slices.Chunk(sabotaged, atOnce) {
+					add(mode, errand{": sabotages of " + suite, usual, some, []string{"-only-sabotage", "-suites=" + suite}})
 				}
 			}
 		}
@@ -113,12 +116,9 @@ func TestGuests(t *testing.T) {
 			"-suites=" + *onlySuites, fmt.Sprintf("-only-sabotage=%v", *onlySabotage), fmt.Sprintf("-no-sabotage=%v", *noSabotage),
 		}})
 	}
-	room := make(chan struct{}, runtime.NumCPU()+1) // they wait more than they compute
 	for _, e := range errands {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
-			room <- struct{}{}
-			defer func() { <-room }()
 			m, err := vm.Boot(t.Context(), *e.kernel, vm.Guest{
 				Name: "tests", Cache: cache, Memory: 1 << 30, CPUs: runtime.NumCPU(), Features: modules,
 				Args: append([]string{"-test.run=^TestSuites$", "-test.v", "-in-guest"}, e.args...),

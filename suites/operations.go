@@ -320,6 +320,15 @@ func recovery(ctx context.Context, b *Bench, what string, fail func(context.Cont
 	return o, nil
 }
 
+// acquainted has a container reach the external machine, by which its host gets to know the link-layer addresses on the way.
+func acquainted(ctx context.Context, b *Bench) error {
+	_, no, err := recovers(ctx, b, container(b))
+	if err == nil && len(no) > 0 {
+		err = fmt.Errorf("%s does not reach %s by %s", container(b), external(b), orNone(no))
+	}
+	return err
+}
+
 // forgetful makes a host unable to find link-layer addresses anew: it lives on those that it has.
 func forgetful(p *topology.Plan) []topology.Step {
 	nic := p.Networks[0].NIC
@@ -343,8 +352,8 @@ var _ = register(Spec{
 		})
 	},
 	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "the host cannot find its neighbours again", Steps: forgetful},
-		{Mode: "ptp", Doc: "the host cannot find its neighbours again", Steps: forgetful},
+		{Mode: "bridge", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: forgetful},
+		{Mode: "ptp", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: forgetful},
 	},
 })
 
@@ -423,8 +432,8 @@ var _ = register(Spec{
 		})
 	},
 	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "the host cannot find its neighbours again", Steps: forgetful},
-		{Mode: "ptp", Doc: "the host cannot find its neighbours again", Steps: forgetful},
+		{Mode: "bridge", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: forgetful},
+		{Mode: "ptp", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: forgetful},
 	},
 })
 

@@ -86,7 +86,7 @@ var _ = register(Spec{
 	Name: "a host is restarted, a container of another host asks an external machine meanwhile, the mode's steps are carried out again, the host is compared with before, and its container asks",
 	Run:  hostReboot,
 	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "the host cannot find its neighbours anew", Steps: forgetful},
+		{Mode: "bridge", Doc: "the host cannot find its neighbours anew", Before: acquainted, Steps: forgetful},
 		{Mode: "macvlan-bridge", Doc: "the container's MAC address is not the mode's choice, and drawn anew", Rewire: mapLinks(func(l *topology.Link) { l.MAC = nil })},
 		{Mode: "ptp", Doc: "the container's MAC address is not the mode's choice, and drawn anew", Rewire: mapLinks(func(l *topology.Link) { l.PeerMAC = nil })},
 	},

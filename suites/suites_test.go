@@ -5,8 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -53,22 +54,11 @@ func TestMain(m *testing.M) {
 			exit(vm.Main(os.Args[2:], os.Stdin, os.Stdout))
 		}
 	}
-	const isolated = "MODEBENCH_ISOLATED"
-	if os.Getenv(isolated) != "" {
-		os.Exit(m.Run())
+	// Labs and guests wait more than they compute.
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.NumCPU())); err != nil {
+		exit(err)
 	}
-	cmd := exec.Command(space.Self, os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), isolated+"=1")
-	space.Isolate(cmd)
-	if err := space.Start(cmd); err != nil {
-		fmt.Fprintln(os.Stderr, "unable: no network namespace can be made here:", err)
-		if strict() {
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	exit(cmd.Wait())
+	os.Exit(space.Rerun(m.Run, os.Args[1:], os.Getenv))
 }
 
 // strict tells whether what this machine is unable to say is a failure.
@@ -127,6 +117,7 @@ func unable(t *testing.T, format string, args ...any) {
 
 // TestSuites observes every cell, and shows for every spec that its sabotages turn it red.
 func TestSuites(t *testing.T) {
+	t.Parallel()
 	gomega.RegisterFailHandler(ginkgo.Fail)
 	expectations, err := modes.Expectations(fixtures.FS)
 	if err != nil {
@@ -252,6 +243,11 @@ func (o *observer) sabotaged(ctx context.Context, s Spec, how Sabotage) reports.
 	}
 	broken := s
 	broken.Run = func(ctx context.Context, b *Bench) (Observation, error) {
+		if how.Before != nil {
+			if err := how.Before(ctx, b); err != nil {
+				return Observation{}, fmt.Errorf("before the sabotage: %w", err)
+			}
+		}
 		if how.Steps != nil {
 			if err := b.Apply(ctx, how.Steps(b.plan)...); err != nil {
 				return Observation{}, fmt.Errorf("sabotage: %w", err)
