@@ -92,6 +92,16 @@ func (m Mode) Plan(t topology.Topology) (*topology.Plan, error) {
 	return topology.NewPlan(t)
 }
 
+// Requires is what a lab of the mode needs of a kernel, sorted: the plan's fabric, its impairments, and the mode itself.
+func (m Mode) Requires(p *topology.Plan) []string {
+	needs := p.Needs()
+	for _, k := range m.Needs {
+		needs = append(needs, string(k))
+	}
+	slices.Sort(needs)
+	return slices.Compact(needs)
+}
+
 // DeviceOf is the interface with the container's addresses, as it sees it when attached to the host; empty: none beyond
 // the loopback.
 func (m Mode) DeviceOf(p *topology.Plan, host *topology.Machine, c topology.Container) string {

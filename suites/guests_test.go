@@ -17,23 +17,14 @@ import (
 // modules are what labs of all modes need a guest to load.
 var modules = []string{"underlay", "macvlan", "ipvlan", "802.1q", "vlan-filtering", "br_netfilter", "nftables", "nft-nat", "tbf", "netem"}
 
-// needsOf is what a mode's lab needs of a kernel.
-func needsOf(t *testing.T, m modes.Mode, top topology.Topology) []string {
-	p, err := m.Plan(top)
-	if err != nil {
-		t.Fatal(err)
-	}
-	needs := p.Needs()
-	for _, k := range m.Needs {
-		needs = append(needs, string(k))
-	}
-	return needs
-}
-
 // able are the modes that this kernel can carry, and the names of the others.
 func able(t *testing.T, all []modes.Mode, top topology.Topology) (carried []modes.Mode, others []string) {
 	for _, m := range all {
-		missing, err := host.Kernel(needsOf(t, m, top))
+		p, err := m.Plan(top)
+		if err != nil {
+			t.Fatal(err)
+		}
+		missing, err := host.Kernel(m.Requires(p))
 		if err != nil {
 			t.Fatal(err)
 		}

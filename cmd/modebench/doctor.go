@@ -70,7 +70,7 @@ func doctorCommand() *cobra.Command {
 			for _, a := range all {
 				switch {
 				case a.why != "" && a.plan != nil:
-					line("mode "+a.Name, needsOf(a.Mode, a.plan)...)
+					line("mode "+a.Name, a.Requires(a.plan)...)
 					for _, why := range strings.Split(a.why, "; ")[1:] {
 						fmt.Fprintf(out, "      %s\n", why)
 					}

@@ -82,16 +82,6 @@ type assignment struct {
 	since  string   // why it is not on the machine's own kernel; empty: it is, or another one was asked for
 }
 
-// needsOf is what a mode's lab needs of a kernel.
-func needsOf(m modes.Mode, p *topology.Plan) []string {
-	needs := p.Needs()
-	for _, k := range m.Needs {
-		needs = append(needs, string(k))
-	}
-	slices.Sort(needs)
-	return slices.Compact(needs)
-}
-
 // features are all that modes, specs and labs may need of a kernel. A kernel is asked for all of them at once, so that its answer
 // serves every run.
 func features() []string {
@@ -329,9 +319,9 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 				out = append(out, a)
 				continue
 			}
-			a.why = g.lacks(needsOf(m, p))
+			a.why = g.lacks(m.Requires(p))
 			if a.why != "" && names[0] == autoKernel {
-				other, err := ks.able(ctx, needsOf(m, p))
+				other, err := ks.able(ctx, m.Requires(p))
 				if err == nil {
 					a.ground, a.since, a.why = other, a.why, ""
 				} else {
@@ -378,7 +368,7 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 				b := a
 				b.only, b.except, b.since, b.why = nil, nil, why, why
 				if o.kernels[0] == autoKernel {
-					if other, err := ks.able(ctx, append(needsOf(a.Mode, a.plan), needs...)); err == nil {
+					if other, err := ks.able(ctx, append(a.Requires(a.plan), needs...)); err == nil {
 						b.ground, b.why = other, ""
 					} else {
 						b.why += "; and no guest kernel has all of it: " + strings.ReplaceAll(err.Error(), "\n", "; ")
