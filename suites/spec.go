@@ -49,7 +49,7 @@ type Observation struct {
 // publication, or to those that prepare a host.
 type Sabotage struct {
 	Mode   string
-	Doc    string // what is broken, such as "masquerade missing"
+	Doc    string                              // what is broken, such as "masquerade missing"
 	Before func(context.Context, *Bench) error // brings about what the break must find, with Steps; nil: nothing
 	Steps  func(*topology.Plan) []topology.Step
 	Rewire func([]topology.Step) []topology.Step
