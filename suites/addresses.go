@@ -524,13 +524,23 @@ func overlap(ctx context.Context, b *Bench, first, second Place) (Observation, e
 			}
 		}
 	}
-	answers, err := recorded(ctx, func(p lab.Packet) bool { return askers[p.Token] != Place{} && p.Src == target })
+	all, err := recorded(ctx, func(p lab.Packet) bool { return askers[p.Token] != Place{} && (p.Src == target || p.Dst == target) })
 	if err != nil {
 		return Observation{}, err
 	}
+	left, arrived := map[string]bool{}, map[string]bool{} // questions: their container, and at the machine that was asked
+	var answers []lab.Packet
+	for _, p := range all {
+		if p.Src == target {
+			answers = append(answers, p)
+			continue
+		}
+		left[p.Token] = left[p.Token] || p.Outgoing && p.Machine == askers[p.Token].Machine && p.In == askers[p.Token].Container
+		arrived[p.Token] = arrived[p.Token] || p.Machine == x.Machine
+	}
 	// Judged by where the answers went: how fast a program took one says nothing here.
 	var o Observation
-	got, astray := map[Place]int{}, 0
+	got, astray, stopped := map[Place]int{}, 0, 0
 	for _, token := range tokens {
 		p, last := askers[token], lab.Packet{}
 		came := false
@@ -547,13 +557,19 @@ func overlap(ctx context.Context, b *Bench, first, second Place) (Observation, e
 		case last.Token != "":
 			astray++
 			o = o.with(p.String(), "asked %s at %s from %s: the answer was last seen at %s (%s)", x, target, a, at(last), last.Text)
+		case p == second && left[token] && !arrived[token]:
+			stopped++
+			o = o.with(p.String(), "asked %s at %s from %s: the question left the container and did not arrive", x, target, a)
 		default:
 			o = o.with(p.String(), "asked %s at %s from %s: no answer was seen", x, target, a)
 		}
 	}
-	seen := whether(got[first] == rounds && got[second] == rounds, "%s and %s both had %s and asked %s %d times each, in turn: %d and %d answers came, %d went elsewhere",
-		first, second, a, x, rounds, got[first], got[second], astray)
-	if got[first]+got[second]+astray < 2*rounds {
+	seen := whether(got[first] == rounds && got[second] == rounds, "%s and %s both had %s and asked %s %d times each, in turn: %d and %d answers came, %d went elsewhere, %d questions were stopped",
+		first, second, a, x, rounds, got[first], got[second], astray, stopped)
+	if got[first] < rounds {
+		stopped = 0 // for whatever reason, which is not that the address is the other's
+	}
+	if got[first]+got[second]+astray+stopped < 2*rounds {
 		seen.Status = "mixed" // some were lost otherwise than to the other one
 	}
 	seen.Evidence = o.Evidence
@@ -835,6 +851,9 @@ var _ = register(Spec{
 			if r.Dst.Addr().Is4() && r.Dst.Bits() == 0 && r.Via.IsValid() {
 				holder = r.Via
 			}
+		}
+		if holder.IsLinkLocalUnicast() { // one that hosts answer ARP for, and none has: its own address it answers for, too
+			holder = addrOf(b, Place{Machine: c.Machine}, IPv4)
 		}
 		r, err := b.Ask(ctx, c, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(holder, 0)})
 		if err != nil {

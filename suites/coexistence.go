@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,10 +68,10 @@ var _ = register(Spec{
 			if m.Name == b.mode.Name || m.Fabric != b.mode.Fabric {
 				continue
 			}
-			steps := setup(m)
-			if reflect.DeepEqual(steps, setup(b.mode)) {
-				steps = nil // it is there
-			}
+			present := setup(b.mode)
+			steps := slices.DeleteFunc(setup(m), func(s topology.Step) bool {
+				return slices.ContainsFunc(present, func(p topology.Step) bool { return reflect.DeepEqual(s, p) })
+			})
 			for i, s := range steps {
 				if s.Table != nil { // by whose name nothing is meant
 					t := *s.Table

@@ -540,6 +540,7 @@ func routeOfItsOwn(ctx context.Context, b *Bench, p Place, dst netip.Addr) error
 	}
 	return b.Apply(ctx, topology.Step{On: p.Machine, In: p.Container, Route: &topology.Route{
 		Dst: netip.PrefixFrom(dst, dst.BitLen()), Via: best.Via, Link: best.Link, Src: addrOf(b, p, familyOf(dst)),
+		OnLink: strings.Contains(best.Text+" ", " onlink "),
 	}})
 }
 
