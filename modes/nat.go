@@ -37,6 +37,7 @@ func (f family) private(c topology.Container) netip.Addr {
 
 // Priorities of hooks, as nft(8) names them.
 const (
+	raw    = -300
 	dstnat = -100
 	filter = 0
 	srcnat = 100
