@@ -109,6 +109,7 @@ var _ = registerFamilies(func(f Family) Spec {
 				}
 				return unannounced(steps)
 			})},
+			{Mode: "direct-bgp", Doc: "hosts announce nothing that was moved", Rewire: ofSpares(unannounced)},
 		},
 	}
 })

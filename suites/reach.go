@@ -52,6 +52,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "ipvlan-l2", Doc: "the devices are macvlan devices in private mode", Rewire: kindOf("macvlan", "private")},
 			{Mode: "ipvlan-l3", Doc: "the devices are macvlan devices in private mode", Rewire: kindOf("macvlan", "private")},
 			{Mode: "vlan-macvlan", Doc: "the devices are in private mode", Steps: deviceMode("private")},
+			{Mode: "direct-bgp", Doc: "the host has no routes to its containers", Rewire: unrouted},
 		},
 	}
 })
@@ -86,6 +87,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "ipvlan-l3s", Doc: "hosts announce nothing", Rewire: unannounced},
 			{Mode: "vlan-macvlan", Doc: "the second host's port is not in the network's VLAN", Steps: outOfVLAN(1)},
 			{Mode: "vlan-ipvlan", Doc: "the second host's port is not in the network's VLAN", Steps: outOfVLAN(1)},
+			{Mode: "direct-bgp", Doc: "hosts announce nothing", Rewire: unannounced},
 		},
 	}
 })
@@ -150,6 +152,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "ipvlan-l2", Doc: "the devices are of mode l3", Rewire: parentMode("l3")},
 			{Mode: "ipvlan-l3", Doc: "hosts announce nothing", Rewire: unannounced},
 			{Mode: "ipvlan-l3s", Doc: "hosts announce nothing", Rewire: unannounced},
+			{Mode: "direct-bgp", Doc: "hosts announce nothing", Rewire: unannounced},
 			{Mode: "vlan-macvlan", Doc: "the first host's port is not in the network's VLAN", Steps: outOfVLAN(0)},
 			{Mode: "vlan-ipvlan", Doc: "the first host's port is not in the network's VLAN", Steps: outOfVLAN(0)},
 		},
@@ -170,6 +173,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "ptp", Doc: "no rules masquerade", Steps: tableRemoved("ptp", "nat-")},
 			{Mode: "macvlan-vepa", Doc: "the first host's port is out of the switch", Steps: unplugged},
 			{Mode: "ipvlan-l3", Doc: "hosts announce nothing", Rewire: unannounced},
+			{Mode: "direct-bgp", Doc: "hosts do not answer for the next hops", Rewire: hopless},
 		},
 	}
 })
@@ -460,6 +464,27 @@ func shim(f Family, kind, mode string) func(*topology.Plan) []topology.Step {
 // unannounced leaves out of attaching a container that its host tells the router.
 func unannounced(steps []topology.Step) []topology.Step {
 	return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.Announce != nil })
+}
+
+// unrouted leaves out a host's routes to the container that is attached.
+func unrouted(steps []topology.Step) []topology.Step {
+	return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.In == "" && s.Route != nil })
+}
+
+// hopless has hosts answer for no address but their own, and gives their devices the MAC addresses that the kernel chooses, and
+// so link-local addresses that nobody knows.
+func hopless(steps []topology.Step) []topology.Step {
+	steps = slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool {
+		return s.Sysctl != nil && strings.HasSuffix(s.Sysctl.Key, "/proxy_arp")
+	})
+	for i, s := range steps {
+		if s.Link != nil {
+			link := *s.Link
+			link.MAC = nil
+			steps[i].Link = &link
+		}
+	}
+	return steps
 }
 
 // reachable lets the first host send to its own containers by the router, which sends it back to them.
