@@ -43,13 +43,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			Doc: "Does an external machine reach a container on another host than planned as long as its host announces it, and neither before nor after?",
 		},
 		Name: "a container of the second host is attached to the first without a word to the router; then it is announced, and then withdrawn; an external machine asks it each time",
-		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := speechless(b); o != nil {
-				return *o, nil
-			}
-			if err := converged(ctx, b); err != nil {
-				return Observation{}, err
-			}
+		Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
 			c, err := guest(b, 1)
 			if err != nil {
 				return Observation{}, err
@@ -114,7 +108,7 @@ var _ = registerFamilies(func(f Family) Spec {
 				o.Status = whether(reached && len(routes) > 0, "").Status
 			}
 			return o.value("reach-sec", took.Seconds()), nil
-		},
+		}),
 		Sabotage: []Sabotage{{Mode: speaks, Doc: "the router has a static route to it", Steps: func(p *topology.Plan) []topology.Step {
 			c := spareOf(p)
 			h := p.Hosts()[0]
@@ -148,13 +142,7 @@ var _ = register(Spec{
 		Doc: "When a container that was announced alone is detached, is its route withdrawn, taken out of the router's table, and the address unreachable?",
 	},
 	Name: "an external machine asks a container of another host a thousand times a second while it is detached; UPDATE, routing table and the last question that still comes are timed",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := speechless(b); o != nil {
-			return *o, nil
-		}
-		if err := converged(ctx, b); err != nil {
-			return Observation{}, err
-		}
+	Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
 		c, err := guest(b, 1)
 		if err != nil {
 			return Observation{}, err
@@ -258,7 +246,7 @@ var _ = register(Spec{
 			value("update-sec", since(later(update))).value("fib-sec", since(later(fib))).value("last-packet-sec", since(last))
 		o.Evidence = append(evidence, alive)
 		return o, nil
-	},
+	}),
 	Sabotage: []Sabotage{{Mode: speaks, Doc: "the host announces the address for another reason, too", Steps: func(p *topology.Plan) (steps []topology.Step) {
 		c := spareOf(p)
 		for _, a := range []netip.Addr{c.Segment4.Addr(), c.Segment6.Addr()} {
@@ -299,13 +287,7 @@ var _ = register(Spec{
 		Doc: "Does the router take no route from a host but to its own containers: none to machines, to everything, or to another host's containers?",
 	},
 	Name: "a host announces the machines' part of its segment, a default route, another host's block, and after them one container",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := speechless(b); o != nil {
-			return *o, nil
-		}
-		if err := converged(ctx, b); err != nil {
-			return Observation{}, err
-		}
+	Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
 		c, err := guest(b, 1)
 		if err != nil {
 			return Observation{}, err
@@ -357,7 +339,7 @@ var _ = register(Spec{
 		seen := whether(len(taken) == 0, "%s announced %v, none of which is its own: %s took %s; what came after them for a container it took", s.host, wrong, s.tor, orNone(taken))
 		seen.Evidence = o.Evidence
 		return seen.with(s.tor, "control: routes to %s and %s by %s", own[0], own[1], s.host), nil
-	},
+	}),
 	Sabotage: []Sabotage{{Mode: speaks, Doc: "the router has a default route by the host", Steps: func(p *topology.Plan) []topology.Step {
 		nic := p.Hosts()[0].NIC(p.Networks[0].NIC)
 		return []topology.Step{{On: nic.Peer.Machine, Route: &topology.Route{Dst: everywhere(IPv4), Via: nic.V4.Addr()}}}
@@ -372,13 +354,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			Doc: "When two hosts announce one address (anycast), does the router use both, for different flows, and one host for each flow?",
 		},
 		Name: "one container is attached to two hosts, which both announce it; an external machine asks from many ports, and again and again from one",
-		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := speechless(b); o != nil {
-				return *o, nil
-			}
-			if err := converged(ctx, b); err != nil {
-				return Observation{}, err
-			}
+		Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
 			c, err := guest(b, 1)
 			if err != nil {
 				return Observation{}, err
@@ -483,7 +459,7 @@ var _ = registerFamilies(func(f Family) Spec {
 				o = o.with(s.tor, "%s", r.Text)
 			}
 			return o, nil
-		},
+		}),
 		Sabotage: []Sabotage{{Mode: speaks, Doc: "the router prefers the first host", Steps: func(p *topology.Plan) []topology.Step {
 			c, nic := spareOf(p), p.Hosts()[0].NIC(p.Networks[0].NIC)
 			to, via := c.Segment4.Addr(), nic.V4.Addr()
@@ -502,13 +478,7 @@ var _ = register(Spec{
 		Doc: "Does a host that announces more prefixes than the router bears lose its session, and no other host its own?",
 	},
 	Name: "a host announces one container after the other, more than the router takes from one neighbour",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := speechless(b); o != nil {
-			return *o, nil
-		}
-		if err := converged(ctx, b); err != nil {
-			return Observation{}, err
-		}
+	Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
 		s, other := sessionOf(b, firstHost(b)), sessionOf(b, secondHost(b))
 		most := 0
 		for _, step := range topology.Underlay(b.plan) {
@@ -582,7 +552,7 @@ var _ = register(Spec{
 			s.host, len(prefixes), s.tor, most, m.Code, m.Subcode, ended, other.host, others, external(b), a.Answered)
 		o.Evidence = []reports.Evidence{seen(m.Packet)}
 		return o, nil
-	},
+	}),
 	Sabotage: []Sabotage{{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute}},
 })
 
@@ -628,13 +598,7 @@ var _ = register(Spec{
 		Doc: "When the router's operator resets a session, is it established again by itself, with all routes?",
 	},
 	Name: "the router resets the session of a host while an external machine asks a container there",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := speechless(b); o != nil {
-			return *o, nil
-		}
-		if err := converged(ctx, b); err != nil {
-			return Observation{}, err
-		}
+	Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
 		s := sessionOf(b, firstHost(b))
 		recorded, err := b.Record(ctx)
 		if err != nil {
@@ -660,7 +624,7 @@ var _ = register(Spec{
 		return works("%s reset the session with %s: it was established again, with all routes, after %.3f s; meanwhile %d of %d questions to a container there were not answered",
 			s.tor, s.host, took.Seconds(), tally.Sent-tally.Answered, tally.Sent).with(at(told.Packet), "%s", told.Text).
 			value("session-sec", took.Seconds()).value("lost-count", float64(tally.Sent-tally.Answered)), nil
-	},
+	}),
 	Sabotage: []Sabotage{{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute}},
 })
 

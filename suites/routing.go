@@ -93,6 +93,19 @@ func speechless(b *Bench) *Observation {
 	return &o
 }
 
+// speaking is a spec's run for modes that speak BGP, once everything is established and known.
+func speaking(run func(context.Context, *Bench) (Observation, error)) func(context.Context, *Bench) (Observation, error) {
+	return func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := speechless(b); o != nil {
+			return *o, nil
+		}
+		if err := converged(ctx, b); err != nil {
+			return Observation{}, err
+		}
+		return run(ctx, b)
+	}
+}
+
 func bgpState(ctx context.Context, b *Bench, machine string) (s lab.BGPState, err error) {
 	err = b.Do(ctx, machine, "BGP.State", lab.Nothing{}, &s)
 	return s, err
@@ -278,13 +291,7 @@ var _ = register(Spec{
 	Suite:   "routing",
 	Feature: Feature{Name: "bgp-session", Group: "routing", Doc: "Does each host keep a session of BGP with its router over each link, by TCP port 179 and with a TTL of one?"},
 	Name:    "a host announces one more address, and the packets of the session are read at the router",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := speechless(b); o != nil {
-			return *o, nil
-		}
-		if err := converged(ctx, b); err != nil {
-			return Observation{}, err
-		}
+	Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
 		c, err := guest(b, 1)
 		if err != nil {
 			return Observation{}, err
@@ -322,7 +329,7 @@ var _ = register(Spec{
 			}
 		}
 		return o, nil
-	},
+	}),
 	Sabotage: []Sabotage{{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute}},
 })
 
@@ -356,13 +363,7 @@ var _ = register(Spec{
 		Doc: "Do the OPEN messages of hosts and routers name version 4, their systems, identifiers and hold times, and offer both families, 4-octet systems, route refresh and graceful restart?",
 	},
 	Name: "the router resets a host's session, and the OPEN messages of both are read on the wire",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := speechless(b); o != nil {
-			return *o, nil
-		}
-		if err := converged(ctx, b); err != nil {
-			return Observation{}, err
-		}
+	Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
 		s := sessionOf(b, firstHost(b))
 		host, tor, err := reopened(ctx, b, s)
 		if err != nil {
@@ -418,7 +419,7 @@ var _ = register(Spec{
 			host.AS4, host.ID, host.Hold, host.Capabilities, tor.AS4, tor.ID, tor.Hold, tor.Capabilities, orNone(wrong))
 		seen.Evidence = o.Evidence
 		return seen, nil
-	},
+	}),
 	Sabotage: []Sabotage{
 		{Mode: speaks, Doc: "all hosts have one identifier", Setup: spoken(func(c *topology.BGP) { c.ID = netip.MustParseAddr("192.0.2.1") })},
 		{Mode: speaks, Doc: "graceful restart is not offered", Setup: spoken(func(c *topology.BGP) { c.Restart = 0 })},
@@ -429,13 +430,7 @@ var _ = register(Spec{
 	Suite:   "routing",
 	Feature: Feature{Name: "bgp-keepalive", Group: "routing", Doc: "Do both ends of a session send KEEPALIVE messages at least three times in a hold time?"},
 	Name:    "the router's recording of a session is read until each end has sent one more KEEPALIVE",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := speechless(b); o != nil {
-			return *o, nil
-		}
-		if err := converged(ctx, b); err != nil {
-			return Observation{}, err
-		}
+	Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
 		s := sessionOf(b, firstHost(b))
 		state, err := bgpState(ctx, b, s.tor)
 		if err != nil {
@@ -484,7 +479,7 @@ var _ = register(Spec{
 			}
 		}
 		return o.value("gap-sec", max(gaps[0], gaps[1]).Seconds()), nil
-	},
+	}),
 	Sabotage: []Sabotage{{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute}},
 })
 
@@ -497,13 +492,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			Doc: "When a container of another host is attached, does the host announce its address with its own system as the path and itself as the next hop, and the router to the other host with both systems and the router?",
 		},
 		Name: "a container that is planned on the second host is attached to the first, and the UPDATE messages of the host and of the router are read",
-		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := speechless(b); o != nil {
-				return *o, nil
-			}
-			if err := converged(ctx, b); err != nil {
-				return Observation{}, err
-			}
+		Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
 			c, err := guest(b, 1)
 			if err != nil {
 				return Observation{}, err
@@ -559,7 +548,7 @@ var _ = registerFamilies(func(f Family) Spec {
 				value("relay-sec", passed.When.Sub(told.When).Seconds())
 			o.Evidence = []reports.Evidence{seen(told.Packet), seen(passed.Packet)}
 			return o, nil
-		},
+		}),
 		Sabotage: []Sabotage{{Mode: speaks, Doc: "the host announces no container alone", Rewire: ofSpares(silent)}},
 	}
 })
