@@ -19,6 +19,7 @@ import (
 const (
 	seenMax   = 1 << 16          // messages that a listener remembers
 	beginning = 256              // bytes of a message, in which its token is
+	waiting   = 4 << 20          // bytes of memory for datagrams that wait to be answered
 	patience  = 10 * time.Second // for the rest of a message on a connection
 )
 
@@ -109,6 +110,11 @@ func (k *socket) prepareListener(a lab.Listen) error {
 	if a.Proto == "tcp" {
 		// Connections that wait out their time do not keep a port; another listener still does.
 		return errors.Join(err, named("SO_REUSEADDR", unix.SetsockoptInt(k.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)))
+	}
+	// A flow must not crowd out the question that comes after it, on a machine too busy to answer at once. Who may not pass
+	// net.core.rmem_max has that (socket(7)).
+	if unix.SetsockoptInt(k.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, waiting) != nil {
+		err = errors.Join(err, named("SO_RCVBUF", unix.SetsockoptInt(k.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, waiting)))
 	}
 	// Only groups that this socket joined count, not those of others in the namespace; an answer may be fragmented.
 	err = errors.Join(err, k.set(groupAll, 0), k.set(discover, unix.IP_PMTUDISC_DONT))
