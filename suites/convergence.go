@@ -838,18 +838,17 @@ var _ = register(Spec{
 		if err != nil {
 			return o, err
 		}
-		word, right := "no word of it left", true
+		word, right, last := "no word of it left", true, []reports.Evidence(nil)
 		if i := slices.IndexFunc(spoken, func(m said) bool { return m.toHost(s) && m.Kind == "notification" }); i >= 0 {
 			m := spoken[i]
 			word = fmt.Sprintf("it sent NOTIFICATION %d/%d", m.Code, m.Subcode)
 			right = m.Code == 4 && m.Subcode == 0
-			o.Evidence = append(o.Evidence, seen(m.Packet))
+			last = append(last, seen(m.Packet))
 		}
-		evidence := o.Evidence
 		o = whether(gone && right, "%s and %s did not hear each other: after %.3f s, with a hold time of %s, %s had ended the session, and %s; its route to %s is gone: %t",
 			s.host, s.tor, given.Sub(began).Seconds(), hold, s.tor, word, slice, gone).
 			value("hold-sec", given.Sub(began).Seconds()).value("fib-sec", max(0, flushed.Sub(given).Seconds()))
-		o.Evidence = evidence
+		o.Evidence = append(o.Evidence, last...)
 		return o.with(s.tor, "control: the session of %s is established", strings.Join(others, ", ")), nil
 	},
 	Sabotage: []Sabotage{{Mode: speaks, Doc: "the router has a static route, too", Rewire: func(steps []topology.Step) []topology.Step {

@@ -281,8 +281,8 @@ func recovery(ctx context.Context, b *Bench, what string, fail func(context.Cont
 		return notApplicable("the mode gives a container no address: there is no traffic"), nil
 	}
 	p, x := container(b), external(b)
-	if _, no, err := recovers(ctx, b, p); err != nil || len(no) > 0 {
-		return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s by %s before anything failed", p, x, orNone(no)))
+	if err := acquainted(ctx, b); err != nil {
+		return Observation{}, fmt.Errorf("before anything failed: %w", err)
 	}
 	began, err := fail(ctx)
 	if err != nil {

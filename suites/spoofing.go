@@ -65,15 +65,13 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "direct-bgp", Doc: "no rule looks at sources", Rewire: trusted},
 			{Mode: "bridge", Doc: "the host's packet filter drops what the container was not given", Steps: func(p *topology.Plan) []topology.Step {
 				h := p.Hosts()[0]
-				var matches []topology.Match
 				field, own := "ip saddr", h.Containers[0].Private4.Addr()
 				if f == IPv6 {
 					field, own = "ip6 saddr", h.Containers[0].Private6.Addr()
 				}
-				matches = append(matches,
+				return []topology.Step{dropping(topology.Step{On: h.Name}, "forward",
 					topology.Match{Field: "iifname", Value: p.Networks[0].Bridge},
-					topology.Match{Field: field, Value: own.String(), Not: true})
-				return []topology.Step{dropping(topology.Step{On: h.Name}, "forward", matches...)}
+					topology.Match{Field: field, Value: own.String(), Not: true})}
 			}},
 		},
 	}
