@@ -55,7 +55,9 @@ const (
 	NFTNAT   Kernel = "nft-nat" // nftables with NAT of both IP families
 	NFTables Kernel = "nftables"
 	IPVLAN   Kernel = "ipvlan"
-	VLAN     Kernel = "802.1q"         // VLAN devices
+	VLAN     Kernel = "802.1q" // VLAN devices
+	VXLAN    Kernel = "vxlan"
+	IPIP     Kernel = "ipip"
 	Trunk    Kernel = "vlan-filtering" // bridges that filter by VLAN, of which a topology.Trunk fabric is made
 )
 

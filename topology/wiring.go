@@ -59,7 +59,7 @@ type Space struct {
 // Link makes a device. Its kind's fields follow ip-link(8).
 type Link struct {
 	Name   string
-	Kind   string           // bridge, veth, macvlan, vxlan, …
+	Kind   string           // bridge, veth, macvlan, ipvlan, vlan, vxlan, ipip
 	MAC    net.HardwareAddr // nil: the kernel's choice
 	MTU    int              // 0: the kernel's choice
 	Master string           // bridge of the same namespace; empty: none
@@ -79,6 +79,12 @@ type Link struct {
 	Parent     string
 	ParentMode string // macvlan: private, vepa, bridge, passthru; ipvlan: l2, l3, l3s
 	VID        int    // vlan: 0 to 4094
+
+	// vxlan, ipip: tunnels. Where their packets go is said by entries (Neigh.FDB) of a vxlan, which learns none by itself
+	// (nolearning), and by the next hops of routes over an ipip.
+	Local netip.Addr // of their packets
+	VNI   int        // vxlan
+	Port  int        // vxlan: where their packets are sent (UDP)
 }
 
 // LinkSet changes a device. Zero fields stay as they are.
@@ -412,8 +418,13 @@ func (l Link) line(at, on, in string, remove bool) string {
 	if l.ParentMode != "" {
 		w.add("mode", l.ParentMode)
 	}
-	if l.Kind == "vlan" {
+	switch l.Kind {
+	case "vlan":
 		w.add("id", fmt.Sprint(l.VID))
+	case "vxlan":
+		w.add("id", fmt.Sprint(l.VNI), "local", l.Local.String(), "dstport", fmt.Sprint(l.Port), "nolearning")
+	case "ipip":
+		w.add("local", l.Local.String())
 	}
 	return w.String()
 }

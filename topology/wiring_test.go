@@ -203,6 +203,14 @@ func TestStepString(t *testing.T) {
 			"ip -n h1 link add name switch type bridge vlan_filtering 1 vlan_default_pvid 0", "ip -n h1 link del dev switch",
 		},
 		{
+			topology.Step{Link: &topology.Link{Name: "vxlan0", Kind: "vxlan", MAC: mac4, MTU: 1450, Up: true, Local: addr("198.18.0.1"), VNI: 4096, Port: 4789}},
+			"ip -n h1 link add name vxlan0 address 02:03:00:01:00:04 mtu 1450 up type vxlan id 4096 local 198.18.0.1 dstport 4789 nolearning", "ip -n h1 link del dev vxlan0",
+		},
+		{
+			topology.Step{Link: &topology.Link{Name: "tun0", Kind: "ipip", MTU: 1480, Local: addr("198.18.0.1")}},
+			"ip -n h1 link add name tun0 mtu 1480 type ipip local 198.18.0.1", "ip -n h1 link del dev tun0",
+		},
+		{
 			topology.Step{In: "c1", Set: &topology.LinkSet{Name: "eth0", Mode: "l3"}},
 			"ip -n h1-c1 link set dev eth0 type ipvlan mode l3", "",
 		},

@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/modebench/modebench/topology"
@@ -28,6 +29,8 @@ var kernels = map[string][]topology.Step{
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
 		{Link: &topology.Link{Name: "a.10", Kind: "vlan", Parent: "a", VID: 10}},
 	},
+	"vxlan": {{Link: &topology.Link{Name: "v", Kind: "vxlan", Local: netip.AddrFrom4([4]byte{127, 0, 0, 1}), VNI: 1, Port: 4789}}},
+	"ipip":  {{Link: &topology.Link{Name: "t", Kind: "ipip", Local: netip.AddrFrom4([4]byte{127, 0, 0, 1})}}},
 	"vlan-filtering": {
 		{Link: &topology.Link{Name: "br", Kind: "bridge", VLANFiltering: true}},
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b", Master: "br"}},

@@ -368,11 +368,12 @@ func (r reader) fdb(s *lab.SpaceState) error {
 		self := e.Flags&netlink.NTF_SELF != 0
 		s.FDB = append(s.FDB, lab.FDB{
 			Link: r.names[e.LinkIndex], MAC: e.HardwareAddr, Self: self, Local: !self && e.State&netlink.NUD_PERMANENT != 0,
+			Dst: addrOf(e.IP),
 		})
 	}
 	slices.SortFunc(s.FDB, func(a, b lab.FDB) int {
 		return cmp.Or(cmp.Compare(a.Link, b.Link), bytes.Compare(a.MAC, b.MAC), cmp.Compare(onOff(a.Self), onOff(b.Self)),
-			cmp.Compare(onOff(a.Local), onOff(b.Local)))
+			cmp.Compare(onOff(a.Local), onOff(b.Local)), a.Dst.Compare(b.Dst))
 	})
 	return nil
 }

@@ -299,8 +299,12 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		if err != nil {
 			return nil, err
 		}
+		add := (*netlink.Handle).NeighSet
+		if s.Neigh.FDB && s.Neigh.IP.IsValid() {
+			add = (*netlink.Handle).NeighAppend // one MAC address may have several destinations
+		}
 		return w.either(s.Remove,
-			asked(func(nl *netlinks) error { return nl.NeighSet(n) }),
+			asked(func(nl *netlinks) error { return add(nl.Handle, n) }),
 			asked(func(nl *netlinks) error { return nl.NeighDel(n) }))
 	case s.VLAN != nil:
 		return w.setVLAN(nl, s.In, s.Remove, *s.VLAN)
@@ -538,6 +542,10 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 		if link, err = stacked(base, l); err != nil {
 			return err
 		}
+	case "vxlan":
+		link = &netlink.Vxlan{LinkAttrs: base, VxlanId: l.VNI, SrcAddr: l.Local.AsSlice(), Port: l.Port}
+	case "ipip": // as ip-link(8) makes it: the TTL inherited, path MTU discovery on
+		link = &netlink.Iptun{LinkAttrs: base, Local: l.Local.AsSlice(), PMtuDisc: 1, Proto: unix.IPPROTO_IPIP}
 	default:
 		return fmt.Errorf("link kind %q is not known here", l.Kind)
 	}
@@ -792,6 +800,8 @@ func neigh(nl *netlinks, n topology.Neigh) (*netlink.Neigh, error) {
 	}
 	out := &netlink.Neigh{LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, HardwareAddr: n.MAC}
 	switch {
+	case n.FDB && n.IP.IsValid():
+		out.Family, out.Flags = unix.AF_BRIDGE, netlink.NTF_SELF
 	case n.FDB:
 		out.Family, out.Flags, out.State = unix.AF_BRIDGE, netlink.NTF_MASTER, netlink.NUD_NOARP
 	case n.IP.Is4():

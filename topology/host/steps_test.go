@@ -20,7 +20,7 @@ import (
 )
 
 // lacking is what a kernel may well be built without: even in strict mode a test may be unable for it.
-var lacking = []string{"ipvlan", "802.1q", "vlan-filtering"}
+var lacking = []string{"ipvlan", "802.1q", "vlan-filtering", "ipip"}
 
 // needs skips a test that asks for something that this kernel lacks.
 func needs(t *testing.T, features ...string) {
@@ -88,6 +88,19 @@ func TestSteps(t *testing.T) {
 	}
 	member := func(vid int, untagged bool) topology.Step {
 		return topology.Step{VLAN: &topology.VLAN{Link: "a", VID: vid, Untagged: untagged}}
+	}
+	tunnel := topology.Step{Link: &topology.Link{Name: "v", Kind: "vxlan", MTU: 1450, Up: true, Local: netip.MustParseAddr("198.18.0.1"), VNI: 7, Port: 4789}}
+	entry := func(mac net.HardwareAddr, dst string) topology.Step {
+		return topology.Step{Neigh: &topology.Neigh{Link: "v", MAC: mac, IP: netip.MustParseAddr(dst), FDB: true}}
+	}
+	entries := func(s lab.State) string {
+		var texts []string
+		for _, e := range s.Spaces[""].FDB {
+			if e.Link == "v" {
+				texts = append(texts, fmt.Sprintf("%s %t %s", e.MAC, e.Self, e.Dst))
+			}
+		}
+		return strings.Join(texts, "; ")
 	}
 	without := func(s topology.Step) topology.Step { s.Remove = true; return s }
 	reject := func(kind, dst string) topology.Step {
@@ -162,6 +175,27 @@ func TestSteps(t *testing.T) {
 			[]string{"vlan-filtering"},
 			[]topology.Step{pair, bridge, port, member(10, true), member(20, false)},
 			without(member(10, false)), link("", "a", ""), " veth  0 1500 [{20 false false}]",
+		},
+		{"vxlan", []string{"vxlan"}, nil, tunnel, link("", "v", ""), " vxlan  0 1450 []"},
+		{
+			"ipip", []string{"ipip"}, nil,
+			topology.Step{Link: &topology.Link{Name: "t", Kind: "ipip", MTU: 1480, Up: true, Local: netip.MustParseAddr("198.18.0.1")}},
+			link("", "t", ""), " ipip  0 1480 []",
+		},
+		{
+			"destination", []string{"vxlan"},
+			[]topology.Step{tunnel},
+			entry(mac("02:00:00:00:00:02"), "198.18.0.2"), entries, "02:00:00:00:00:02 true 198.18.0.2",
+		},
+		{
+			"second destination of frames for all", []string{"vxlan"},
+			[]topology.Step{tunnel, entry(make(net.HardwareAddr, 6), "198.18.0.2")},
+			entry(make(net.HardwareAddr, 6), "198.18.0.3"), entries, "00:00:00:00:00:00 true 198.18.0.2; 00:00:00:00:00:00 true 198.18.0.3",
+		},
+		{
+			"no longer a destination", []string{"vxlan"},
+			[]topology.Step{tunnel, entry(make(net.HardwareAddr, 6), "198.18.0.2"), entry(make(net.HardwareAddr, 6), "198.18.0.3")},
+			without(entry(make(net.HardwareAddr, 6), "198.18.0.2")), entries, "00:00:00:00:00:00 true 198.18.0.3",
 		},
 		{"blackhole", nil, nil, reject("blackhole", "10.4.0.0/24"), routes(""), "blackhole 10.4.0.0/24 proto static"},
 		{"unreachable", nil, nil, reject("unreachable", "10.4.0.0/24"), routes(""), "unreachable 10.4.0.0/24 proto static"},

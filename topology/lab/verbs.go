@@ -149,7 +149,8 @@ type FDB struct {
 	Link  string
 	MAC   net.HardwareAddr
 	Self  bool
-	Local bool // the port's own address
+	Local bool       // the port's own address
+	Dst   netip.Addr // of a VXLAN's: the host that frames for the MAC address go to
 }
 
 // Rule is a packet filter rule with its counter.

@@ -27,6 +27,7 @@ var features = map[string][]string{
 	"nft-nat":        {"nft_nat", "nft_masq", "nft_redir", "nft_chain_nat"},
 	"ipv6":           {"ipv6"},
 	"vxlan":          {"vxlan"},
+	"ipip":           {"ipip"},
 	"netem":          {"sch_netem"},
 	"tbf":            {"sch_tbf"},
 	"virtio":         {"virtio_pci", "virtio_net"},
