@@ -19,7 +19,9 @@ func (f Fan) blockBits() (int, error) {
 		netip.Prefix
 	}{{"overlay", f.Overlay}, {"underlay", f.Underlay}} {
 		switch {
-		case !p.IsValid() || !p.Addr().Is4():
+		case !p.IsValid():
+			return 0, fmt.Errorf("no %s", p.name)
+		case !p.Addr().Is4():
 			return 0, fmt.Errorf("%s %s: want a block of IPv4 addresses", p.name, p.Prefix)
 		case p.Prefix != p.Masked():
 			return 0, fmt.Errorf("%s %s: want %s, the block that it is in", p.name, p.Prefix, p.Masked())

@@ -160,7 +160,7 @@ func TestFanRefuses(t *testing.T) {
 			t.Errorf("overlay %s on underlay %s: %q: want %q", bad.overlay, bad.underlay, said, bad.want)
 		}
 	}
-	if _, err := (Fan{}).Container(host, 1); err == nil {
-		t.Error("a mapping without overlay and underlay maps")
+	if _, err := (Fan{}).Container(host, 1); err == nil || err.Error() != "no overlay" {
+		t.Errorf("a mapping of nothing: %v: want the error \"no overlay\"", err)
 	}
 }

@@ -41,6 +41,7 @@ type PlannedNetwork struct {
 	Gateway4 netip.Addr // the host's own address in V4 where a mode gives it one: the first of the block
 	Gateway6 netip.Addr // likewise in V6
 	Bridge   string     // device name for the modes that have one, such as br-blue
+	Fan      Fan        // for the modes that number containers by their host's address on NIC; zero where all overlays are taken
 }
 
 // Role is what a machine is for.
@@ -108,6 +109,8 @@ func (c Container) ID() string { return c.Host + "/" + c.Name }
 //   - The other three quarters are for containers, on every fabric alike. Each host has a slice (see Plan.Slice), aligned, of a
 //     power of two of addresses, at most a quarter of the block; container n of the host has the offset n in it.
 //   - In a network's private block the first address is the gateway's, and container n has the offset n+1, on every host.
+//   - Fan overlays are blocks of 8 bits of reserved addresses (240.0.0.0/4, RFC 1112 section 4), from 250.0.0.0/8 down, one
+//     for each network; the underlay is the 16 bits that the segment's hosts are in.
 //
 // A MAC address is 02:RR:MM:MM:NN:NN, locally administered: RR is 0 of a tor, 1 of a host, 2 of an external, 3 of a
 // container; MM:MM is the machine's number; NN:NN that of the interface or of the container. An 802.1Q device has that of
@@ -133,7 +136,7 @@ func NewPlan(t Topology) (*Plan, error) {
 			p.trunk(&ends[i])
 		}
 	}
-	for _, name := range names(t.Networks) {
+	for i, name := range names(t.Networks) {
 		n := t.Networks[name]
 		nic := n.NIC
 		if t.Fabric == Trunk { // the same on every host, as checked
@@ -142,7 +145,7 @@ func NewPlan(t Topology) (*Plan, error) {
 		p.Networks = append(p.Networks, PlannedNetwork{
 			Name: name, NIC: nic, V4: n.V4, V6: n.V6,
 			Gateway4: offset(n.V4, 1).Addr(), Gateway6: offset(n.V6, 1).Addr(),
-			Bridge: "br-" + name,
+			Bridge: "br-" + name, Fan: fan(i, p.segment(ends[0].NIC(nic).Segment).V4),
 		})
 	}
 	ends = append(ends, p.ends(RoleExternal, t.externalNICs())...)
@@ -168,6 +171,18 @@ func NewPlan(t Topology) (*Plan, error) {
 		}
 	}
 	return p, nil
+}
+
+// fan is the mapping of the network at a place among all, from 0, whose hosts are on a segment.
+func fan(at int, segment netip.Prefix) Fan {
+	first := 250 - at
+	if first < 240 {
+		return Fan{}
+	}
+	return Fan{
+		Overlay:  netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(first)}), 8),
+		Underlay: netip.PrefixFrom(segment.Addr(), 16).Masked(),
+	}
 }
 
 // ends are the hosts or externals, with their interfaces, but without their peers.

@@ -137,7 +137,8 @@ func describe(p *topology.Plan) string {
 		b.WriteString("\n")
 	}
 	for _, n := range p.Networks {
-		fmt.Fprintf(&b, "network %s nic %s %s %s gateways %s %s bridge %s\n", n.Name, n.NIC, n.V4, n.V6, n.Gateway4, n.Gateway6, n.Bridge)
+		fmt.Fprintf(&b, "network %s nic %s %s %s gateways %s %s bridge %s fan %s on %s\n",
+			n.Name, n.NIC, n.V4, n.V6, n.Gateway4, n.Gateway6, n.Bridge, n.Fan.Overlay, n.Fan.Underlay)
 	}
 	for _, m := range p.Machines {
 		fmt.Fprintf(&b, "\n%s %s", m.Role, m.Name)

@@ -21,6 +21,8 @@ var remedies = map[string]string{
 	"802.1q":         "sudo modprobe 8021q, or a kernel with CONFIG_VLAN_8021Q",
 	"vlan-filtering": "a kernel with CONFIG_BRIDGE_VLAN_FILTERING",
 	"nft-nat":        "sudo modprobe nft_masq, or a kernel with CONFIG_NFT_NAT and CONFIG_NFT_MASQ",
+	"vxlan":          "sudo modprobe vxlan, or a kernel with CONFIG_VXLAN",
+	"ipip":           "sudo modprobe ipip, or a kernel with CONFIG_NET_IPIP",
 	"tbf":            "sudo modprobe sch_tbf",
 	"netem":          "sudo modprobe sch_netem",
 }
