@@ -2,6 +2,7 @@ package modes
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -30,11 +31,8 @@ func bridgeSetup(p *topology.Plan, host *topology.Machine) []topology.Step {
 	s.host(forwarding()...)
 	for i, n := range p.Networks {
 		up := nic(p, host, n.Name)
-		// A MAC address of its own, or the bridge would take its ports' lowest one and change it as they come and go.
-		mac := slices.Clone(up.MAC)
-		binary.BigEndian.PutUint16(mac[4:], 0xff00+uint16(i))
 		s.host(
-			topology.Step{Link: &topology.Link{Name: n.Bridge, Kind: "bridge", MAC: mac, MTU: up.MTU}},
+			topology.Step{Link: &topology.Link{Name: n.Bridge, Kind: "bridge", MAC: besides(up, 0xff00+i), MTU: up.MTU}},
 			topology.Step{Addr: &topology.Addr{Link: n.Bridge, Prefix: netip.PrefixFrom(n.Gateway4, n.V4.Bits())}},
 			topology.Step{Addr: &topology.Addr{Link: n.Bridge, Prefix: netip.PrefixFrom(n.Gateway6, n.V6.Bits()), NoDAD: true}},
 			topology.Step{Set: &topology.LinkSet{Name: n.Bridge, State: "up"}},
@@ -63,10 +61,22 @@ func bridgeAttach(p *topology.Plan, host *topology.Machine, c topology.Container
 	return s.all
 }
 
-// veth adds a pair of devices: one in the container, numbered by whoever numbers the network and hence without duplicate
-// address detection, the other on the host, a port of a bridge unless master is empty.
+// besides is a MAC address that a device of the host gets for itself: that of an interface with another number. A bridge
+// without one of its own would take its ports' lowest one and change it as they come and go.
+func besides(up *topology.Interface, number int) net.HardwareAddr {
+	mac := slices.Clone(up.MAC)
+	binary.BigEndian.PutUint16(mac[4:], uint16(number))
+	return mac
+}
+
+// veth is a pair with the MTU of the network's interface.
 func (s *steps) veth(p *topology.Plan, host *topology.Machine, c topology.Container, master string) {
-	mtu := nic(p, host, c.Network).MTU
+	s.pair(c, master, nic(p, host, c.Network).MTU)
+}
+
+// pair adds a pair of devices: one in the container, numbered by whoever numbers the network and hence without duplicate
+// address detection, the other on the host, a port of a bridge unless master is empty.
+func (s *steps) pair(c topology.Container, master string, mtu int) {
 	s.in(c.Name, sysctl("net/ipv6/conf/default/accept_dad", "0"))
 	s.host(topology.Step{Link: &topology.Link{
 		Name: c.Device, Kind: "veth", MTU: mtu, Master: master, Up: true,

@@ -28,11 +28,12 @@ func (f family) block(n topology.PlannedNetwork) netip.Prefix {
 	return n.V6
 }
 
-func (f family) private(c topology.Container) netip.Addr {
-	if f.ip == "ip" {
-		return c.Private4.Addr()
+// familyOf is that of an address.
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return families[0]
 	}
-	return c.Private6.Addr()
+	return families[1]
 }
 
 // Priorities of hooks, as nft(8) names them.
@@ -45,22 +46,29 @@ const (
 
 // forwarding makes a host a router.
 func forwarding() []topology.Step {
+	return append(forwarding4(), sysctl("net/ipv6/conf/all/forwarding", "1"))
+}
+
+// forwarding4 makes a host a router of IPv4 alone.
+func forwarding4() []topology.Step {
 	return []topology.Step{
 		// Switching IPv4 forwarding switches this too, the other way (inet_forward_change() of net/ipv4/devinet.c).
 		// Said before, it is also what is put back last.
 		sysctl("net/ipv4/conf/all/accept_redirects", "0"),
 		sysctl("net/ipv4/ip_forward", "1"),
-		sysctl("net/ipv6/conf/all/forwarding", "1"),
 	}
 }
 
-// masquerade is the source translation of a network: of what leaves its private block, and of what comes back into it
+// masquerade is the source translation of a network's private blocks.
+func masquerade(n topology.PlannedNetwork) *topology.Table { return translation(n.Name, n.V4, n.V6) }
+
+// translation is the source translation of a network: of what leaves one of its blocks, and of what comes back into it
 // through a published port (hairpin), whose answer would otherwise go straight to the client, from an address that the
 // client never called (RFC 4787 REQ-9).
-func masquerade(n topology.PlannedNetwork) *topology.Table {
+func translation(network string, blocks ...netip.Prefix) *topology.Table {
 	chain := topology.Chain{Name: "postrouting", Type: "nat", Hook: "postrouting", Priority: srcnat}
-	for _, f := range families {
-		block := f.block(n).String()
+	for _, b := range blocks {
+		f, block := familyOf(b.Addr()), b.String()
 		from, to := topology.Match{Field: f.ip + " saddr", Value: block}, topology.Match{Field: f.ip + " daddr", Value: block}
 		abroad := to
 		abroad.Not = true
@@ -68,16 +76,16 @@ func masquerade(n topology.PlannedNetwork) *topology.Table {
 			topology.Rule{
 				Match:   []topology.Match{from, abroad, {Field: f.ip + " daddr", Not: true, Value: f.multicast}},
 				Verdict: topology.Verdict{Kind: "masquerade"},
-				Comment: fmt.Sprintf("masquerade %s %s", n.Name, f.name),
+				Comment: fmt.Sprintf("masquerade %s %s", network, f.name),
 			},
 			topology.Rule{
 				Match:   []topology.Match{from, to, {Field: "ct status", Value: "dnat"}},
 				Verdict: topology.Verdict{Kind: "masquerade"},
-				Comment: fmt.Sprintf("hairpin %s %s", n.Name, f.name),
+				Comment: fmt.Sprintf("hairpin %s %s", network, f.name),
 			},
 		)
 	}
-	return &topology.Table{Family: "inet", Name: "nat-" + n.Name, Chains: []topology.Chain{chain}}
+	return &topology.Table{Family: "inet", Name: "nat-" + network, Chains: []topology.Chain{chain}}
 }
 
 // guard keeps a network apart from the others of its host, and lets in from outside only what was published or is an
@@ -141,24 +149,30 @@ func join(lists ...[]topology.Match) []topology.Match {
 	return all
 }
 
-// publish maps a port of every address of the host but the loopback's, for clients outside, for containers, and for the
-// host itself. What the host sends to its own loopback stays there: answering that would need net.ipv4.conf.*.route_localnet,
-// with which neighbours reach loopback too.
+// publish maps a port to a container at its private addresses.
+func publish(_ *topology.Plan, host *topology.Machine, c topology.Container, port Port) []topology.Step {
+	return portMap(host, port, c.Private4.Addr(), c.Private6.Addr())
+}
+
+// portMap maps a port of every address of the host but the loopback's, for clients outside, for containers, and for the
+// host itself, to addresses of a container, one of a family. What the host sends to its own loopback stays there: answering
+// that would need net.ipv4.conf.*.route_localnet, with which neighbours reach loopback too.
 //
 // The table is named after the host's port alone, so that the kernel refuses to publish a port twice (EEXIST), no matter
 // for whom.
-func publish(_ *topology.Plan, host *topology.Machine, c topology.Container, port Port) []topology.Step {
+func portMap(host *topology.Machine, port Port, to ...netip.Addr) []topology.Step {
 	table := topology.Table{Family: "inet", Name: fmt.Sprintf("publish-%s-%d", port.Proto, port.Host)}
 	for _, hook := range []string{"prerouting", "output"} {
 		chain := topology.Chain{Name: hook, Type: "nat", Hook: hook, Priority: dstnat}
-		for _, f := range families {
+		for _, a := range to {
+			f := familyOf(a)
 			chain.Rules = append(chain.Rules, topology.Rule{
 				Match: []topology.Match{
 					{Field: f.ip + " daddr", Not: true, Value: f.loopback},
 					{Field: "fib daddr type", Value: "local"},
 					{Field: port.Proto + " dport", Value: strconv.Itoa(int(port.Host))},
 				},
-				Verdict: topology.Verdict{Kind: "dnat", To: netip.AddrPortFrom(f.private(c), port.Container)},
+				Verdict: topology.Verdict{Kind: "dnat", To: netip.AddrPortFrom(a, port.Container)},
 				Comment: fmt.Sprintf("publish %s %d %s %s", port.Proto, port.Host, f.name, hook),
 			})
 		}
