@@ -4,6 +4,7 @@ package modes
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -21,6 +22,8 @@ type Mode struct {
 	Needs  []Kernel        // what it cannot do without
 	Limit  int             // containers that one network of one host can have; 0: no limit of the mode's own
 
+	// Admit says why a host cannot have a container that the plan numbers; nil: it can. Nil: every host can have every one.
+	Admit func(*topology.Plan, *topology.Machine, topology.Container) error
 	// Setup prepares a host, before any container is attached to it. Nil: nothing to prepare.
 	Setup func(*topology.Plan, *topology.Machine) []topology.Step
 	// Attach attaches a container to a host, beginning with its namespace. Undoing the steps detaches it.
@@ -86,12 +89,23 @@ func Find(name string) (Mode, bool) {
 	return registry[i], true
 }
 
-// Plan is NewPlan of the topology on the fabric that the mode asks for.
+// Plan is NewPlan of the topology on the fabric that the mode asks for. A container that the mode does not admit is an error.
 func (m Mode) Plan(t topology.Topology) (*topology.Plan, error) {
 	if m.Fabric != "" {
 		t.Fabric = m.Fabric
 	}
-	return topology.NewPlan(t)
+	p, err := topology.NewPlan(t)
+	if err != nil || m.Admit == nil {
+		return p, err
+	}
+	for _, host := range p.Hosts() {
+		for _, c := range host.Containers {
+			if err := m.Admit(p, host, c); err != nil {
+				return nil, fmt.Errorf("%s of network %s: %w", c.ID(), c.Network, err)
+			}
+		}
+	}
+	return p, nil
 }
 
 // Requires is what a lab of the mode needs of a kernel, sorted: the plan's fabric, its impairments, and the mode itself.

@@ -19,17 +19,23 @@ import (
 )
 
 // numberless says why a question about a container's address or interface makes no sense; nil where it does.
-func numberless(b *Bench) *Observation {
+func numberless(b *Bench, families ...Family) *Observation {
 	if b.mode.Addrs == nil {
 		o := notApplicable("the mode gives containers no address beyond the loopback's")
 		return &o
+	}
+	for _, f := range families {
+		if !slices.Contains(b.families(), f) {
+			o := notApplicable("the mode gives containers no address of %s", map[Family]string{IPv4: "IPv4", IPv6: "IPv6"}[f])
+			return &o
+		}
 	}
 	return nil
 }
 
 // deviceless is the same about an interface, with an address, of the container's own.
-func deviceless(b *Bench) *Observation {
-	if o := numberless(b); o != nil {
+func deviceless(b *Bench, families ...Family) *Observation {
+	if o := numberless(b, families...); o != nil {
 		return o
 	}
 	if b.mode.Device == "" {
@@ -146,7 +152,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		Feature: Feature{Name: "source-in", Group: "addresses", Doc: "Does a server in the container see an external client's own address?"},
 		Name:    "an external machine asks a container by UDP and TCP, through published ports where the mode publishes",
 		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := numberless(b); o != nil {
+			if o := numberless(b, f); o != nil {
 				return *o, nil
 			}
 			x, c := external(b), container(b)
@@ -183,7 +189,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		Feature: Feature{Name: "source-out", Group: "addresses", Doc: "Does an external server see the container's own address?"},
 		Name:    "a container asks an external machine by UDP and TCP, and the source that arrives is compared",
 		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := numberless(b); o != nil {
+			if o := numberless(b, f); o != nil {
 				return *o, nil
 			}
 			x, c := external(b), container(b)
@@ -230,7 +236,7 @@ var _ = registerFamilies(func(f Family) Spec {
 func ttls(ctx context.Context, b *Bench, from, to Place, behind int) (Observation, error) {
 	var o Observation
 	var left, came []int
-	for _, f := range []Family{IPv4, IPv6} {
+	for _, f := range b.families() {
 		port, err := serve(ctx, b, to, unspecified(f))
 		if err != nil {
 			return o, err
@@ -251,9 +257,16 @@ func ttls(ctx context.Context, b *Bench, from, to Place, behind int) (Observatio
 		left, came = append(left, t.packets[i].IP.TTL-behind), append(came, t.answers["udp"].Seen.TTL)
 		o.Evidence = append(told(t, o).Evidence, reports.Evidence{At: to.String(), Saw: fmt.Sprintf("the program was told a TTL of %d", came[len(came)-1])})
 	}
-	seen := whether(slices.Equal(left, came), "%s sent to %s, behind %d routers of the underlay, with the TTL %d (IPv4) and %d (IPv6): it arrived with %d and %d",
-		from, to, behind, left[0]+behind, left[1]+behind, came[0], came[1])
-	if (left[0] == came[0]) != (left[1] == came[1]) || came[0] > left[0] || came[1] > left[1] {
+	var texts []string
+	unchanged := map[bool]bool{} // what is so of some family
+	odd := false
+	for i, f := range b.families() {
+		texts = append(texts, fmt.Sprintf("with the TTL %d (%s), and it arrived with %d", left[i]+behind, f, came[i]))
+		unchanged[left[i] == came[i]] = true
+		odd = odd || came[i] > left[i]
+	}
+	seen := whether(slices.Equal(left, came), "%s sent to %s, behind %d routers of the underlay, %s", from, to, behind, strings.Join(texts, "; "))
+	if len(unchanged) > 1 || odd {
 		seen.Status = "mixed"
 	}
 	seen.Evidence = o.Evidence
@@ -310,7 +323,7 @@ func framed(ctx context.Context, b *Bench, stations []Place) ([]lab.Packet, erro
 		return nil, err
 	}
 	for _, p := range stations {
-		for _, f := range []Family{IPv4, IPv6} {
+		for _, f := range b.families() {
 			if _, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, external(b), f), controlPort), Wait: hopeful}); err != nil {
 				return nil, err
 			}
@@ -415,7 +428,7 @@ var _ = register(Spec{
 		nic := wire(b, x)
 		var o Observation
 		var tried []trip
-		for _, f := range []Family{IPv4, IPv6} {
+		for _, f := range b.families() {
 			a := addrOf(b, c, f)
 			if !nic.V4.Contains(a) && !nic.V6.Contains(a) {
 				if err := b.Apply(ctx, topology.Step{On: x.Machine, Route: &topology.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: nic.Name}}); err != nil {
@@ -458,9 +471,13 @@ var _ = register(Spec{
 			}
 			o = o.with(x.String(), "neighbour table of %s: %s: %s", nic.Name, t.target.Addr(), entry)
 		}
-		seen := whether(right == len(tried), "%s asked for %s and %s on its segment: %d of 2 have an entry in its neighbour table with the container's MAC address",
-			x, tried[0].target.Addr(), tried[1].target.Addr(), right)
-		if len(wrong) > 0 || right == 1 {
+		var asked []string
+		for _, t := range tried {
+			asked = append(asked, t.target.Addr().String())
+		}
+		seen := whether(right == len(tried), "%s asked for %s on its segment: %d of %d have an entry in its neighbour table with the container's MAC address",
+			x, strings.Join(asked, " and "), right, len(tried))
+		if len(wrong) > 0 || right > 0 && right < len(tried) {
 			seen.Status, seen.Detail = "mixed", seen.Detail+"; "+orNone(wrong)
 		}
 		seen.Evidence = o.Evidence

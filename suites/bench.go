@@ -318,6 +318,11 @@ func (b *Bench) Attach(ctx context.Context, c topology.Container, host string) (
 
 func (b *Bench) attach(ctx context.Context, c topology.Container, host string) (Place, error) {
 	p := Place{host, c.Name}
+	if b.mode.Admit != nil {
+		if err := b.mode.Admit(b.plan, b.plan.Machine(host), c); err != nil {
+			return p, fmt.Errorf("attach %s: %w", p, err)
+		}
+	}
 	steps := b.mode.Attach(b.plan, b.plan.Machine(host), c)
 	if b.rewire != nil {
 		steps = b.rewire(steps)

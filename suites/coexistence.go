@@ -15,15 +15,17 @@ import (
 	"github.com/modebench/modebench/topology/lab"
 )
 
-// answers tells whether a container gets an answer from a machine by both families, or in a mode without addresses from
+// answers tells whether a container gets an answer from a machine by each of its families, or in a mode without addresses from
 // itself. It waits until the kernel has asked for a link-layer address again.
 func answers(ctx context.Context, b *Bench, m modes.Mode, p Place, of *topology.Interface) (bool, error) {
-	to := []netip.Addr{of.V4.Addr(), of.V6.Addr()}
-	proto := "udp"
-	if m.Addrs == nil {
-		to, proto = []netip.Addr{loopback(IPv4), loopback(IPv6)}, "icmp"
-	}
-	for _, a := range to {
+	for _, f := range familiesIn(b.plan, m) {
+		proto, a := "udp", of.V4.Addr()
+		switch {
+		case m.Addrs == nil:
+			proto, a = "icmp", loopback(f)
+		case f == IPv6:
+			a = of.V6.Addr()
+		}
 		ok, err := eventually(ctx, 2*retry, func() (bool, error) {
 			r, err := b.Ask(ctx, p, lab.Ask{Proto: proto, To: netip.AddrPortFrom(a, controlPort), Wait: 100 * time.Millisecond})
 			return r.Answered, err

@@ -81,7 +81,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		},
 		Name: "a container is to have the address of its neighbour, too",
 		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := deviceless(b); o != nil {
+			if o := deviceless(b, f); o != nil {
 				return *o, nil
 			}
 			first, second, ok := pair(b, firstHost(b), network(b))
@@ -313,7 +313,7 @@ var _ = register(Spec{
 			return *o, nil
 		}
 		c, x := container(b), external(b)
-		families := []Family{IPv4, IPv6}
+		families := b.families()
 		targets := map[Family]netip.AddrPort{}
 		for _, f := range families {
 			port := b.freePort()
@@ -366,9 +366,10 @@ var _ = register(Spec{
 			}
 			o = o.with(c.Machine, "rule %q met %d packets", r.Comment, r.Packets)
 		}
-		asked := fmt.Sprintf("%s dropped what is from %s at its input and forward hooks, and %s asked %s by both families", c.Machine, x, x, c)
+		counted := !slices.ContainsFunc(families, func(f Family) bool { return !dropped[f] })
+		asked := fmt.Sprintf("%s dropped what is from %s at its input and forward hooks, and %s asked %s by %s", c.Machine, x, x, c, b.span())
 		switch {
-		case len(stopped) == 2 && dropped[IPv4] && dropped[IPv6]:
+		case len(stopped) == len(families) && counted:
 			o.Status, o.Detail = reports.Works, asked+": nothing was answered, and the rules counted it: "+strings.Join(hit, ", ")
 		case len(stopped) == 0:
 			o.Status, o.Detail = reports.Blocked, asked+": all was answered, past the filter; rules that met packets: "+orNone(hit)
@@ -424,7 +425,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		},
 		Name: "the host gets a route to an external machine by the interface of another network, and a container asks that machine",
 		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := numberless(b); o != nil {
+			if o := numberless(b, f); o != nil {
 				return *o, nil
 			}
 			c, x := container(b), external(b)

@@ -22,8 +22,8 @@ var _ = register(Spec{
 		if b.Mode().Addrs == nil {
 			return notApplicable("%s has no address and asks nobody outside", from), nil
 		}
-		o := works("packets of %s by ICMP, UDP and TCP over both families left %s with a TTL one less and the right header checksum", from, from.Machine)
-		for _, f := range []Family{IPv4, IPv6} {
+		o := works("packets of %s by ICMP, UDP and TCP over %s left %s with a TTL one less and the right header checksum", from, b.span(), from.Machine)
+		for _, f := range b.families() {
 			_, t, err := reach(ctx, b, from, external(b), f)
 			if err != nil {
 				return Observation{}, err
@@ -90,8 +90,8 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		o := works("datagrams of %s to %s with a TTL of one, over both families, were reported back by %s", from, x, from.Machine)
-		for _, f := range []Family{IPv4, IPv6} {
+		o := works("datagrams of %s to %s with a TTL of one, over %s, were reported back by %s", from, x, b.span(), from.Machine)
+		for _, f := range b.families() {
 			port, err := serve(ctx, b, x, unspecified(f))
 			if err != nil {
 				return Observation{}, err

@@ -83,7 +83,7 @@ var _ = register(Spec{
 			return *o, nil
 		}
 		c, x, y := container(b), external(b), Place{Machine: b.plan.Externals()[1].Name}
-		families := []Family{IPv4, IPv6}
+		families := b.families()
 		for _, f := range families {
 			if _, err := echoed(ctx, b, c, x, f); err != nil {
 				return Observation{}, err
@@ -125,9 +125,10 @@ var _ = register(Spec{
 			}
 			o = o.with(c.Machine, "rule %q dropped %d packets", r.Comment, r.Packets)
 		}
-		asked := fmt.Sprintf("%s dropped what is from or to %s at its IP hooks, and %s asked %s by both families", c.Machine, x, c, x)
+		counted := !slices.ContainsFunc(families, func(f Family) bool { return !hit[f] })
+		asked := fmt.Sprintf("%s dropped what is from or to %s at its IP hooks, and %s asked %s by %s", c.Machine, x, c, x, b.span())
 		switch {
-		case len(stopped) == 4 && hit[IPv4] && hit[IPv6]:
+		case len(stopped) == 2*len(families) && counted:
 			o.Status, o.Detail = reports.Works, asked+": nothing was answered, and the rules counted it"
 		case len(stopped) == 0:
 			o.Status, o.Detail = reports.Blocked, asked+": all was answered, past the filter"
@@ -461,7 +462,7 @@ var _ = register(Spec{
 			return oneContainer(), nil
 		}
 		to, addrs := external(b), []netip.AddrPort{}
-		for _, f := range []Family{IPv4, IPv6} {
+		for _, f := range b.families() {
 			a := addrOf(b, to, f)
 			if b.mode.Addrs == nil {
 				a = loopback(f)

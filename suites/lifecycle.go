@@ -636,7 +636,7 @@ func use(ctx context.Context, b *Bench, p Place, c topology.Container) (answers 
 		}
 		return err
 	}
-	for _, f := range []Family{IPv4, IPv6} {
+	for _, f := range b.families() {
 		for _, to := range []Place{host, external(b), container(b)} {
 			if to.Container == "" {
 				if err := ask(p, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, to, f), controlPort)}); err != nil {

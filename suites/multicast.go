@@ -550,7 +550,7 @@ func renew(ctx context.Context, b *Bench, host, network string) (err error) {
 // announced attaches a container, and observes whether its address is announced on the segment. It is one of the network
 // that has a single container on each host, and the other host is who sees it.
 func announced(ctx context.Context, b *Bench, f Family) (Observation, error) {
-	if o := deviceless(b); o != nil {
+	if o := deviceless(b, f); o != nil {
 		return *o, nil
 	}
 	network := b.plan.Networks[1]

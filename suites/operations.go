@@ -115,8 +115,8 @@ var _ = registerFamilies(func(f Family) Spec {
 })
 
 func move(ctx context.Context, b *Bench, f Family) (Observation, error) {
-	if b.mode.Addrs == nil {
-		return notApplicable("the container has no address to keep"), nil
+	if o := numberless(b, f); o != nil {
+		return *o, nil
 	}
 	x, from, to := external(b), firstHost(b), secondHost(b)
 	if err := room(ctx, b, from, network(b)); err != nil {
@@ -255,9 +255,9 @@ func unplug(ctx context.Context, b *Bench, host string) (plug func() error, err 
 	return plug, carriers(ctx, b, host, false, nic.Name)
 }
 
-// recovers waits until a container reaches an external machine by both families, and tells which it does.
+// recovers waits until a container reaches an external machine by its families, and tells by which it does.
 func recovers(ctx context.Context, b *Bench, p Place) (yes, no []string, err error) {
-	for _, f := range []Family{IPv4, IPv6} {
+	for _, f := range b.families() {
 		ok, err := eventually(ctx, patience, func() (bool, error) {
 			a, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, external(b), f), controlPort), Wait: 20 * time.Millisecond})
 			return a.Answered, err

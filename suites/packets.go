@@ -37,9 +37,9 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		var asks []func() error
-		answered := make([]bool, 2)
 		with := []string{x.String()}
-		families := []Family{IPv4, IPv6}
+		families := b.families()
+		answered := make([]bool, len(families))
 		// Twice by the same flow, with a pause: as long as the translation of a flow is not settled, which is after its first
 		// packet was forwarded, the kernel drops redirects about it (nf_nat_icmp_reply_translation() of
 		// net/netfilter/nf_nat_proto.c), and then holds back the next (ip_rt_send_redirect() of net/ipv4/route.c).
@@ -88,7 +88,7 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		talked := fmt.Sprintf("%s talked to %s by IPv4 and IPv6", c, strings.Join(with, " and "))
+		talked := fmt.Sprintf("%s talked to %s by %s", c, strings.Join(with, " and "), b.span())
 		if len(redirects) > 0 {
 			o := blocked("%s: %s", talked, redirects[0].Text)
 			for _, p := range redirects {
@@ -101,7 +101,7 @@ var _ = register(Spec{
 				return Observation{}, fmt.Errorf("%s does not reach %s (%s): nothing can be concluded", c, x, families[i])
 			}
 		}
-		return works("%s: no redirect was seen at any device of %s", talked, c.Machine).with(c.String(), "%s answered by both families", x), nil
+		return works("%s: no redirect was seen at any device of %s", talked, c.Machine).with(c.String(), "%s answered by %s", x, b.span()), nil
 	},
 	Sabotage: []Sabotage{
 		{Mode: "bridge", Doc: "the container's IPv4 route to its neighbour leads by the host, which sends redirects", Steps: func(p *topology.Plan) []topology.Step {
@@ -148,8 +148,8 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		families := []Family{IPv4, IPv6}
-		tokens, answered := map[string]Family{}, map[Family]bool{}
+		families := b.families()
+		tokens := map[string]Family{}
 		var asks []func() error
 		answers := make([]lab.Answer, len(families))
 		var reproduce []string
@@ -200,9 +200,6 @@ var _ = register(Spec{
 		}); err != nil {
 			return Observation{}, err
 		}
-		for i, f := range families {
-			answered[f] = answers[i].Answered
-		}
 		// What follows the datagrams out of the host has passed the switch, so they have, or never will.
 		control, err := echoed(ctx, b, first, external(b), IPv4)
 		if err != nil {
@@ -213,7 +210,12 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		var o Observation
-		wired := map[Family]bool{}
+		wired, came := map[Family]bool{}, 0
+		for _, a := range answers {
+			if a.Answered {
+				came++
+			}
+		}
 		for _, p := range packets {
 			if onWire(p) {
 				wired[tokens[p.Token]] = true
@@ -223,15 +225,15 @@ var _ = register(Spec{
 			}
 		}
 		o.Evidence, o.Reproduce = append(o.Evidence, control), reproduce
-		sent := fmt.Sprintf("%s sent datagrams to %s by IPv4 and IPv6", first, second)
+		sent := fmt.Sprintf("%s sent datagrams to %s by %s", first, second, b.span())
 		switch {
-		case wired[IPv4] && wired[IPv6]:
-			o.Status, o.Detail = reports.Blocked, sent+": both were on the wire"
-		case !wired[IPv4] && !wired[IPv6] && answered[IPv4] && answered[IPv6]:
-			o.Status, o.Detail = reports.Works, sent+": both were answered, and neither was on the wire"
+		case len(wired) == len(families):
+			o.Status, o.Detail = reports.Blocked, sent+": all were on the wire"
+		case len(wired) == 0 && came == len(families):
+			o.Status, o.Detail = reports.Works, sent+": all were answered, and none was on the wire"
 		default:
 			o.Status = "mixed"
-			o.Detail = fmt.Sprintf("%s: on the wire %t and %t, answered %t and %t", sent, wired[IPv4], wired[IPv6], answered[IPv4], answered[IPv6])
+			o.Detail = fmt.Sprintf("%s: of %d, %d were on the wire and %d were answered", sent, len(families), len(wired), came)
 		}
 		return o, nil
 	},
@@ -291,7 +293,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		Feature: Feature{Name: "mtu-full", Group: "packets", Doc: "Does a packet of the segment's full MTU, not to be fragmented, cross to an external machine?"},
 		Name:    "a container sends a datagram that fills the MTU of its host's interface, with DF, to an external machine",
 		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := numberless(b); o != nil {
+			if o := numberless(b, f); o != nil {
 				return *o, nil
 			}
 			mtu := uplink(b).MTU
@@ -467,7 +469,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		},
 		Name: "the MTU of a host's interface is lowered; a container sends what filled it before, with DF, and then what it learned",
 		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := numberless(b); o != nil {
+			if o := numberless(b, f); o != nil {
 				return *o, nil
 			}
 			if err := routeOfItsOwn(ctx, b, container(b), addrOf(b, external(b), f)); err != nil {

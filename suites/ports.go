@@ -293,7 +293,7 @@ var _ = register(Spec{
 		}
 		own := 0
 		var o Observation
-		for _, f := range []Family{IPv4, IPv6} {
+		for _, f := range b.families() {
 			recorded, err := b.Record(ctx)
 			if err != nil {
 				return Observation{}, err
@@ -326,7 +326,7 @@ var _ = register(Spec{
 				}
 			}
 		}
-		verdict := whether(own == 0, "%s asked a port of %s published for %s by TCP and UDP over both families: %d of 4 arrived with the client's own address as the source, the others with the host's", from, to.Machine, to, own)
+		verdict := whether(own == 0, "%s asked a port of %s published for %s by TCP and UDP over %s: %d of %d arrived with the client's own address as the source, the others with the host's", from, to.Machine, to, b.span(), own, 2*len(b.families()))
 		o.Status, o.Detail = verdict.Status, verdict.Detail
 		return o, nil
 	},
@@ -395,10 +395,10 @@ var _ = register(Spec{
 		if err := finished(ctx, b, to, x); err != nil {
 			return Observation{}, err
 		}
-		o := works("%s used ports of %s published for %s by TCP and UDP over both families: the segment carried the host's address alone, and every checksum was right after translation", x, to.Machine, to)
+		o := works("%s used ports of %s published for %s by TCP and UDP over %s: the segment carried the host's address alone, and every checksum was right after translation", x, to.Machine, to, b.span())
 		carried := 0
 		own := b.plan.Machine(x.Machine).NICs[0].MAC
-		for _, f := range []Family{IPv4, IPv6} {
+		for _, f := range b.families() {
 			recorded, err := b.Record(ctx)
 			if err != nil {
 				return Observation{}, err

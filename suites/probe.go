@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
@@ -27,6 +28,8 @@ func (b *Bench) addresses(p Place) (v4, v6 netip.Addr) {
 	b.mu.Lock()
 	a := b.attached[p.String()]
 	b.mu.Unlock()
+	// Where the mode gives it none: that which it would have on the segment, which is then nobody's.
+	v4, v6 = a.container.Segment4.Addr(), a.container.Segment6.Addr()
 	if b.mode.Addrs != nil {
 		for _, prefix := range b.mode.Addrs(b.plan, b.plan.Machine(p.Machine), a.container) {
 			if prefix.Addr().Is4() {
@@ -35,9 +38,35 @@ func (b *Bench) addresses(p Place) (v4, v6 netip.Addr) {
 				v6 = prefix.Addr()
 			}
 		}
-		return v4, v6
 	}
-	return a.container.Segment4.Addr(), a.container.Segment6.Addr()
+	return v4, v6
+}
+
+// families are those in which the mode gives containers addresses.
+func (b *Bench) families() []Family { return familiesIn(b.plan, b.mode) }
+
+// familiesIn are those in which a mode gives containers addresses, IPv4 first; both where it leaves them to their loopbacks.
+func familiesIn(p *topology.Plan, m modes.Mode) []Family {
+	if m.Addrs == nil {
+		return []Family{IPv4, IPv6}
+	}
+	var fs []Family
+	h := p.Hosts()[0]
+	for _, prefix := range m.Addrs(p, h, h.Containers[0]) {
+		fs = append(fs, familyOf(prefix.Addr()))
+	}
+	return fs
+}
+
+// span says over which families a container was asked or asks.
+func (b *Bench) span() string {
+	switch fs := b.families(); {
+	case len(fs) == 2:
+		return "both families"
+	case fs[0] == IPv6:
+		return "IPv6"
+	}
+	return "IPv4"
 }
 
 // face is the interface that a machine is known by: a host's of the first network, a router's towards the first host, or an

@@ -123,9 +123,9 @@ var _ = register(Spec{
 		if b.Mode().Addrs == nil {
 			return asksNobody(from), nil
 		}
-		o := works("%s asked %s by %s over both families under its own address: its host has no rule that translates and no translated connection", from, x, strings.Join(protos, ", "))
+		o := works("%s asked %s by %s over %s under its own address: its host has no rule that translates and no translated connection", from, x, strings.Join(protos, ", "), b.span())
 		translated := blocked("%s asked %s, and the host has rules that translate", from, x)
-		for _, f := range []Family{IPv4, IPv6} {
+		for _, f := range b.families() {
 			got, t, err := reach(ctx, b, from, x, f)
 			if err != nil {
 				return Observation{}, err
@@ -154,7 +154,7 @@ var _ = register(Spec{
 					}
 				}
 				for _, r := range space.Rules {
-					if r.NAT && f == IPv6 { // once
+					if r.NAT && f == b.families()[0] { // once
 						translated = translated.with(at, "rule that translates: table %s %s: chain %s: %s", r.Family, r.Table, r.Chain, r.Comment)
 					}
 				}
@@ -205,7 +205,7 @@ var _ = register(Spec{
 		}
 		hops := 0
 		var evidence []reports.Evidence
-		for _, f := range []Family{IPv4, IPv6} {
+		for _, f := range b.families() {
 			got, t, err := reach(ctx, b, from, x, f)
 			if err != nil {
 				return Observation{}, err
@@ -225,8 +225,8 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		crossed := slices.DeleteFunc(slices.Clone(rules), func(r string) bool { return after[r] == before[r] })
-		o := whether(hops == 0 && len(crossed) == 0, "%s asked %s by %s over both families: of %d rules of %s %d counted packets of it, and it took %d IP hops on hosts",
-			from, x, strings.Join(protos, ", "), len(rules), from.Machine, len(crossed), hops)
+		o := whether(hops == 0 && len(crossed) == 0, "%s asked %s by %s over %s: of %d rules of %s %d counted packets of it, and it took %d IP hops on hosts",
+			from, x, strings.Join(protos, ", "), b.span(), len(rules), from.Machine, len(crossed), hops)
 		o.Evidence = evidence
 		for _, r := range crossed {
 			o = o.with(from.Machine, "%s counted %d packets", r, after[r]-before[r])
@@ -293,9 +293,9 @@ var _ = register(Spec{
 		if err := finished(ctx, b, from, x); err != nil {
 			return Observation{}, err
 		}
-		o := works("%s asked %s by %s over both families: every checksum was right after translation both ways, and the TTL one less", from, x, strings.Join(protos, ", "))
+		o := works("%s asked %s by %s over %s: every checksum was right after translation both ways, and the TTL one less", from, x, strings.Join(protos, ", "), b.span())
 		sums := 0
-		for _, f := range []Family{IPv4, IPv6} {
+		for _, f := range b.families() {
 			recorded, err := b.Record(ctx)
 			if err != nil {
 				return Observation{}, err
@@ -354,8 +354,8 @@ var _ = register(Spec{
 			return notApplicable("no two containers of a network and host have ports of their own"), nil
 		}
 		x := external(b)
-		o := works("%s kept its source port through translation, and %s, which had the same, got another: by UDP and TCP over both families", users[0], users[1])
-		for _, f := range []Family{IPv4, IPv6} {
+		o := works("%s kept its source port through translation, and %s, which had the same, got another: by UDP and TCP over %s", users[0], users[1], b.span())
+		for _, f := range b.families() {
 			port, err := serve(ctx, b, x, unspecified(f))
 			if err != nil {
 				return Observation{}, err
@@ -423,7 +423,7 @@ var _ = register(Spec{
 		var o Observation
 		var saw []string
 		same := true
-		for _, f := range []Family{IPv4, IPv6} {
+		for _, f := range b.families() {
 			own := netip.AddrPortFrom(unspecified(f), b.freePort())
 			var mapping netip.AddrPort
 			for i, m := range b.plan.Externals()[:2] {
@@ -446,7 +446,7 @@ var _ = register(Spec{
 				o = o.with(x.String(), "from port %d of %s: source %s", own.Port(), from, mapping)
 			}
 		}
-		verdict := whether(same, "%s asked two external machines from one port over each family: they saw %s", from, strings.Join(saw, ", "))
+		verdict := whether(same, "%s asked two external machines from one port over %s: they saw %s", from, b.span(), strings.Join(saw, ", "))
 		o.Status, o.Detail = verdict.Status, verdict.Detail
 		return o, nil
 	},
@@ -468,8 +468,8 @@ var _ = register(Spec{
 		if _, o, err := abroad(ctx, b, from, IPv4, "udp"); err != nil || o != nil {
 			return orNothing(o), err
 		}
-		o := works("what %s sent to the mapping of %s with %s ended at the host, over both families", stranger, from, x)
-		for _, f := range []Family{IPv4, IPv6} {
+		o := works("what %s sent to the mapping of %s with %s ended at the host, over %s", stranger, from, x, b.span())
+		for _, f := range b.families() {
 			port, err := serve(ctx, b, x, unspecified(f))
 			if err != nil {
 				return Observation{}, err
@@ -567,8 +567,8 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		o := works("each of %v sent %s an echo request with the same identifier over both families: outside no two had the same, and each got its own answer", senders, x)
-		for _, f := range []Family{IPv4, IPv6} {
+		o := works("each of %v sent %s an echo request with the same identifier over %s: outside no two had the same, and each got its own answer", senders, x, b.span())
+		for _, f := range b.families() {
 			const id = 0x6d62 // any, but the same
 			outside := map[int]Place{}
 			for _, sender := range senders {

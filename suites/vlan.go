@@ -32,7 +32,7 @@ var _ = register(Spec{
 		o := Observation{Status: reports.Works}
 		var wrong []string
 		tags := 0
-		for _, f := range []Family{IPv4, IPv6} {
+		for _, f := range b.families() {
 			_, t, err := reach(ctx, b, c, x, f)
 			if err != nil {
 				return Observation{}, err
@@ -62,7 +62,7 @@ var _ = register(Spec{
 			}
 		}
 		all := 2 * len(protos)
-		o.Detail = fmt.Sprintf("%s asked %s by ICMP, UDP and TCP over both families: %d of %d frames had a tag at %s:%s", c, x, tags, all, port.Machine, port.Interface)
+		o.Detail = fmt.Sprintf("%s asked %s by ICMP, UDP and TCP over %s: %d of %d frames had a tag at %s:%s", c, x, b.span(), tags, all, port.Machine, port.Interface)
 		switch {
 		case len(wrong) > 0:
 			o.Status, o.Detail = "mixed", o.Detail+"; "+wrong[0]
