@@ -228,6 +228,11 @@ func TestAddressesAreThePlans(t *testing.T) {
 		gateways := map[netip.Addr]bool{}
 		for _, n := range p.Networks {
 			gateways[n.Gateway4], gateways[n.Gateway6] = true, true
+			for _, host := range p.Hosts() {
+				if fan, err := n.Fan.Gateway(host.NIC(n.NIC).V4.Addr()); err == nil {
+					gateways[fan.Addr()] = true
+				}
+			}
 		}
 		for _, host := range p.Hosts() {
 			for _, c := range host.Containers {

@@ -472,19 +472,24 @@ var _ = registerFamilies(func(f Family) Spec {
 			if o := numberless(b, f); o != nil {
 				return *o, nil
 			}
-			if err := routeOfItsOwn(ctx, b, container(b), addrOf(b, external(b), f)); err != nil {
+			c := container(b)
+			if err := routeOfItsOwn(ctx, b, c, addrOf(b, external(b), f)); err != nil {
+				return Observation{}, err
+			}
+			own, err := linkOf(ctx, b, c, ownDevice(b, c)) // which may have less than the host's interface from the start
+			if err != nil {
 				return Observation{}, err
 			}
 			mtu, steps, err := narrow(ctx, b)
 			if err != nil {
 				return Observation{}, err
 			}
-			t, err := full(ctx, b, uplink(b).MTU, f)
+			t, err := full(ctx, b, own.MTU, f)
 			if err != nil {
 				return Observation{}, err
 			}
 			told := t.answers["udp"]
-			asked := fmt.Sprintf("%s sent %d bytes with DF by an interface of %d", t.from, uplink(b).MTU, mtu)
+			asked := fmt.Sprintf("%s sent %d bytes with DF by an interface of %d", t.from, own.MTU, mtu)
 			by := "its own stack"
 			if told.ICMPFrom.IsValid() {
 				by = told.ICMPFrom.String()
