@@ -279,6 +279,8 @@ type Packet struct {
 	Payload  []byte         // at most 128 bytes of it
 	BGP      []BGPMessage   // those that a segment from or to port 179 holds whole. Not read by Send
 	Groups   []Group        // of an IGMP or MLD message
+	VXLAN    *VXLAN         // of a datagram to port 4789 or 8472. Not read by Send
+	Inner    *Packet        // what a VXLAN or IP in IP packet carries, without a place and without its frame. Not read by Send
 	Text     string         // one line a person reads
 	Frame    []byte         // as captured, at most 2 kB
 }
@@ -308,6 +310,13 @@ type IP struct {
 	DSCP          int
 	HeaderOK      bool   // the header checksum is right (IPv6 has none: true)
 	Transport     string // transport checksum: ok, wrong, unfinished (left to the device), none; empty: a fragment, or cut
+}
+
+// VXLAN is the header between a datagram and the frame in it (RFC 7348 section 5).
+type VXLAN struct {
+	Flags    uint8 // 0x08: the VNI is valid
+	VNI      int
+	Reserved uint32 // the bits of both reserved fields
 }
 
 // ICMP is a message of either family, other than neighbour discovery.

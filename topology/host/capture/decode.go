@@ -184,6 +184,14 @@ func (d *decoder) transport(src, dst netip.Addr, proto layers.IPProtocol, b []by
 		}
 		d.ports(b)
 		d.payload(b[8:])
+		if port := p.Dst.Port(); (port == vxlanPort || port == oldVXLANPort) && len(b) >= 16 {
+			first, second := binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])
+			p.VXLAN = &lab.VXLAN{Flags: uint8(first >> 24), VNI: int(second >> 8), Reserved: first<<8 | second&0xff}
+			d.inner(b[16:], true, 0)
+		}
+	case layers.IPProtocolIPv4:
+		d.payload(b)
+		d.inner(b, false, uint16(layers.EthernetTypeIPv4))
 	case layers.IPProtocolTCP:
 		if len(b) < 20 || int(b[12]>>4)*4 < 20 || int(b[12]>>4)*4 > len(b) {
 			return fmt.Errorf("TCP header is cut")
@@ -220,6 +228,19 @@ func (d *decoder) transport(src, dst netip.Addr, proto layers.IPProtocol, b []by
 		d.payload(b)
 	}
 	return nil
+}
+
+// Ports of VXLAN: RFC 7348's, and the one that Linux had before it (drivers/net/vxlan).
+const (
+	vxlanPort    = 4789
+	oldVXLANPort = 8472
+)
+
+// inner reads what a tunnel's packet carries.
+func (d *decoder) inner(b []byte, ethernet bool, etherType uint16) {
+	d.p.Inner = &lab.Packet{Frame: b, Length: len(b)}
+	decode(d.p.Inner, ethernet, etherType, d.unfinished)
+	d.p.Inner.Frame = nil
 }
 
 func protoName(proto layers.IPProtocol) string {
@@ -469,7 +490,12 @@ func (d *decoder) text() string {
 			fmt.Fprintf(&t, ", %d bytes", d.size)
 		}
 	}
-	if p.Token != "" {
+	if p.VXLAN != nil {
+		fmt.Fprintf(&t, " vxlan %d", p.VXLAN.VNI)
+	}
+	if p.Inner != nil {
+		fmt.Fprintf(&t, " (%s)", p.Inner.Text)
+	} else if p.Token != "" {
 		fmt.Fprintf(&t, " %q", p.Token)
 	}
 	if d.note != "" {

@@ -2,14 +2,18 @@ package capture
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 	"github.com/google/gopacket/pcapgo"
 	"pgregory.net/rapid"
@@ -54,7 +58,8 @@ func described(t *rapid.T) lab.Packet {
 	var sport, dport uint16
 	switch kind {
 	case "udp", "tcp":
-		sport, dport = rapid.Uint16().Draw(t, "sport"), rapid.Uint16().Draw(t, "dport")
+		sport = rapid.Uint16().Draw(t, "sport")
+		dport = rapid.Uint16().Filter(func(p uint16) bool { return p != vxlanPort && p != oldVXLANPort }).Draw(t, "dport")
 		p.Proto = kind
 		if kind == "tcp" {
 			p.TCPFlags = rapid.SampledFrom([]string{"S", "SA", "A", "FA", "R", "PA", "SAEC"}).Draw(t, "TCPFlags")
@@ -209,6 +214,70 @@ func TestAnICMPErrorCarriesTheTokenOfItsQuote(t *testing.T) {
 		if p.Token != want || p.ICMP == nil || p.ICMP.MTU != 1400 {
 			t.Errorf("%d bytes quoted: token %q, %+v, want %q", quoted, p.Token, p.ICMP, want)
 		}
+	}
+}
+
+// A tunnel's packet shows both: where it goes on the underlay, and what it carries.
+func TestTunnelsAreReadThrough(t *testing.T) {
+	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	from, to := netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.0.2")
+	rapid.Check(t, func(t *rapid.T) {
+		carried := described(t)
+		frame, err := Build(carried)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := lab.Packet{Frame: frame, Length: len(frame)}
+		decode(&want, true, 0, false)
+		vni := rapid.IntRange(0, 1<<24-1).Draw(t, "VNI")
+		reserved := rapid.Uint32().Draw(t, "reserved")
+		header := binary.BigEndian.AppendUint32([]byte{0x08, byte(reserved >> 24), byte(reserved >> 16), byte(reserved >> 8)}, uint32(vni)<<8|reserved&0xff)
+		port := rapid.SampledFrom([]uint16{4789, 8472}).Draw(t, "port")
+		outer, err := Build(lab.Packet{
+			EthSrc: mac, EthDst: mac, Proto: "udp", Src: netip.AddrPortFrom(from, 40000), Dst: netip.AddrPortFrom(to, port), Payload: append(header, frame...),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := lab.Packet{Frame: outer, Length: len(outer)}
+		decode(&got, true, 0, false)
+		if d := cmp.Diff(&lab.VXLAN{Flags: 0x08, VNI: vni, Reserved: reserved}, got.VXLAN); d != "" {
+			t.Errorf("-want +got\n%s", d)
+		}
+		if got.Src.Addr() != from || got.Dst.Addr() != to || got.Inner == nil || got.Inner.Length != len(frame) || got.Inner.Frame != nil {
+			t.Fatalf("got %+v", got)
+		}
+		if d := cmp.Diff(&want, got.Inner, compared); d != "" {
+			t.Errorf("-want +got\n%s", d)
+		}
+		if !strings.Contains(got.Text, fmt.Sprintf(" vxlan %d (%s)", vni, want.Text)) {
+			t.Errorf("text %q", got.Text)
+		}
+	})
+	inside, err := Build(lab.Packet{
+		EthSrc: mac, EthDst: mac, IP: &lab.IP{TTL: 63}, Proto: "udp", Token: "carried",
+		Src: netip.MustParseAddrPort("250.0.1.2:1000"), Dst: netip.MustParseAddrPort("250.0.2.2:7"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := layers.IPv4{Version: 4, TTL: 63, Protocol: layers.IPProtocolIPv4, SrcIP: from.AsSlice(), DstIP: to.AsSlice()}
+	buf := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, &h, gopacket.Payload(inside[14:])); err != nil {
+		t.Fatal(err)
+	}
+	got := lab.Packet{Frame: buf.Bytes(), Length: len(buf.Bytes())}
+	decode(&got, false, 0x0800, false)
+	if got.Proto != "ipip" || got.Src.Addr() != from || got.Dst.Addr() != to || got.Token != "carried" || got.Inner == nil {
+		t.Fatalf("got %+v", got)
+	}
+	if in := got.Inner; in.Src != netip.MustParseAddrPort("250.0.1.2:1000") || in.Dst != netip.MustParseAddrPort("250.0.2.2:7") || in.IP.TTL != 63 ||
+		in.Proto != "udp" || in.Token != "carried" || in.IP.Transport != "ok" {
+		t.Errorf("carries %+v", in)
+	}
+	for length := range got.Frame { // and whatever is cut is not read beyond
+		cut := lab.Packet{Frame: got.Frame[:length], Length: length}
+		decode(&cut, false, 0x0800, false)
 	}
 }
 
