@@ -137,8 +137,15 @@ var _ = register(Spec{
 })
 
 // carries tells whether the bench's fabric carries a mode: one that asks for it, and one that asks for no fabric and does not
-// put the container on the segment, since what leaves is the host's then.
+// put the container on the segment, since what leaves is the host's then. An overlay leads to another host in one way alone,
+// so that two modes of one overlay are not beside each other.
 func carries(b *Bench, m modes.Mode, c topology.Container) bool {
+	overlaid := func(m modes.Mode) bool {
+		return m.Addrs != nil && b.plan.Network(c.Network).Fan.Overlay.Contains(m.Addrs(b.plan, b.plan.Machine(c.Host), c)[0].Addr())
+	}
+	if overlaid(m) && overlaid(b.mode) {
+		return false
+	}
 	return m.Fabric == b.mode.Fabric || m.Fabric == "" && (m.Addrs == nil ||
 		m.Addrs(b.plan, b.plan.Machine(c.Host), c)[0].Addr() != c.Segment4.Addr())
 }

@@ -52,6 +52,10 @@ func asBefore(ctx context.Context, b *Bench, host string, before lab.State) (dif
 	return diff, err
 }
 
+// fallbacks are devices that the kernel's modules of tunnels put into every new namespace, down, unless they are told not to
+// (fb_tunnels_only_for_init_net of Linux Documentation/admin-guide/sysctl/net.rst).
+var fallbacks = []string{"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0"}
+
 // outlived is what a machine has that has just been started, and should not: more than its cables, which are down, and
 // its loopback.
 func outlived(m *topology.Machine, s lab.State) (out []string) {
@@ -61,6 +65,9 @@ func outlived(m *topology.Machine, s lab.State) (out []string) {
 		}
 		for _, l := range space.Links {
 			nic := m.NIC(l.Name)
+			if slices.Contains(fallbacks, l.Name) && !l.Up {
+				continue
+			}
 			if l.Kind != "loopback" && (nic == nil || nic.Trunk != "" || l.Up || l.Master != "") {
 				out = append(out, "device "+l.Name)
 			}
