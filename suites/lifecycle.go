@@ -401,6 +401,49 @@ var _ = register(Spec{
 // many is how many containers are attached at the same time.
 const many = 50
 
+// crowd attaches containers to a host at the same time until the spec ends, and tells how long that took.
+func crowd(ctx context.Context, b *Bench, host string, cs []topology.Container) (places []Place, took time.Duration, err error) {
+	before, err := steady(ctx, b, host)
+	if err != nil {
+		return nil, 0, err
+	}
+	places = make([]Place, len(cs))
+	b.atEnd(func(ctx context.Context) error {
+		attached := slices.DeleteFunc(slices.Clone(places), func(p Place) bool { return p == Place{} })
+		// Their namespaces go first: the kernel takes the devices of many down together (cleanup_net() of
+		// net/core/net_namespace.c), but waits for a grace period for each that is deleted.
+		var g errgroup.Group
+		for _, p := range attached {
+			g.Go(func() error {
+				return b.Apply(ctx, topology.Step{On: host, Remove: true, Space: &topology.Space{Name: p.Container}})
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		if _, err := restored(ctx, b, host, before); err != nil {
+			return err
+		}
+		for _, p := range attached {
+			g.Go(func() error { return b.Detach(ctx, p) })
+		}
+		return g.Wait()
+	})
+	began := time.Now()
+	var g errgroup.Group
+	for i, c := range cs {
+		g.Go(func() (err error) {
+			places[i], err = b.attach(ctx, c, host)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return places, 0, err
+	}
+	took = time.Since(began)
+	return places, took, b.settled(ctx, host)
+}
+
 var _ = register(Spec{
 	Suite:   "lifecycle",
 	Feature: Feature{Name: "attach-many", Group: "lifecycle", Doc: "Are 50 containers that are attached at the same time all numbered uniquely, and do all work?"},
@@ -410,51 +453,18 @@ var _ = register(Spec{
 			return notApplicable("the mode attaches no more than %d containers of a network to a host", b.mode.Limit), nil
 		}
 		host := firstHost(b)
-		before, err := steady(ctx, b, host)
-		if err != nil {
-			return Observation{}, err
-		}
-		places := make([]Place, many)
-		b.atEnd(func(ctx context.Context) error {
-			attached := slices.DeleteFunc(slices.Clone(places), func(p Place) bool { return p == Place{} })
-			// Their namespaces go first: the kernel takes the devices of many down together (cleanup_net() of
-			// net/core/net_namespace.c), but waits for a grace period for each that is deleted.
-			var g errgroup.Group
-			for _, p := range attached {
-				g.Go(func() error {
-					return b.Apply(ctx, topology.Step{On: host, Remove: true, Space: &topology.Space{Name: p.Container}})
-				})
-			}
-			if err := g.Wait(); err != nil {
-				return err
-			}
-			if _, err := restored(ctx, b, host, before); err != nil {
-				return err
-			}
-			for _, p := range attached {
-				g.Go(func() error { return b.Detach(ctx, p) })
-			}
-			return g.Wait()
-		})
-		began := time.Now()
-		var g errgroup.Group
-		for i := range places {
+		var cs []topology.Container
+		for i := range many {
 			c, err := another(b, host, network(b), i+1)
 			if err != nil {
 				return Observation{}, err
 			}
-			g.Go(func() (err error) {
-				places[i], err = b.attach(ctx, c, host)
-				return err
-			})
+			cs = append(cs, c)
 		}
-		if err := g.Wait(); refused(err) {
+		places, took, err := crowd(ctx, b, host, cs)
+		if refused(err) {
 			return blocked("%d containers at the same time: %v", many, err), nil
 		} else if err != nil {
-			return Observation{}, err
-		}
-		took := time.Since(began)
-		if err := b.settled(ctx, host); err != nil {
 			return Observation{}, err
 		}
 		s, err := b.State(ctx, host)
@@ -483,6 +493,7 @@ var _ = register(Spec{
 		}
 		slices.Sort(shared)
 		answered := make([]bool, many)
+		var g errgroup.Group
 		for i, p := range places {
 			g.Go(func() error {
 				a, _, err := callsOut(ctx, b, p)

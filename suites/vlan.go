@@ -61,7 +61,7 @@ var _ = register(Spec{
 				}
 			}
 		}
-		all := 2 * len(protos)
+		all := len(b.families()) * len(protos)
 		o.Detail = fmt.Sprintf("%s asked %s by ICMP, UDP and TCP over %s: %d of %d frames had a tag at %s:%s", c, x, b.span(), tags, all, port.Machine, port.Interface)
 		switch {
 		case len(wrong) > 0:
