@@ -501,108 +501,107 @@ var _ = register(Spec{
 	Suite: "lifecycle",
 	Feature: Feature{
 		Name: "fan-block", Group: "addresses",
-		Doc: "Has the block that one address of a host yields addresses for 253 containers, which work, and is one more refused?",
+		Doc: "Does one address of a host yield 253 for containers, each with its own, of which the last works like the first, and is one more container refused?",
 	},
-	Name: "253 containers are attached to one host, some are asked by a container of another, and one more is to be attached",
+	Name: "253 containers are numbered for a host and some of them attached, the last among them, which a container of another host asks; then one more is to be attached",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		if o := unmapped(b); o != nil {
 			return *o, nil
 		}
-		host, n := firstHost(b), b.plan.Network(network(b))
-		block, err := n.Fan.Block(underlayOf(b, host))
+		host, n := b.plan.Machine(firstHost(b)), b.plan.Network(network(b))
+		block, err := n.Fan.Block(underlayOf(b, host.Name))
 		if err != nil {
 			return Observation{}, err
 		}
-		there := map[int]bool{}
-		for _, p := range b.Containers(host, n.Name) {
-			there[attachedAt(b, p).Number] = true
+		attached := map[int]bool{}
+		for _, p := range b.Containers(host.Name, n.Name) {
+			attached[attachedAt(b, p).Number] = true
 		}
 		numbered := func(number int) (topology.Container, error) {
-			c, err := b.plan.Container(host, n.Name, number)
+			c, err := b.plan.Container(host.Name, n.Name, number)
 			c.Name, c.Device = fmt.Sprintf("b%d", number), fmt.Sprintf("veth-b%d", number) // another network's may be called by the number
 			return c, err
 		}
+		const apart = 23 // of which a block has eleven
 		var cs []topology.Container
+		var odd []string
+		holders := map[netip.Addr]int{}
 		for number := 1; number <= blockful; number++ {
-			if there[number] {
-				continue
-			}
 			c, err := numbered(number)
 			if err != nil {
 				return Observation{}, err
 			}
-			cs = append(cs, c)
+			if err := b.mode.Admit(b.plan, host, c); err != nil {
+				odd = append(odd, err.Error())
+				continue
+			}
+			a := b.mode.Addrs(b.plan, host, c)[0].Addr()
+			if other, taken := holders[a]; taken || !block.Contains(a) {
+				odd = append(odd, fmt.Sprintf("container %d has %s, of %s, which container %d has: %t", number, a, block, other, taken))
+			}
+			holders[a] = number
+			if number%apart == 0 && !attached[number] {
+				cs = append(cs, c)
+			}
 		}
-		places, took, err := crowd(ctx, b, host, cs)
+		places, _, err := crowd(ctx, b, host.Name, cs)
 		if refused(err) {
-			return blocked("%d containers on %s: %v", len(cs), host, err), nil
+			return blocked("containers of %s on %s: %v", block, host.Name, err), nil
 		} else if err != nil {
 			return Observation{}, err
 		}
-		s, err := b.State(ctx, host)
+		s, err := b.State(ctx, host.Name)
 		if err != nil {
 			return Observation{}, err
 		}
-		known := map[netip.Addr]bool{}
-		var odd []string
-		for _, p := range b.Containers(host, n.Name) {
-			for _, a := range s.Spaces[p.Container].Addrs {
-				switch ip := a.Prefix.Addr(); {
-				case !ip.Is4() || ip.IsLoopback():
-				case known[ip] || !block.Contains(ip):
-					odd = append(odd, fmt.Sprintf("%s has %s", p, ip))
-				default:
-					known[ip] = true
-				}
+		var o Observation
+		for _, p := range places {
+			a := addrOf(b, p, IPv4)
+			if _, err := linkWith(s.Spaces[p.Container], a); err != nil {
+				odd = append(odd, fmt.Sprintf("%s: %v", p, err))
+				continue
 			}
-		}
-		// Not all: each that is asked takes two entries of a neighbour table that all namespaces of a kernel have in common.
-		from := far(b)
-		var mute []string
-		for i := 0; i < len(places); i += len(places) / 6 {
-			p := places[len(places)-1-i] // the last among them
-			if ok, err := eventually(ctx, retry, func() (bool, error) {
-				a, err := b.Ask(ctx, from, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, p, IPv4), 0), Wait: hopeful})
-				return a.Answered, err
+			var answer lab.Answer
+			if ok, err := eventually(ctx, retry, func() (_ bool, err error) {
+				answer, err = b.Ask(ctx, far(b), lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(a, 0), Wait: hopeful})
+				return answer.Answered, err
 			}); err != nil {
 				return Observation{}, err
 			} else if !ok {
-				mute = append(mute, fmt.Sprintf("%s at %s", p, addrOf(b, p, IPv4)))
+				odd = append(odd, fmt.Sprintf("%s did not answer %s at %s", p, far(b), a))
 			}
+			o = o.with(far(b).String(), "%s at %s: answered %t", p, a, answer.Answered)
 		}
-		last := places[len(places)-1]
 		more, err := numbered(blockful)
 		if err != nil {
 			return Observation{}, err
 		}
 		more.Number, more.Name, more.Device = blockful+1, "b-more", "veth-b-more"
-		_, refusal := b.Attach(ctx, more, host)
-		said := "nothing"
+		_, refusal := b.Attach(ctx, more, host.Name)
+		said := "it was attached"
 		if refusal != nil {
 			said = refusal.Error()
 		}
-		o := whether(len(known) == blockful && len(odd) == 0 && len(mute) == 0 && refusal != nil && !refused(refusal),
-			"%s, by its one address %s, has %d containers with addresses of %s, the last at %s; %d are not answering %s; one more: refused %t",
-			host, underlayOf(b, host), len(known), block, addrOf(b, last, IPv4), len(mute), from, refusal != nil).value("count", float64(len(known))).value("sec", took.Seconds())
-		return o.differences(host, append(odd, mute...)).with(host, "of one more it was said: %s", said), nil
+		seen := whether(len(odd) == 0 && len(holders) == blockful && refusal != nil && !refused(refusal),
+			"%s, by its one address %s, has %d addresses of %s for containers; of %d that were attached, up to %s, %s reached all but %d; one more: %s",
+			host.Name, underlayOf(b, host.Name), len(holders), block, len(places), addrOf(b, places[len(places)-1], IPv4), far(b), len(odd), said).value("count", float64(len(holders)))
+		seen.Evidence = o.Evidence
+		return seen.differences(host.Name, odd), nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "fan", Doc: "a container gets its neighbour's address", Rewire: func(steps []topology.Step) []topology.Step {
-			if steps[0].Space.Name != "b100" {
-				return steps
-			}
+		{Mode: "fan", Doc: "a container gets its neighbour's address", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
 			steps = slices.Clone(steps)
 			for i, s := range steps {
 				if s.Addr != nil {
 					a := *s.Addr
-					a.Prefix = netip.PrefixFrom(a.Prefix.Addr().Next(), a.Prefix.Bits())
+					a.Prefix = netip.PrefixFrom(a.Prefix.Addr().Prev(), a.Prefix.Bits())
 					steps[i].Addr = &a
 				}
 			}
 			return steps
-		}},
+		})},
 		{Mode: "fan", Doc: "the last container is not wired", Rewire: func(steps []topology.Step) []topology.Step {
-			if steps[0].Space.Name != "b253" {
+			if steps[0].Space.Name != fmt.Sprintf("b%d", blockful) {
 				return steps
 			}
 			return steps[:1]
