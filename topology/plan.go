@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"math/big"
 	"math/bits"
@@ -109,6 +110,8 @@ func (c Container) ID() string { return c.Host + "/" + c.Name }
 //   - The other three quarters are for containers, on every fabric alike. Each host has a slice (see Plan.Slice), aligned, of a
 //     power of two of addresses, at most a quarter of the block; container n of the host has the offset n in it.
 //   - In a network's private block the first address is the gateway's, and container n has the offset n+1, on every host.
+//   - In a network's block across hosts (see Plan.Overlay) a container has the offset that it has in its segment's. The blocks are of
+//     16 bits of shared address space (RFC 6598), from 100.127.0.0/16 and fd64:0:0:7f::/64 down, one for each network.
 //   - Fan overlays are blocks of 8 bits of reserved addresses (240.0.0.0/4, RFC 1112 section 4), from 250.0.0.0/8 down, one
 //     for each network; the underlay is the 16 bits that the segment's hosts are in.
 //
@@ -309,6 +312,26 @@ func (p *Plan) slice(host string, segment *PlannedSegment) (v4, v6 netip.Prefix)
 	hosts := names(p.Topology.Hosts)
 	at, each := slices.Index(hosts, host), slice(segment.V4, len(hosts))
 	return aligned(segment, quarter(segment.V4)+at*each, each)
+}
+
+// Overlay is the address that a container has wherever it is attached, in a block that its network has across all hosts, with
+// the block's length. It is zero if the block has no such number, or all blocks are taken.
+func (p *Plan) Overlay(c Container) (v4, v6 netip.Prefix) {
+	at := slices.IndexFunc(p.Networks, func(n PlannedNetwork) bool { return n.Name == c.Network })
+	within := int(number(c.Segment4.Addr()) - number(c.Segment4.Masked().Addr()))
+	if at < 0 || at > 63 || within >= 1<<16-1 {
+		return netip.Prefix{}, netip.Prefix{}
+	}
+	block := byte(127 - at)
+	v4 = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, block}), 16)
+	v6 = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x64, 7: block}), 64)
+	return offset(v4, within), offset(v6, within)
+}
+
+// number is an IPv4 address as one.
+func number(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.BigEndian.Uint32(b[:])
 }
 
 // containers are the second quarter and the second half of a segment's block.

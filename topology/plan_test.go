@@ -400,6 +400,12 @@ func checkPlan(t fatal, p *topology.Plan) {
 			if v4 != v4.Masked() || v6 != v6.Masked() || !v4.Contains(c.Segment4.Addr()) || !v6.Contains(c.Segment6.Addr()) || 32-v4.Bits() != 128-v6.Bits() {
 				t.Fatalf("%s has %s and %s, and its host's slices are %s and %s", c.ID(), c.Segment4, c.Segment6, v4, v6)
 			}
+			o4, o6 := p.Overlay(c)
+			claim(o4.Addr(), "addresses across hosts", c.ID())
+			claim(o6.Addr(), "addresses across hosts", c.ID())
+			if o4.IsValid() && (o4.Addr() == o4.Masked().Addr() || o4.Addr() == lastAddress(o4)) {
+				t.Fatalf("%s has %s, which is no station's", c.ID(), o4)
+			}
 			if c.Private4.Addr() == n.Gateway4 || c.Private6.Addr() == n.Gateway6 {
 				t.Fatalf("%s has the gateway's address", c.ID())
 			}

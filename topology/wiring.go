@@ -75,16 +75,18 @@ type Link struct {
 	NoSnooping    bool // flood all multicast: no IGMP and MLD snooping
 	VLANFiltering bool // keep VLANs apart (IEEE 802.1Q); ports are in none until a step VLAN puts them there
 
-	// macvlan, ipvlan, vlan: made in In on a parent of the machine's own namespace
+	// macvlan, ipvlan, vlan: made in In on a parent of the machine's own namespace, as is a vxlan with a group
 	Parent     string
 	ParentMode string // macvlan: private, vepa, bridge, passthru; ipvlan: l2, l3, l3s
 	VID        int    // vlan: 0 to 4094
 
-	// vxlan, ipip: tunnels. Where their packets go is said by entries (Neigh.FDB) of a vxlan, which learns none by itself
-	// (nolearning), and by the next hops of routes over an ipip.
-	Local netip.Addr // of their packets
-	VNI   int        // vxlan
-	Port  int        // vxlan: where their packets are sent (UDP)
+	// vxlan, ipip: tunnels. Where their packets go is said by entries (Neigh.FDB) of a vxlan, and by the next hops of routes
+	// over an ipip.
+	Local    netip.Addr // of their packets
+	VNI      int        // vxlan
+	Port     int        // vxlan: where their packets are sent (UDP)
+	Learning bool       // vxlan: make entries for senders of what arrives; else it has those alone that it is given
+	Group    netip.Addr // vxlan: multicast group, joined on Parent, for frames that no entry is for; invalid: none
 }
 
 // LinkSet changes a device. Zero fields stay as they are.
@@ -386,7 +388,7 @@ func (l Link) line(at, on, in string, remove bool) string {
 		return fmt.Sprintf("ip -n %s link del dev %s", at, l.Name)
 	}
 	var w words
-	if l.Parent != "" {
+	if l.Parent != "" && l.Kind != "vxlan" {
 		w.add("ip -n", on, "link add link", l.Parent, "name", l.Name)
 		if in != "" {
 			w.add("netns", at)
@@ -422,7 +424,14 @@ func (l Link) line(at, on, in string, remove bool) string {
 	case "vlan":
 		w.add("id", fmt.Sprint(l.VID))
 	case "vxlan":
-		w.add("id", fmt.Sprint(l.VNI), "local", l.Local.String(), "dstport", fmt.Sprint(l.Port), "nolearning")
+		w.add("id", fmt.Sprint(l.VNI), "local", l.Local.String())
+		if l.Group.IsValid() {
+			w.add("group", l.Group.String(), "dev", l.Parent)
+		}
+		w.add("dstport", fmt.Sprint(l.Port))
+		if !l.Learning {
+			w.add("nolearning")
+		}
 	case "ipip":
 		w.add("local", l.Local.String())
 	}

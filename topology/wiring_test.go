@@ -207,6 +207,10 @@ func TestStepString(t *testing.T) {
 			"ip -n h1 link add name vxlan0 address 02:03:00:01:00:04 mtu 1450 up type vxlan id 4096 local 198.18.0.1 dstport 4789 nolearning", "ip -n h1 link del dev vxlan0",
 		},
 		{
+			topology.Step{Link: &topology.Link{Name: "vxlan0", Kind: "vxlan", Parent: "eth0", Local: addr("198.18.0.1"), VNI: 4096, Port: 4789, Learning: true, Group: addr("239.1.1.1")}},
+			"ip -n h1 link add name vxlan0 type vxlan id 4096 local 198.18.0.1 group 239.1.1.1 dev eth0 dstport 4789", "ip -n h1 link del dev vxlan0",
+		},
+		{
 			topology.Step{Link: &topology.Link{Name: "tun0", Kind: "ipip", MTU: 1480, Local: addr("198.18.0.1")}},
 			"ip -n h1 link add name tun0 mtu 1480 type ipip local 198.18.0.1", "ip -n h1 link del dev tun0",
 		},

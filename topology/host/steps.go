@@ -543,7 +543,15 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 			return err
 		}
 	case "vxlan":
-		link = &netlink.Vxlan{LinkAttrs: base, VxlanId: l.VNI, SrcAddr: l.Local.AsSlice(), Port: l.Port}
+		device := &netlink.Vxlan{LinkAttrs: base, VxlanId: l.VNI, SrcAddr: l.Local.AsSlice(), Port: l.Port, Learning: l.Learning}
+		if l.Group.IsValid() {
+			parent, err := index(nl, l.Parent)
+			if err != nil {
+				return err
+			}
+			device.Group, device.VtepDevIndex = l.Group.AsSlice(), parent.Attrs().Index
+		}
+		link = device
 	case "ipip": // as ip-link(8) makes it: the TTL inherited, path MTU discovery on
 		link = &netlink.Iptun{LinkAttrs: base, Local: l.Local.AsSlice(), PMtuDisc: 1, Proto: unix.IPPROTO_IPIP}
 	default:
