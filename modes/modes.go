@@ -36,6 +36,9 @@ type Mode struct {
 	// Device is the interface with these addresses, as the container sees it. Empty: the host's own of the container's
 	// network, or, without addresses, none beyond the loopback. See DeviceOf.
 	Device string
+	// Exit is the container's interface by which it asks what is outside of its network, and by which published ports lead to it,
+	// where that is another than Device. Its addresses there are the plan's private ones.
+	Exit string
 
 	order int
 }

@@ -241,18 +241,21 @@ func TestAddressesAreThePlans(t *testing.T) {
 					want = m.Addrs(p, host, c)
 				}
 				var got []netip.Prefix
-				up := false
+				up := map[string]bool{}
 				all := m.Attach(p, host, c)
 				for _, s := range all {
-					up = up || s.In != "" && s.Set != nil && s.Set.State == "up"
+					if s.In != "" && s.Set != nil && s.Set.State == "up" {
+						up[s.Set.Name] = true
+					}
 					switch {
 					case s.Addr == nil:
 					case s.In != "":
-						got = append(got, s.Addr.Prefix)
-						if s.Addr.Link != m.DeviceOf(p, host, c) {
-							t.Fatalf("%s: not on %q: %s", c.ID(), m.DeviceOf(p, host, c), s)
+						if s.Addr.Link == m.DeviceOf(p, host, c) {
+							got = append(got, s.Addr.Prefix)
+						} else if s.Addr.Link != m.Exit || s.Addr.Prefix != c.Private4 && s.Addr.Prefix != c.Private6 {
+							t.Fatalf("%s: neither on %q nor private on the exit %q: %s", c.ID(), m.DeviceOf(p, host, c), m.Exit, s)
 						}
-						if up {
+						if up[s.Addr.Link] {
 							t.Fatalf("%s: after its device is up, when nobody is told of it any more: %s", c.ID(), s)
 						}
 					case !gateways[s.Addr.Prefix.Addr()]:
@@ -265,7 +268,7 @@ func TestAddressesAreThePlans(t *testing.T) {
 					if s.Link.PeerIn != "" {
 						mac = s.Link.PeerMAC // its other end is the host's
 					}
-					if mac != nil && !bytes.Equal(mac, c.MAC) {
+					if exit := s.Link.PeerIn != "" && s.Link.PeerName == m.Exit; mac != nil && bytes.Equal(mac, c.MAC) == exit {
 						t.Fatalf("%s: not the container's MAC: %s", c.ID(), s)
 					}
 				}

@@ -498,7 +498,7 @@ var _ = register(Spec{
 })
 
 // overlap gives the second place the first one's IPv4 address besides its own, unless it has it, and makes both ask an
-// external machine from it in turn. Taking it back is announced.
+// external machine from it in turn, or, where that is asked from another address, a neighbour. Taking it back is announced.
 func overlap(ctx context.Context, b *Bench, first, second Place) (Observation, error) {
 	a := addrOf(b, first, IPv4)
 	x := external(b)
@@ -525,6 +525,20 @@ func overlap(ctx context.Context, b *Bench, first, second Place) (Observation, e
 		b.atEnd(func(ctx context.Context) error { return announce(ctx, b, first, a) })
 	}
 	target := netip.AddrPortFrom(addrOf(b, x, IPv4), controlPort)
+	if b.mode.Exit != "" { // nothing outside is asked from this address: a neighbour is
+		c, err := another(b, first.Machine, network(b), 1)
+		if err != nil {
+			return Observation{}, err
+		}
+		if x, err = b.Attach(ctx, c, first.Machine); err != nil {
+			return Observation{}, err
+		}
+		port, err := serve(ctx, b, x, unspecified(IPv4))
+		if err != nil {
+			return Observation{}, err
+		}
+		target = netip.AddrPortFrom(addrOf(b, x, IPv4), port)
+	}
 	recorded, err := b.Record(ctx)
 	if err != nil {
 		return Observation{}, err

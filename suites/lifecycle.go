@@ -1049,7 +1049,7 @@ var _ = register(Spec{
 		Name: "hot-plug", Group: "lifecycle",
 		Doc: "Can a running container without a network be attached later, its process keeping its sockets?",
 	},
-	Name: "a server listens in a namespace with nothing but the loopback, then the container is attached, and the server is asked from outside and from the host",
+	Name: "a server listens in a namespace with nothing but the loopback, then the container is attached, and the server is asked from outside, from the host, and by a neighbour",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		if b.mode.Addrs == nil {
 			return notApplicable("the mode attaches nothing that could come later"), nil
@@ -1099,7 +1099,7 @@ var _ = register(Spec{
 		var a lab.Answer
 		// A port may have to wait for the kernel's link watch, a second at most (net/core/link_watch.c).
 		answered, err := eventually(ctx, 2*time.Second, func() (bool, error) {
-			for _, from = range []Place{external(b), {Machine: host}} {
+			for _, from = range []Place{external(b), {Machine: host}, container(b)} {
 				if a, err = asked(from, to); err != nil || a.Answered {
 					return a.Answered, err
 				}
@@ -1119,7 +1119,7 @@ var _ = register(Spec{
 		if !a.Answered {
 			return Observation{}, fmt.Errorf("the server in %s does not answer over the loopback either", p)
 		}
-		o.Status, o.Detail = reports.Blocked, fmt.Sprintf("the server in %s was there before the network, and answers neither %s nor %s at %s", p, external(b), host, to)
+		o.Status, o.Detail = reports.Blocked, fmt.Sprintf("the server in %s was there before the network, and answers neither %s nor %s nor %s at %s", p, external(b), host, container(b), to)
 		return o.with(p.String(), "control: the server answers over the loopback"), nil
 	},
 	Sabotage: []Sabotage{

@@ -35,6 +35,25 @@ func ownDevice(b *Bench, p Place) string {
 	return b.mode.DeviceOf(b.plan, b.plan.Machine(p.Machine), attachedAt(b, p))
 }
 
+// exitDevice is the interface by which a container asks what is outside of its network.
+func exitDevice(b *Bench, p Place) string {
+	if p.Container != "" && b.mode.Exit != "" {
+		return b.mode.Exit
+	}
+	return ownDevice(b, p)
+}
+
+// exitAddr is the container's address there, which translation begins with.
+func exitAddr(b *Bench, p Place, f Family) netip.Addr {
+	switch {
+	case p.Container == "" || b.mode.Exit == "":
+		return addrOf(b, p, f)
+	case f == IPv4:
+		return attachedAt(b, p).Private4.Addr()
+	}
+	return attachedAt(b, p).Private6.Addr()
+}
+
 // hops lets a packet to a group pass routers, if any would forward it.
 const hops = 8
 

@@ -476,7 +476,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			if err := routeOfItsOwn(ctx, b, c, addrOf(b, external(b), f)); err != nil {
 				return Observation{}, err
 			}
-			own, err := linkOf(ctx, b, c, ownDevice(b, c)) // which may have less than the host's interface from the start
+			own, err := linkOf(ctx, b, c, exitDevice(b, c)) // which may have less than the host's interface from the start
 			if err != nil {
 				return Observation{}, err
 			}
@@ -545,8 +545,12 @@ func routeOfItsOwn(ctx context.Context, b *Bench, p Place, dst netip.Addr) error
 	if best == nil {
 		return fmt.Errorf("%s: no route to %s", p, dst)
 	}
+	src := addrOf(b, p, familyOf(dst))
+	if best.Link == b.mode.Exit {
+		src = exitAddr(b, p, familyOf(dst))
+	}
 	return b.Apply(ctx, topology.Step{On: p.Machine, In: p.Container, Route: &topology.Route{
-		Dst: netip.PrefixFrom(dst, dst.BitLen()), Via: best.Via, Link: best.Link, Src: addrOf(b, p, familyOf(dst)),
+		Dst: netip.PrefixFrom(dst, dst.BitLen()), Via: best.Via, Link: best.Link, Src: src,
 		OnLink: strings.Contains(best.Text+" ", " onlink "),
 	}})
 }

@@ -304,7 +304,7 @@ var _ = register(Spec{
 			}
 			o.Reproduce = append(o.Reproduce, reproduce...)
 			delivered, err := recorded(ctx, func(p lab.Packet) bool {
-				return p.Machine == to.Machine && p.In == to.Container && !p.Outgoing && p.Dst == netip.AddrPortFrom(addrOf(b, to, f), inner)
+				return p.Machine == to.Machine && p.In == to.Container && !p.Outgoing && p.Dst == netip.AddrPortFrom(exitAddr(b, to, f), inner)
 			})
 			if err != nil {
 				return Observation{}, err
@@ -319,7 +319,7 @@ var _ = register(Spec{
 				p := delivered[i]
 				o.Evidence = append(o.Evidence, seen(p))
 				switch {
-				case p.Src.Addr() == addrOf(b, from, f):
+				case p.Src.Addr() == exitAddr(b, from, f):
 					own++
 				case !hosts[p.Src.Addr()]:
 					return Observation{Status: "mixed", Detail: fmt.Sprintf("the source %s is neither the client's nor the host's", p.Src), Evidence: o.Evidence}, nil
@@ -356,10 +356,7 @@ func finished(ctx context.Context, b *Bench, places ...Place) error {
 	for _, p := range places {
 		device := b.plan.Machine(p.Machine).NICs[0].Name
 		if p.Container != "" {
-			b.mu.Lock()
-			c := b.attached[p.String()].container
-			b.mu.Unlock()
-			device = b.mode.DeviceOf(b.plan, b.plan.Machine(p.Machine), c)
+			device = exitDevice(b, p)
 		}
 		steps = append(steps, topology.Step{On: p.Machine, In: p.Container, Offload: &topology.Offload{Link: device, Feature: "tx-checksum"}})
 	}
@@ -412,7 +409,7 @@ var _ = register(Spec{
 			if err != nil {
 				return Observation{}, err
 			}
-			private := addrOf(b, to, f)
+			private := exitAddr(b, to, f)
 			packets, err := recorded(ctx, nil)
 			if err != nil {
 				return Observation{}, err

@@ -30,7 +30,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			}[f]
 			target := netip.AddrPortFrom(addrOf(b, x, f), controlPort)
 			if err := b.Apply(ctx, topology.Step{On: c.Machine, In: c.Container, Addr: &topology.Addr{
-				Link: ownDevice(b, c), Prefix: alone(foreign), NoDAD: f == IPv6,
+				Link: exitDevice(b, c), Prefix: alone(foreign), NoDAD: f == IPv6,
 			}}); err != nil {
 				return Observation{}, err
 			}
@@ -43,7 +43,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			if _, err := b.Ask(ctx, c, ask); err != nil {
 				return Observation{}, err
 			}
-			own := netip.AddrPortFrom(addrOf(b, c, f), 0)
+			own := netip.AddrPortFrom(exitAddr(b, c, f), 0)
 			control, err := b.Ask(ctx, c, lab.Ask{Proto: "udp", From: own, To: target}) // after it, by the same way
 			if err != nil || !control.Answered {
 				return Observation{}, errors.Join(err, fmt.Errorf("control: %s did not answer %s", x, own.Addr()))

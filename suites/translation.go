@@ -641,7 +641,7 @@ var _ = register(Spec{
 		entries := func() ([]lab.Conntrack, error) {
 			s, err := b.State(ctx, from.Machine)
 			return slices.DeleteFunc(s.Spaces[""].Conntrack, func(c lab.Conntrack) bool {
-				return c.Proto != "udp" || !c.NAT || c.Src.Addr() != addrOf(b, from, IPv4) || c.Dst.Addr() != addrOf(b, x, IPv4)
+				return c.Proto != "udp" || !c.NAT || c.Src.Addr() != exitAddr(b, from, IPv4) || c.Dst.Addr() != addrOf(b, x, IPv4)
 			}), err
 		}
 		timeout := func(own, to uint16) (time.Duration, error) {
