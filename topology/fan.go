@@ -44,8 +44,8 @@ func (f Fan) Block(host netip.Addr) (netip.Prefix, error) {
 	if !f.Underlay.Contains(host) {
 		return netip.Prefix{}, fmt.Errorf("host %s is not in the underlay %s", host, f.Underlay)
 	}
-	number := number4(host) &^ number4(f.Underlay.Addr())
-	return netip.PrefixFrom(addr4(number4(f.Overlay.Addr())|number<<(32-bits)), bits), nil
+	within := number(host) &^ number(f.Underlay.Addr())
+	return netip.PrefixFrom(addr4(number(f.Overlay.Addr())|within<<(32-bits)), bits), nil
 }
 
 // Host is the address on the underlay of the host that has an address of the overlay in its block: where what is sent to
@@ -58,8 +58,8 @@ func (f Fan) Host(a netip.Addr) (netip.Addr, error) {
 	if !f.Overlay.Contains(a) {
 		return netip.Addr{}, fmt.Errorf("%s is not in the overlay %s", a, f.Overlay)
 	}
-	number := (number4(a) &^ number4(f.Overlay.Addr())) >> (32 - bits)
-	return addr4(number4(f.Underlay.Addr()) | number), nil
+	within := (number(a) &^ number(f.Overlay.Addr())) >> (32 - bits)
+	return addr4(number(f.Underlay.Addr()) | within), nil
 }
 
 // Gateway is the host's own address in its block, with the block's length: the first.
@@ -71,23 +71,19 @@ func (f Fan) Gateway(host netip.Addr) (netip.Prefix, error) {
 	return offset(block, 1), nil
 }
 
-// Container is the address of a host's container, counted from 1, with the block's length. A block of 24 bits has 253.
-func (f Fan) Container(host netip.Addr, number int) (netip.Prefix, error) {
+// Container is the address of a host's container n, counted from 1, with the block's length. A block of 24 bits has 253.
+func (f Fan) Container(host netip.Addr, n int) (netip.Prefix, error) {
 	block, err := f.Block(host)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	if room := size(block) - 3; number < 1 || number > room {
-		return netip.Prefix{}, fmt.Errorf("container %d of host %s: the block %s has addresses for the containers 1 to %d", number, host, block, room)
+	if room := size(block) - 3; n < 1 || n > room {
+		return netip.Prefix{}, fmt.Errorf("container %d of host %s: the block %s has addresses for the containers 1 to %d", n, host, block, room)
 	}
-	return offset(block, number+1), nil
+	return offset(block, n+1), nil
 }
 
-func number4(a netip.Addr) uint32 {
-	b := a.As4()
-	return binary.BigEndian.Uint32(b[:])
-}
-
+// addr4 is the IPv4 address of a number.
 func addr4(n uint32) netip.Addr {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], n)

@@ -21,7 +21,7 @@ func anyFan(t *rapid.T) Fan {
 // anyHost draws a host of a mapping's underlay.
 func anyHost(t *rapid.T, f Fan, name string) netip.Addr {
 	open := uint32(uint64(1)<<(32-f.Underlay.Bits()) - 1)
-	return addr4(number4(f.Underlay.Addr()) | rapid.Uint32().Draw(t, name)&open)
+	return addr4(number(f.Underlay.Addr()) | rapid.Uint32().Draw(t, name)&open)
 }
 
 func TestFanExamples(t *testing.T) {
@@ -65,8 +65,8 @@ func TestFanLeadsBack(t *testing.T) {
 		if !f.Overlay.Contains(block.Addr()) || block != block.Masked() || block.Bits() < f.Overlay.Bits() {
 			t.Fatalf("%s is no block of %s", block, f.Overlay)
 		}
-		number := rapid.IntRange(1, size(block)-3).Draw(t, "container")
-		c, err := f.Container(host, number)
+		n := rapid.IntRange(1, size(block)-3).Draw(t, "container")
+		c, err := f.Container(host, n)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,9 +74,9 @@ func TestFanLeadsBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		last := addr4(number4(block.Addr()) + uint32(size(block)-1))
+		last := addr4(number(block.Addr()) + uint32(size(block)-1))
 		if c.Masked() != block || c.Addr() == block.Addr() || c.Addr() == gateway.Addr() || c.Addr() == last {
-			t.Fatalf("container %d has %s in %s with the gateway %s", number, c, block, gateway)
+			t.Fatalf("container %d has %s in %s with the gateway %s", n, c, block, gateway)
 		}
 		for _, a := range []netip.Addr{block.Addr(), gateway.Addr(), c.Addr(), last} {
 			if got, err := f.Host(a); err != nil || got != host {
