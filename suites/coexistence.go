@@ -140,10 +140,20 @@ var _ = register(Spec{
 // put the container on the segment, since what leaves is the host's then. An overlay leads to another host in one way alone,
 // so that two modes of one overlay are not beside each other.
 func carries(b *Bench, m modes.Mode, c topology.Container) bool {
-	overlaid := func(m modes.Mode) bool {
-		return m.Addrs != nil && b.plan.Network(c.Network).Fan.Overlay.Contains(m.Addrs(b.plan, b.plan.Machine(c.Host), c)[0].Addr())
+	block := func(m modes.Mode) netip.Prefix { // of the overlay; none: zero
+		if m.Addrs == nil {
+			return netip.Prefix{}
+		}
+		a := m.Addrs(b.plan, b.plan.Machine(c.Host), c)[0].Addr()
+		across, _ := b.plan.Overlay(c)
+		for _, block := range []netip.Prefix{b.plan.Network(c.Network).Fan.Overlay, across.Masked()} {
+			if block.Contains(a) {
+				return block
+			}
+		}
+		return netip.Prefix{}
 	}
-	if overlaid(m) && overlaid(b.mode) {
+	if of := block(m); of.IsValid() && of == block(b.mode) {
 		return false
 	}
 	return m.Fabric == b.mode.Fabric || m.Fabric == "" && (m.Addrs == nil ||

@@ -89,6 +89,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "vlan-ipvlan", Doc: "the second host's port is not in the network's VLAN", Steps: outOfVLAN(1)},
 			{Mode: "direct-bgp", Doc: "hosts announce nothing", Rewire: unannounced},
 			{Mode: "vxlan-static", Doc: "no host is told of the others", Setup: unknown},
+			{Mode: "vxlan-multicast", Doc: "the tunnels have no group", Setup: mapTunnels(func(l *topology.Link) { l.Group, l.Parent = netip.Addr{}, "" })},
 		},
 	}
 })
