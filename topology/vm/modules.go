@@ -2,14 +2,18 @@ package vm
 
 import (
 	"bytes"
+	"compress/gzip"
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/xi2/xz"
 )
 
 // features are the modules of which a feature of the kernel is made, where it is made of modules. A guest has no modprobe
@@ -156,27 +160,29 @@ func (t *tree) module(name string) (*module, error) {
 
 // decompress undoes what a module's suffix tells: guests need not be able to.
 func decompress(path string, data []byte) ([]byte, error) {
-	var program, pkg string
+	in := bytes.NewReader(data)
+	var r io.Reader
+	var err error
 	switch filepath.Ext(path) {
 	case ".xz":
-		program, pkg = "xz", "xz-utils or xz"
+		r, err = xz.NewReader(in, 0)
 	case ".zst":
-		program, pkg = "zstd", "zstd"
+		var d *zstd.Decoder
+		if d, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1)); err == nil {
+			defer d.Close()
+			r = d
+		}
 	case ".gz":
-		program, pkg = "gzip", "gzip"
+		r, err = gzip.NewReader(in)
 	default:
 		return data, nil
 	}
-	cmd := exec.Command(program, "-dc")
-	cmd.Stdin = bytes.NewReader(data)
-	var words bytes.Buffer
-	cmd.Stderr = &words
-	out, err := cmd.Output()
-	if errors.Is(err, exec.ErrNotFound) {
-		return nil, fmt.Errorf("%s: %w: install the package %s", path, err, pkg)
+	var out []byte
+	if err == nil {
+		out, err = io.ReadAll(r)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %s: %w: %s", path, program, err, bytes.TrimSpace(words.Bytes()))
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return out, nil
 }

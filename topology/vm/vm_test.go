@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"debug/elf"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -101,6 +102,42 @@ func TestOrder(t *testing.T) {
 	}
 	if _, _, err := tr.order([]string{"vxlan"}); err == nil || !strings.Contains(err.Error(), "module vxlan: "+dir) {
 		t.Errorf("truncated module: %v: want its name and file", err)
+	}
+}
+
+// TestDecompress undoes what distributions do to modules, xz with the options of the kernel's build among it, and refuses
+// what is not whole.
+func TestDecompress(t *testing.T) {
+	const want = "a module of the kernel, a module of the kernel\n"
+	for suffix, packed := range map[string]string{
+		".xz":  "/Td6WFoAAAFpIt42AgEEACEBEACLIW9J4AAuACBdADCICaczqUKMWvUhbDLv9uZwN/Wlq5BQAsXPYvJOk6AAAEKOsf0AATgviTTInJBCmQ0BAAAAAAFZWg==",
+		".zst": "KLUv/SQv/QAAyGEgbW9kdWxlIG9mIHRoZSBrZXJuZWwsIAoBAKwyx5zzWJQ=",
+		".gz":  "H4sIAAAAAAAAA0tUyM1PKc1JVchPUyjJSFXITi3KS83RUUjEKs4FAEKOsf0vAAAA",
+	} {
+		t.Run(suffix, func(t *testing.T) {
+			path := "kernel/net/one.ko" + suffix
+			if name := moduleName(path); name != "one" {
+				t.Errorf("%s is the module %q", path, name)
+			}
+			data, err := base64.StdEncoding.DecodeString(packed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := decompress(path, data)
+			if err != nil || string(got) != want {
+				t.Errorf("%q, %v: want %q", got, err, want)
+			}
+			spoilt := bytes.Clone(data)
+			spoilt[len(spoilt)/2] ^= 0x10
+			for what, bad := range map[string][]byte{"half": data[:len(data)/2], "spoilt": spoilt, "not packed": []byte(want)} {
+				if got, err := decompress(path, bad); err == nil || !strings.Contains(err.Error(), path) {
+					t.Errorf("%s: %q, %v: want an error that names the file", what, got, err)
+				}
+			}
+		})
+	}
+	if got, err := decompress("kernel/net/one.ko", []byte(want)); err != nil || string(got) != want {
+		t.Errorf("%q, %v: want it as it is", got, err)
 	}
 }
 
