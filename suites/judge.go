@@ -2,6 +2,8 @@ package suites
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
@@ -9,15 +11,16 @@ import (
 
 // judge compares what was observed with what is expected. failed is the reason why the experiment could not be done; nil
 // where it was.
-func judge(s Spec, m modes.Mode, want modes.Expectation, got Observation, failed error) reports.Result {
+func (o *observer) judge(s Spec, want modes.Expectation, got Observation, failed error) reports.Result {
+	m := o.mode
 	r := reports.Result{
 		Suite: s.Suite, Mode: m.Name, Implementation: "kernel", Feature: s.Feature.Name, Spec: s.Name,
 		Expected: want.Expect, Reason: want.Reason, Source: want.Source,
 		Observed: got.Status, Detail: got.Detail, Evidence: got.Evidence, Capture: got.capture, Values: got.Values,
 	}
 	r.Reproduce = append([]string{
-		fmt.Sprintf("modebench run -m %s --feature %s", m.Name, s.Feature.Name),
-		fmt.Sprintf("modebench plan %s   # what the mode does to each host", m.Name),
+		o.run.command("-m %s --feature %s", m.Name, s.Feature.Name),
+		strings.Join(slices.Concat([]string{"modebench plan", m.Name}, o.run.File), " ") + "   # what the mode does to each host",
 	}, got.Reproduce...)
 	switch {
 	case failed != nil:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/onsi/ginkgo/v2"
@@ -25,6 +26,9 @@ type Run struct {
 	Expectations map[string]map[string]modes.Expectation // by mode and feature
 	Fidelity     reports.Fidelity                        // without the fabric, which is the mode's
 	Measure      Measure                                 // how throughput is measured
+	// What makes results reproducible: the flags of the command that name the topology, and those that name what the labs stand
+	// on, as words of a shell.
+	File, Ground []string
 
 	Emit func(Event)                                        // what happens, as it happens
 	Keep func(name string, ps []lab.Packet) (string, error) // keeps a failed spec's packets; gives the file's name
@@ -94,6 +98,11 @@ func (r *Run) specs() []Spec {
 	return slices.DeleteFunc(Specs(), func(s Spec) bool {
 		return !slices.Contains(r.Suites, s.Suite) || len(r.Features) > 0 && !slices.Contains(r.Features, s.Feature.Name)
 	})
+}
+
+// command is the line that runs a part of the run again, where it ran.
+func (r *Run) command(format string, args ...any) string {
+	return strings.Join(slices.Concat([]string{"modebench run", fmt.Sprintf(format, args...)}, r.File, r.Ground), " ")
 }
 
 // Cells is the manifest: every result that the run owes.
@@ -180,12 +189,12 @@ func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) 
 	}()
 	switch {
 	case !ok:
-		return judge(s, o.mode, want, Observation{}, fmt.Errorf("fixtures/expectations/%s.yaml says nothing of %s", o.mode.Name, s.Feature.Name))
+		return o.judge(s, want, Observation{}, fmt.Errorf("fixtures/expectations/%s.yaml says nothing of %s", o.mode.Name, s.Feature.Name))
 	case o.failed != nil:
-		return judge(s, o.mode, want, Observation{}, o.failed)
+		return o.judge(s, want, Observation{}, o.failed)
 	}
 	got, err := o.try(ctx, s)
-	result = judge(s, o.mode, want, got, err)
+	result = o.judge(s, want, got, err)
 	return result
 }
 

@@ -533,10 +533,10 @@ func (m *meter) pass(ctx context.Context, g group) (got []reading, drifted float
 }
 
 // result is the lane's, of a measurement of so many blocks.
-func (l *lane) result(f reports.Fidelity, how Measure) reports.Result {
+func (l *lane) result(run *Run, how Measure) reports.Result {
 	r := reports.Result{
 		Suite: l.suite, Mode: l.mode, Implementation: "kernel", Feature: l.feature, Variant: l.variant, Path: l.path, Profile: l.profile,
-		Spec: l.doc + " " + l.spec, Fidelity: f, Seconds: l.took.Seconds(), Outcome: reports.Pass,
+		Spec: l.doc + " " + l.spec, Fidelity: run.on(l.fabric), Seconds: l.took.Seconds(), Outcome: reports.Pass,
 	}
 	blocks := map[int]bool{}
 	for _, v := range l.values {
@@ -560,7 +560,7 @@ func (l *lane) result(f reports.Fidelity, how Measure) reports.Result {
 		notes[0] = fmt.Sprintf("%d of %d blocks, trials of %s", len(blocks), how.Blocks, l.lasting(how.Trial))
 	}
 	r.Detail = strings.Join(notes, "; ")
-	r.Reproduce = []string{fmt.Sprintf("modebench run --suite %s -m %s --blocks %d --seed %d", l.suite, l.mode, how.Blocks, how.Seed)}
+	r.Reproduce = []string{run.command("--suite %s -m %s --blocks %d --seed %d", l.suite, l.mode, how.Blocks, how.Seed)}
 	return r
 }
 
@@ -697,7 +697,7 @@ func (r *Run) measure(ctx context.Context) error {
 		if l.why == "" && l.failed == nil && len(l.values) == 0 {
 			continue // interrupted before there was anything
 		}
-		result := l.result(r.on(l.fabric), how)
+		result := l.result(r, how)
 		r.Emit(Event{Kind: "cell", Mode: l.mode, Result: &result})
 	}
 	var stopping errgroup.Group

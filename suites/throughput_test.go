@@ -142,11 +142,11 @@ func TestWhatFailsIsLeftOutAndOthersGoOn(t *testing.T) {
 		t.Errorf("%d blocks: want 3", done)
 	}
 	for i, want := range []string{reports.Pass, reports.Unable, reports.Pass} {
-		if r := groups[0][i].result(reports.Fidelity{}, how); r.Outcome != want || want == reports.Pass && !strings.Contains(r.Detail, "3 blocks") {
+		if r := groups[0][i].result(&Run{}, how); r.Outcome != want || want == reports.Pass && !strings.Contains(r.Detail, "3 blocks") {
 			t.Errorf("%s: %s, %s: want %s", r.Mode, r.Outcome, r.Detail, want)
 		}
 	}
-	if r := groups[0][1].result(reports.Fidelity{}, how); r.Detail != "broken; after 1 blocks" || r.Values != nil {
+	if r := groups[0][1].result(&Run{}, how); r.Detail != "broken; after 1 blocks" || r.Values != nil {
 		t.Errorf("%+v: want what broke, when, and no values", r)
 	}
 }

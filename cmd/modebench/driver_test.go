@@ -34,6 +34,9 @@ func TestMachines(t *testing.T) {
 		if f := r.Fidelity; f.Driver != "vm" || f.Kernel != ks[i].Release || f.Accelerator == "" {
 			t.Errorf("%s: fidelity %+v: want guests with %s", r.Feature, f, ks[i].Release)
 		}
+		if line := r.Reproduce[0]; line != "modebench run -m macvlan-bridge --feature "+r.Feature+" --driver vm --kernel "+ks[i].Name {
+			t.Errorf("%s: %q leads elsewhere", r.Feature, line)
+		}
 		delete(want, r.Feature)
 	}
 	if len(want) > 0 {

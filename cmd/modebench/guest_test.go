@@ -270,3 +270,22 @@ func TestSeveralReasons(t *testing.T) {
 		}
 	}
 }
+
+// TestReproduce leads back to the topology, the hosts and the kernel of a result, in the words of a shell.
+func TestReproduce(t *testing.T) {
+	guest := &vm.Kernel{Name: "uml"}
+	for want, c := range map[string]struct {
+		o options
+		g ground
+	}{
+		"":                                      {options{topology: defaultTopology, kernels: []string{autoKernel}}, ground{name: hostKernel}},
+		"--kernel uml":                          {options{topology: defaultTopology, kernels: []string{autoKernel}}, ground{name: "uml", guest: guest}},
+		"--kernel host":                         {options{topology: defaultTopology, kernels: []string{hostKernel, "uml"}}, ground{name: hostKernel}},
+		"-t ./a.yaml --driver vm --kernel k/v1": {options{topology: "./a.yaml", kernels: []string{"k/v1"}}, ground{name: "k/v1", driver: vmDriver, guest: guest}},
+		`-t 'it'\''s mine.yaml'`:                {options{topology: "it's mine.yaml", kernels: []string{autoKernel}}, ground{name: hostKernel}},
+	} {
+		if got := strings.Join(append(c.o.file(), c.o.flags(&c.g)...), " "); got != want {
+			t.Errorf("%s: want %s", got, want)
+		}
+	}
+}

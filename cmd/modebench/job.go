@@ -43,6 +43,8 @@ type job struct {
 	Features []string
 	Fidelity reports.Fidelity // without Hosts its kernel is the one that the worker finds itself on
 	Seed     uint64
+	File     []string // as in suites.Run
+	Ground   []string // likewise
 	Measure  suites.Measure
 }
 
@@ -140,7 +142,7 @@ func do(j job, say func(message)) error {
 	}
 	run := &suites.Run{
 		Driver: driver, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expectations,
-		Fidelity: j.Fidelity, Measure: j.Measure,
+		Fidelity: j.Fidelity, Measure: j.Measure, File: j.File, Ground: j.Ground,
 		Emit: func(e suites.Event) { say(message{Event: e}) },
 		Keep: func(name string, ps []lab.Packet) (string, error) {
 			var b bytes.Buffer

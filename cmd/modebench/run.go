@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -240,6 +241,36 @@ func (o options) on(g *ground) string {
 	return g.name
 }
 
+// file are the flags that lead a run to its topology.
+func (o options) file() []string {
+	if o.topology == defaultTopology {
+		return nil
+	}
+	return []string{"-t", word(o.topology)}
+}
+
+// flags lead a run to a ground.
+func (o options) flags(g *ground) (words []string) {
+	if g.driver == vmDriver {
+		words = append(words, "--driver", g.driver)
+	}
+	if g.guest != nil || len(o.kernels) > 1 {
+		words = append(words, "--kernel", word(g.name))
+	}
+	return words
+}
+
+// plain is what a shell takes as it is.
+var plain = regexp.MustCompile(`^[A-Za-z0-9_./:@%+,=-]+$`)
+
+// word is a text as one word of a shell.
+func word(text string) string {
+	if plain.MatchString(text) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
 // owed is the manifest of one mode on its ground, of some suites.
 func owed(o options, a assignment, of []string) (out []cell) {
 	r := &suites.Run{Modes: []modes.Mode{a.Mode}, Suites: observed(of), Features: a.asks(o)}
@@ -385,7 +416,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			if g.guest != nil {
 				name += " on " + g.name
 			}
-			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Fidelity: g.fidelity()}
+			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
 			if o.driver == vmDriver {
 				base.Hosts = g.guest
 			} else {
