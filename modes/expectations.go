@@ -19,6 +19,19 @@ type Expectation struct {
 	Expect string `yaml:"expect"` // works, blocked, not-applicable
 	Reason string `yaml:"reason"` // why, in a sentence that a person who chooses a mode understands
 	Source string `yaml:"source"` // RFC section, kernel document or source path, product documentation
+
+	// Machines is what it should do where hosts are machines, whose interfaces are NICs instead of ends of veth pairs; nil: the
+	// same.
+	Machines *Expectation `yaml:"machines"`
+}
+
+// On is what a mode should do on hosts that are machines, or on ones that are not.
+func (e Expectation) On(machines bool) Expectation {
+	if machines && e.Machines != nil {
+		return *e.Machines
+	}
+	e.Machines = nil
+	return e
 }
 
 // Expectations reads what every mode should do: mode → feature → expectation, from the files expectations/MODE.yaml of
@@ -48,13 +61,7 @@ func Expectations(fsys fs.FS) (map[string]map[string]Expectation, error) {
 			if err := f.decode(pair.Value, &e); err != nil {
 				return nil, err
 			}
-			if err := f.oneOf(feature, "expect", e.Expect, "works", "blocked", "not-applicable"); err != nil {
-				return nil, err
-			}
-			if err := f.text(feature, "reason", e.Reason); err != nil {
-				return nil, err
-			}
-			if err := f.text(feature, "source", e.Source); err != nil {
+			if err := f.complete(feature, e); err != nil {
 				return nil, err
 			}
 			mode[feature.Value] = e
@@ -109,6 +116,26 @@ func (f file) wrong(err error) error {
 
 func (f file) at(t *token.Token, problem, want string) error {
 	return fmt.Errorf("%s:%d:%d: %s: want %s", f, t.Position.Line, t.Position.Column, problem, want)
+}
+
+// complete wants all of an expectation that begins at t.
+func (f file) complete(t *token.Token, e Expectation) error {
+	if err := f.oneOf(t, "expect", e.Expect, "works", "blocked", "not-applicable"); err != nil {
+		return err
+	}
+	if err := f.text(t, "reason", e.Reason); err != nil {
+		return err
+	}
+	if err := f.text(t, "source", e.Source); err != nil {
+		return err
+	}
+	switch {
+	case e.Machines == nil:
+		return nil
+	case e.Machines.Machines != nil:
+		return f.at(t, t.Value+" has machines of machines", "one")
+	}
+	return f.complete(t, *e.Machines)
 }
 
 // text wants a text for a key of the entry that begins at t.

@@ -52,16 +52,38 @@ func TestExpectationsCoverTheModes(t *testing.T) {
 }
 
 func TestExpectationsRead(t *testing.T) {
-	const text = "interface:\n  expect: blocked\n  reason: There is none.\n  source: veth(4)\n"
+	const text = `
+interface:
+  expect: blocked
+  reason: There is none.
+  source: veth(4)
+filter:
+  expect: not-applicable
+  reason: It has none.
+  source: veth(4)
+  machines: {expect: works, reason: It has one., source: virtio}
+`
 	got, err := modes.Expectations(fstest.MapFS{"expectations/none.yaml": {Data: []byte(text)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]map[string]modes.Expectation{"none": {
 		"interface": {Expect: "blocked", Reason: "There is none.", Source: "veth(4)"},
+		"filter": {
+			Expect: "not-applicable", Reason: "It has none.", Source: "veth(4)",
+			Machines: &modes.Expectation{Expect: "works", Reason: "It has one.", Source: "virtio"},
+		},
 	}}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+	for _, c := range []struct {
+		feature, namespaces, machines string
+	}{{"interface", "blocked", "blocked"}, {"filter", "not-applicable", "works"}} {
+		e := got["none"][c.feature]
+		if n, m := e.On(false), e.On(true); n.Expect != c.namespaces || m.Expect != c.machines || n.Machines != nil || m.Machines != nil {
+			t.Errorf("%s: %+v on namespaces, %+v on machines: want %s and %s", c.feature, n, m, c.namespaces, c.machines)
+		}
 	}
 }
 
@@ -79,6 +101,8 @@ func TestExpectationsRefuse(t *testing.T) {
 		{"no reason", good + "b: {expect: works, source: s}\n", "expectations/x.yaml:2:1: b has no reason"},
 		{"blank source", good + "b: {expect: works, reason: r, source: ' '}\n", "expectations/x.yaml:2:1: b has no source"},
 		{"wrong type", good + "b: {expect: [works], reason: r, source: s}\n", "expectations/x.yaml:2:13: "},
+		{"incomplete of machines", good + "b: {expect: works, reason: r, source: s, machines: {expect: works, reason: r}}\n", "expectations/x.yaml:2:1: b has no source"},
+		{"machines twice", good + "b: {expect: works, reason: r, source: s, machines: {expect: works, reason: r, source: s, machines: {expect: works}}}\n", "expectations/x.yaml:2:1: b has machines of machines: want one"},
 		{"second document", good + "---\n" + good, "expectations/x.yaml:2:1: a second document"},
 		{"no YAML", good + "b: {\n", "expectations/x.yaml:2:"},
 	} {

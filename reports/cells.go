@@ -7,9 +7,9 @@ import (
 )
 
 // platform is what an observation was made on: its fidelity without the fabric, which is the mode's choice.
-type platform struct{ kernel, driver, accelerator string }
+type platform struct{ kernel, driver, accelerator, nic string }
 
-func (f Fidelity) platform() platform { return platform{f.Kernel, f.Driver, f.Accelerator} }
+func (f Fidelity) platform() platform { return platform{f.Kernel, f.Driver, f.Accelerator, f.NIC} }
 
 // String names it in documents: by its kernel, and what is not the usual.
 func (p platform) String() string {
@@ -19,6 +19,9 @@ func (p platform) String() string {
 	}
 	if p.driver != "netns" && p.driver != "" {
 		how = append(how, p.driver)
+	}
+	if p.nic != "" {
+		how = append(how, p.nic)
 	}
 	if len(how) == 0 {
 		return p.kernel

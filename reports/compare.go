@@ -76,7 +76,7 @@ func (c MeasurementChange) Regression() bool {
 
 // Compare returns what changed from one run to another. Measurements are compared as ratios to the baseline of their own
 // run, so that two machines can be compared; a measurement of another fidelity is another measurement. Cells are compared on the
-// same kernel, and otherwise with the one that only the old run has, by the same driver and accelerator and on the same fabric.
+// same kernel, and otherwise with the one that only the old run has, by the same driver, accelerator and NICs and on the same fabric.
 func Compare(old, new Results) Comparison {
 	c := Comparison{Old: old.Run, New: new.Run}
 	before, beforeOrder := states(old)
@@ -152,7 +152,7 @@ func predecessor(k stateKey, before, after map[stateKey]CellState) stateKey {
 	}
 	only := func(in, but map[stateKey]CellState) (found stateKey, n int) {
 		for o := range in {
-			if _, both := but[o]; !both && o.tableKey == k.tableKey && o.fabric == k.fabric && o.on.accelerator == k.on.accelerator && o.on.driver == k.on.driver {
+			if _, both := but[o]; !both && o.tableKey == k.tableKey && o.fabric == k.fabric && o.on.accelerator == k.on.accelerator && o.on.driver == k.on.driver && o.on.nic == k.on.nic {
 				found, n = o, n+1
 			}
 		}

@@ -272,7 +272,7 @@ func exampleKernels() Results {
 	res := small
 	res.Run.Command = []string{"run", "--kernel", "host,uml,debian-cloud"}
 	res.Results = nil
-	on := []Fidelity{{"6.18.0-example", "netns", "", ""}, {"6.1.0-example", "netns", "uml", ""}, {"6.12.0-example", "netns", "tcg", ""}}
+	on := []Fidelity{{Kernel: "6.18.0-example", Driver: "netns"}, {Kernel: "6.1.0-example", Driver: "netns", Accelerator: "uml"}, {Kernel: "6.12.0-example", Driver: "netns", Accelerator: "tcg"}}
 	for _, r := range small.Results {
 		for i, f := range on {
 			r := r

@@ -177,4 +177,8 @@ type Fidelity struct {
 	Driver      string `json:"driver"`      // netns, vm, ssh
 	Accelerator string `json:"accelerator"` // kvm, tcg, uml; empty: the machine's own processor
 	Fabric      string `json:"fabric"`      // open, routed-bgp, trunk; empty: open
+	NIC         string `json:"nic"`         // model of the hosts' interfaces, such as virtio-net; empty: ends of veth pairs
 }
+
+// Machines tells whether hosts were machines, with kernels and NICs of their own.
+func (f Fidelity) Machines() bool { return f.NIC != "" }

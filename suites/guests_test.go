@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/modebench/modebench/fixtures"
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/host"
@@ -137,6 +138,34 @@ func TestGuests(t *testing.T) {
 				t.Error("TestSuites has not passed there")
 			}
 		})
+	}
+}
+
+// TestMachines shows that sabotages turn those specs red that are only of hosts that are machines.
+func TestMachines(t *testing.T) {
+	if *guests != "" || *inGuest || *noSabotage {
+		t.Skip("not asked for: hosts or the tests themselves are guests, or nothing is to be sabotaged")
+	}
+	t.Parallel()
+	kernels, lacking := vm.Kernels(t.TempDir())
+	i := slices.IndexFunc(kernels, func(k vm.Kernel) bool { return k.Kind == vm.QEMU })
+	if i < 0 {
+		unable(t, "no kernel for machines: %v", lacking)
+	}
+	expectations, err := modes.Expectations(fixtures.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := &Run{
+		Driver: guestDriver(t, kernels[i].Name), Fidelity: machines, Topology: twoHosts(t), Modes: chosenModes(t), Suites: chosen(*onlySuites, nil), Expectations: expectations,
+	}
+	for _, s := range Specs() {
+		if s.Machines && slices.Contains(chosen(*onlyFeatures, []string{s.Feature.Name}), s.Feature.Name) {
+			run.Features = append(run.Features, s.Feature.Name)
+		}
+	}
+	if len(run.Features) > 0 {
+		sabotage(t, run)
 	}
 }
 

@@ -100,6 +100,12 @@ func (r *Run) specs() []Spec {
 	})
 }
 
+// expectation is what should be seen of a mode on the run's hosts.
+func (r *Run) expectation(m modes.Mode, s Spec) (modes.Expectation, bool) {
+	e, ok := r.Expectations[m.Name][s.Feature.Name]
+	return e.On(r.Fidelity.Machines()), ok
+}
+
 // command is the line that runs a part of the run again, where it ran.
 func (r *Run) command(format string, args ...any) string {
 	return strings.Join(slices.Concat([]string{"modebench run", fmt.Sprintf(format, args...)}, r.File, r.Ground), " ")
@@ -183,7 +189,7 @@ func (o *observer) stop() error {
 
 func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) {
 	began := time.Now()
-	want, ok := o.run.Expectations[o.mode.Name][s.Feature.Name]
+	want, ok := o.run.expectation(o.mode, s)
 	defer func() {
 		result.Fidelity, result.Seconds = o.run.on(fabricOf(o.mode)), time.Since(began).Seconds()
 	}()
@@ -207,7 +213,7 @@ func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error)
 		return got, err
 	}
 	got, err = s.Run(ctx, o.bench)
-	want := o.run.Expectations[o.mode.Name][s.Feature.Name]
+	want, _ := o.run.expectation(o.mode, s)
 	if o.run.Keep != nil && (err != nil || got.Status != want.Expect) {
 		if ps, recordErr := recorded(context.WithoutCancel(ctx), nil); recordErr == nil && len(ps) > 0 {
 			if name, keepErr := o.run.Keep(o.mode.Name+"-"+s.Feature.Name, ps); keepErr == nil {

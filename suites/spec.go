@@ -20,6 +20,9 @@ type Spec struct {
 	Name    string // what is done, in a sentence
 	// Needs is what the experiment needs of a kernel besides what the mode does: one without it cannot say.
 	Needs []modes.Kernel
+	// Machines says that the question is one of hosts that are machines: on others it is not applicable, and sabotages are
+	// in vain.
+	Machines bool
 	// Run observes the bench's mode. The bench is as after the mode was set up and its containers attached, and what Run
 	// changes by the bench's verbs is undone after it. An error means that the experiment could not be done.
 	Run func(context.Context, *Bench) (Observation, error)

@@ -129,7 +129,7 @@ func TestSuites(t *testing.T) {
 		Emit: func(e Event) {},
 	}
 	if *guests != "" {
-		run.Driver = guestDriver(t, *guests)
+		run.Driver, run.Fidelity = guestDriver(t, *guests), machines
 	}
 	run.Modes = chosenModes(t)
 	if *guests == "" && !*inGuest {
@@ -163,6 +163,9 @@ func TestSuites(t *testing.T) {
 	}
 }
 
+// machines are the fidelity of hosts that guestDriver makes, but for their kernel.
+var machines = reports.Fidelity{Driver: "vm", NIC: vm.NICs()[0]}
+
 // guestDriver makes hosts of a kernel that is installed.
 func guestDriver(t *testing.T, name string) lab.Driver {
 	cache := t.TempDir()
@@ -182,7 +185,7 @@ func sabotage(t *testing.T, r *Run) {
 	for _, m := range r.Modes {
 		for _, suite := range r.Suites {
 			broken := slices.DeleteFunc(r.specs(), func(s Spec) bool {
-				return s.Suite != suite || !slices.ContainsFunc(s.Sabotage, func(how Sabotage) bool { return how.Mode == m.Name })
+				return s.Suite != suite || s.Machines && !r.Fidelity.Machines() || !slices.ContainsFunc(s.Sabotage, func(how Sabotage) bool { return how.Mode == m.Name })
 			})
 			if len(broken) == 0 {
 				continue

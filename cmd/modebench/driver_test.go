@@ -19,11 +19,11 @@ func TestMachines(t *testing.T) {
 	}
 	dir := t.TempDir()
 	code, _, stderr := result(t, modebench(t, dir, "run", "--driver", "vm", "--kernel", ks[i].Name, "-m", "macvlan-bridge",
-		"--suite", "conformance,lifecycle", "--feature", "same-host-ipv4,link-loss", "--seed", "7"))
+		"--suite", "conformance,lifecycle", "--feature", "same-host-ipv4,link-loss,nic-filters", "--seed", "7"))
 	if code != exitExpected {
 		t.Fatalf("exit code %d: want 0: %s", code, stderr)
 	}
-	want := map[string]string{"same-host-ipv4": reports.Pass, "link-loss": reports.Unable}
+	want := map[string]string{"same-host-ipv4": reports.Pass, "nic-filters": reports.Pass, "link-loss": reports.Unable}
 	for _, r := range readReport(t, dir).Results {
 		if r.Outcome != want[r.Feature] {
 			t.Errorf("%s: %s: want %s: %s", r.Feature, r.Outcome, want[r.Feature], r.Detail)
@@ -31,7 +31,7 @@ func TestMachines(t *testing.T) {
 		if r.Outcome == reports.Unable && !strings.Contains(r.Detail, "carrier") {
 			t.Errorf("%s: %q: want the reason", r.Feature, r.Detail)
 		}
-		if f := r.Fidelity; f.Driver != "vm" || f.Kernel != ks[i].Release || f.Accelerator == "" {
+		if f := r.Fidelity; f.Driver != "vm" || f.Kernel != ks[i].Release || f.Accelerator == "" || f.NIC != "virtio-net" {
 			t.Errorf("%s: fidelity %+v: want guests with %s", r.Feature, f, ks[i].Release)
 		}
 		if line := r.Reproduce[0]; line != "modebench run -m macvlan-bridge --feature "+r.Feature+" --driver vm --kernel "+ks[i].Name {

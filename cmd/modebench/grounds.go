@@ -31,6 +31,7 @@ const (
 // ground is a kernel that labs stand on.
 type ground struct {
 	driver  string            // what hosts are on it; empty: netnsDriver
+	nic     string            // model of the hosts' NICs; empty: they have none
 	name    string            // as --kernel names it
 	guest   *vm.Kernel        // nil: the machine's own kernel
 	missing map[string]string // what it lacks, in its own words
@@ -42,9 +43,9 @@ func (g *ground) fidelity() reports.Fidelity {
 	driver := cmp.Or(g.driver, netnsDriver)
 	switch {
 	case g.guest != nil:
-		return reports.Fidelity{Kernel: g.guest.Release, Driver: driver, Accelerator: g.guest.Accelerator}
+		return reports.Fidelity{Kernel: g.guest.Release, Driver: driver, Accelerator: g.guest.Accelerator, NIC: g.nic}
 	case g.failed != nil: // nobody knows its release
-		return reports.Fidelity{Kernel: g.name, Driver: driver}
+		return reports.Fidelity{Kernel: g.name, Driver: driver, NIC: g.nic}
 	}
 	return reports.Fidelity{Kernel: release(), Driver: driver}
 }
@@ -104,6 +105,7 @@ func features() []string {
 type kernels struct {
 	cache   string
 	driver  string // what hosts are; empty: netnsDriver
+	nic     string // model of the hosts' NICs; empty: they have none
 	noFetch bool
 	say     io.Writer                               // what is fetched is announced on it
 	span    func(name string, f func() error) error // measures how long something takes
@@ -135,11 +137,17 @@ func checkKernels(names []string, cache string) error {
 }
 
 // checkDriver answers a --driver that cannot be meant, and what cannot be had with it.
-func (o options) checkDriver() error {
+func (o *options) checkDriver() error {
 	switch o.driver {
 	case netnsDriver:
+		if o.nic != "" {
+			return input("--nic %s: hosts that are namespaces have no NICs: want --driver vm with it", o.nic)
+		}
 		return nil
 	case vmDriver:
+		if o.nic = cmp.Or(o.nic, vm.NICs()[0]); !slices.Contains(vm.NICs(), o.nic) {
+			return input("--nic %q: no such model: want one of %s", o.nic, strings.Join(vm.NICs(), ", "))
+		}
 	default:
 		return input("--driver %q: no such driver: want %s or %s", o.driver, netnsDriver, vmDriver)
 	}
@@ -191,12 +199,18 @@ func (ks *kernels) look(ctx context.Context, k vm.Kernel) *ground {
 			return g
 		}
 	}
-	g := &ground{name: k.Name, driver: ks.driver, guest: &k}
+	g := &ground{name: k.Name, driver: ks.driver, nic: ks.nic, guest: &k}
 	g.failed = ks.span("look at kernel "+k.Name, func() (err error) {
 		if k, err = vm.Accelerate(ctx, k, ks.cache); err != nil {
 			return err
 		}
-		g.missing, err = guestLacks(ctx, k, ks.cache, features())
+		if g.missing, err = guestLacks(ctx, k, ks.cache, features()); err != nil || ks.nic == "" {
+			return err
+		}
+		lacking, err := k.Undriven(ks.nic)
+		if len(lacking) > 0 {
+			g.missing[ks.nic] = "it has no module " + strings.Join(lacking, ", ")
+		}
 		return err
 	})
 	ks.grounds = append(ks.grounds, g)
@@ -273,7 +287,7 @@ func (ks *kernels) able(ctx context.Context, needs []string) (*ground, error) {
 		var g *ground
 		if i < 0 {
 			g = ks.fetch(ctx, name)
-			g.driver = ks.driver
+			g.driver, g.nic = ks.driver, ks.nic
 			ks.grounds = append(ks.grounds, g)
 		} else {
 			g = ks.grounds[i]
@@ -299,12 +313,12 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 		}
 		switch {
 		case name == autoKernel && ks.driver == vmDriver:
-			chosen = append(chosen, &ground{name: name, driver: vmDriver, failed: errors.New("this kernel is no guest's")})
+			chosen = append(chosen, &ground{name: name, driver: vmDriver, nic: ks.nic, failed: errors.New("this kernel is no guest's")})
 		case name == autoKernel, name == hostKernel:
 			chosen = append(chosen, own)
 		default:
 			if g := ks.named(ctx, name); !slices.Contains(chosen, g) {
-				g.driver = ks.driver
+				g.driver, g.nic = ks.driver, ks.nic
 				chosen = append(chosen, g)
 			}
 		}
@@ -319,9 +333,9 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 				out = append(out, a)
 				continue
 			}
-			a.why = g.lacks(m.Requires(p))
+			a.why = g.lacks(ks.needs(m, p))
 			if a.why != "" && names[0] == autoKernel {
-				other, err := ks.able(ctx, m.Requires(p))
+				other, err := ks.able(ctx, ks.needs(m, p))
 				if err == nil {
 					a.ground, a.since, a.why = other, a.why, ""
 				} else {
@@ -338,6 +352,15 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 		}
 	}
 	return out, nil
+}
+
+// needs are what a mode's lab needs of a kernel, the driver of its hosts' NICs included.
+func (ks *kernels) needs(m modes.Mode, p *topology.Plan) []string {
+	needs := m.Requires(p)
+	if ks.nic != "" {
+		needs = append(needs, ks.nic)
+	}
+	return needs
 }
 
 // torNeeds are what the switches of a plan need of a kernel: a tag is a host's to put on.
@@ -368,7 +391,7 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 				b := a
 				b.only, b.except, b.since, b.why = nil, nil, why, why
 				if o.kernels[0] == autoKernel {
-					if other, err := ks.able(ctx, append(a.Requires(a.plan), needs...)); err == nil {
+					if other, err := ks.able(ctx, append(ks.needs(a.Mode, a.plan), needs...)); err == nil {
 						b.ground, b.why = other, ""
 					} else {
 						b.why += "; and no guest kernel has all of it: " + strings.ReplaceAll(err.Error(), "\n", "; ")

@@ -138,7 +138,7 @@ func do(j job, say func(message)) error {
 	}
 	var driver lab.Driver = netns.Driver{}
 	if j.Hosts != nil {
-		driver = vm.Driver{Kernel: *j.Hosts, Cache: j.Cache, Features: features()}
+		driver = vm.Driver{Kernel: *j.Hosts, Cache: j.Cache, Features: features(), NIC: j.Fidelity.NIC}
 	}
 	run := &suites.Run{
 		Driver: driver, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expectations,

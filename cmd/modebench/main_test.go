@@ -121,6 +121,8 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"driver-kernel", nil, []string{"run", "--driver", "vm", "--kernel", "host"}},
 		{"driver-uml", nil, []string{"run", "--driver", "vm", "--kernel", "uml"}},
 		{"driver-measuring", nil, []string{"run", "--driver", "vm", "--suite", "conformance,throughput"}},
+		{"nic", nil, []string{"run", "--driver", "vm", "--nic", "e1000"}},
+		{"nic-namespaces", nil, []string{"run", "--nic", "virtio-net"}},
 		{"kernel-file", map[string]string{"vmlinuz": "no kernel at all"}, []string{"run", "--kernel", "./vmlinuz"}},
 	} {
 		t.Run(m.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -79,4 +80,21 @@ func ethtool(fd int, device string, request uint32, on bool) (bool, error) {
 		return false, errno
 	}
 	return value.data != 0, nil
+}
+
+// driverOf is the name of the driver of a device; empty where the device does not tell, or is gone.
+func driverOf(device string) (string, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	info, err := unix.IoctlGetEthtoolDrvinfo(fd, device)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENODEV) { // gone meanwhile
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("ethtool -i %s: %w", device, err)
+	}
+	return unix.ByteSliceToString(info.Driver[:]), nil
 }

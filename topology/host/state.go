@@ -175,6 +175,11 @@ func (r reader) links(s *lab.SpaceState) error {
 		if a.RawFlags&unix.IFF_LOOPBACK != 0 {
 			link.Kind = "loopback"
 		}
+		if link.Kind == "device" {
+			if link.Driver, err = driverOf(a.Name); err != nil {
+				return err
+			}
+		}
 		link.Mode = modeOf(l)
 		if v, ok := l.(*netlink.Vlan); ok {
 			link.VID = v.VlanId

@@ -109,6 +109,7 @@ type Link struct {
 	Master                          string // name of its bridge; empty: none
 	Parent                          int    // ifindex it is stacked on or paired with; 0: none
 	Promiscuity                     int
+	Driver                          string // of a NIC, as ethtool(8) -i tells; empty: it is none
 	Flags                           []string
 	RxPackets, TxPackets, RxDropped uint64
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/host"
@@ -23,18 +24,62 @@ type Driver struct {
 	Cache    string   // as in Guest
 	Memory   int64    // of each guest, bytes; 0: 256 MiB
 	Features []string // of the kernel, as in Guest
-	NIC      string   // model of the NICs under QEMU; "": virtio-net-pci. It is a feature, too, where it is another
+	NIC      string   // model of the hosts' NICs under QEMU, one of NICs; "": the first
 }
 
 var _ lab.Driver = Driver{}
 
-const (
-	hostMemory = 256 << 20
-	virtioNIC  = "virtio-net-pci"
-)
+const hostMemory = 256 << 20
+
+// nics are the models of NICs: their names, QEMU's names of the device, and the features that drive them.
+var nics = []struct{ name, device, feature string }{
+	{"virtio-net", "virtio-net-pci", "virtio"},
+	{"e1000e", "e1000e", "e1000e"}, // an Intel 82574L
+}
+
+// NICs are the names of the models of NICs that hosts can have, the usual one first.
+func NICs() (names []string) {
+	for _, n := range nics {
+		names = append(names, n.name)
+	}
+	return names
+}
+
+// Undriven says which modules a kernel lacks to drive a model of NICs, "" for the usual one; empty: none. User-mode Linux
+// has NICs of its own.
+func (k Kernel) Undriven(nic string) ([]string, error) {
+	i, err := model(nic)
+	if err != nil || k.Kind == UML {
+		return nil, err
+	}
+	t, err := newTree(k)
+	if err != nil {
+		return nil, err
+	}
+	_, lacking, err := t.order([]string{nics[i].feature})
+	return lacking, err
+}
+
+func model(nic string) (int, error) {
+	if nic == "" {
+		return 0, nil
+	}
+	i := slices.Index(NICs(), nic)
+	if i < 0 {
+		return 0, fmt.Errorf("NIC %q: no such model: want one of %s", nic, strings.Join(NICs(), ", "))
+	}
+	return i, nil
+}
 
 // Boot is lab.Driver's.
 func (d Driver) Boot(ctx context.Context, p *topology.Plan) (lab.Booted, error) {
+	lacking, err := d.Kernel.Undriven(d.NIC)
+	if err == nil && len(lacking) > 0 {
+		err = fmt.Errorf("kernel %s: no driver for the NIC %s: it lacks %s", d.Kernel.Name, d.NIC, strings.Join(lacking, ", "))
+	}
+	if err != nil {
+		return lab.Booted{}, err
+	}
 	k, err := Accelerate(ctx, d.Kernel, d.Cache)
 	if err != nil {
 		return lab.Booted{}, err
@@ -65,12 +110,12 @@ func (d Driver) start(ctx context.Context, m *topology.Machine, spaces map[strin
 	if g.Memory == 0 {
 		g.Memory = hostMemory
 	}
-	model := d.NIC
-	if model == "" {
-		model = virtioNIC
+	i, err := model(d.NIC)
+	if err != nil {
+		return nil, err
 	}
 	if d.Kernel.Kind == QEMU {
-		g.Features = append(g.Features, "virtio", model)
+		g.Features = append(g.Features, nics[i].feature)
 	}
 	for _, n := range m.NICs {
 		if n.Trunk != "" {
@@ -83,7 +128,7 @@ func (d Driver) start(ctx context.Context, m *topology.Machine, spaces map[strin
 		h.wires = append(h.wires, w)
 		defer w.Machine.Close()
 		nic := host.NIC{Name: n.Name, MAC: n.MAC.String(), MTU: n.MTU}
-		g.Devices = append(g.Devices, device(d.Kernel, model, len(g.Files), nic)...)
+		g.Devices = append(g.Devices, device(d.Kernel, nics[i].device, len(g.Files), nic)...)
 		g.Files = append(g.Files, w.Machine)
 		g.Args = append(g.Args, nic.String())
 	}
