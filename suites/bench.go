@@ -162,7 +162,7 @@ func (b *Bench) instrument(ctx context.Context, m *topology.Machine) error {
 }
 
 // settled waits until duplicate address detection has passed or failed every address on a host (RFC 4862 section 5.4), and
-// until the routers have what is announced for its containers. What they do not take in time is for the questions to find.
+// until the routers, and other hosts, have what is announced for its containers. What they do not take in time is for the questions to find.
 func (b *Bench) settled(ctx context.Context, host string) error {
 	var last string
 	ok, err := eventually(ctx, patience, func() (bool, error) {
@@ -186,7 +186,10 @@ func (b *Bench) settled(ctx context.Context, host string) error {
 	if err != nil {
 		return err
 	}
-	_, err = eventually(ctx, patience, func() (bool, error) { return b.announced(ctx, host) })
+	if _, err = eventually(ctx, patience, func() (bool, error) { return b.announced(ctx, host) }); err != nil {
+		return err
+	}
+	_, err = eventually(ctx, patience, func() (bool, error) { return b.spread(ctx, host) })
 	return err
 }
 

@@ -136,6 +136,7 @@ var _ = register(Spec{
 	},
 	Sabotage: []Sabotage{
 		{Mode: "vxlan-static", Doc: "the hosts have other VNIs than they should", Setup: mapTunnels(func(l *topology.Link) { l.VNI += 1000 })},
+		{Mode: "vxlan-gossip", Doc: "the hosts have other VNIs than they should", Setup: mapTunnels(func(l *topology.Link) { l.VNI += 1000 })},
 		{Mode: "vxlan-multicast", Doc: "the hosts use the port that Linux had before one was assigned", Setup: mapTunnels(func(l *topology.Link) { l.Port = 8472 })},
 	},
 })
@@ -569,6 +570,7 @@ var _ = register(Spec{
 	Sabotage: []Sabotage{
 		{Mode: "vxlan-static", Doc: "a machine that is no host is written down, too", Steps: alsoSent("vx-blue")},
 		{Mode: "vxlan-multicast", Doc: "a machine is sent a copy, too", Steps: alsoSent("vx-blue")},
+		{Mode: "vxlan-gossip", Doc: "a machine is sent a copy", Steps: alsoSent("vx-blue")},
 	},
 })
 
@@ -604,6 +606,11 @@ var _ = register(Spec{
 	},
 	Sabotage: []Sabotage{
 		{Mode: "vxlan-static", Doc: "no host is told of the others", Setup: unknown},
+		{Mode: "vxlan-gossip", Doc: "the first host sends the second one what is for everybody", Steps: func(p *topology.Plan) []topology.Step {
+			return []topology.Step{{On: p.Hosts()[0].Name, Neigh: &topology.Neigh{
+				Link: "vx-blue", MAC: make(net.HardwareAddr, 6), IP: p.Hosts()[1].NIC(p.Networks[0].NIC).V4.Addr(), FDB: true,
+			}}}
+		}},
 		{Mode: "vxlan-multicast", Doc: "the tunnels have no group", Setup: mapTunnels(func(l *topology.Link) { l.Group, l.Parent = netip.Addr{}, "" })},
 	},
 })
@@ -670,6 +677,7 @@ var _ = register(Spec{
 	Sabotage: []Sabotage{
 		{Mode: "vxlan-static", Doc: "the tunnels learn nothing", Setup: mapTunnels(func(l *topology.Link) { l.Learning = false })},
 		{Mode: "vxlan-multicast", Doc: "the tunnels learn nothing", Setup: mapTunnels(func(l *topology.Link) { l.Learning = false })},
+		{Mode: "vxlan-gossip", Doc: "the tunnels learn", Setup: mapTunnels(func(l *topology.Link) { l.Learning = true })},
 	},
 })
 
@@ -740,6 +748,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		},
 		Sabotage: []Sabotage{
 			{Mode: "vxlan-static", Doc: "the container knows the MAC address", Steps: acquaintedFar},
+			{Mode: "vxlan-gossip", Doc: "the tunnels answer for nobody", Setup: mapTunnels(func(l *topology.Link) { l.Proxy = false })},
 		},
 	}
 })
@@ -883,6 +892,12 @@ var _ = registerFamilies(func(f Family) Spec {
 		Sabotage: []Sabotage{
 			{Mode: "vxlan-static", Doc: "the container gets another address on the other host", Rewire: renumbered},
 			{Mode: "vxlan-multicast", Doc: "the container gets another address on the other host", Rewire: renumbered},
+			{Mode: "vxlan-gossip", Doc: "the second host tells the first of no container that comes later", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
+				if steps[0].On != "h2" {
+					return steps
+				}
+				return unspoken(steps)
+			})},
 		},
 	}
 })

@@ -89,10 +89,16 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "vlan-ipvlan", Doc: "the second host's port is not in the network's VLAN", Steps: outOfVLAN(1)},
 			{Mode: "direct-bgp", Doc: "hosts announce nothing", Rewire: unannounced},
 			{Mode: "vxlan-static", Doc: "no host is told of the others", Setup: unknown},
+			{Mode: "vxlan-gossip", Doc: "hosts tell each other of no container", Rewire: unspoken},
 			{Mode: "vxlan-multicast", Doc: "the tunnels have no group", Setup: mapTunnels(func(l *topology.Link) { l.Group, l.Parent = netip.Addr{}, "" })},
 		},
 	}
 })
+
+// unspoken leaves out what other hosts are told of a container.
+func unspoken(steps []topology.Step) []topology.Step {
+	return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.Endpoint != nil })
+}
 
 // unknown leaves out the tunnels' entries among what prepares a host.
 func unknown(steps []topology.Step) []topology.Step {

@@ -46,6 +46,8 @@ type Step struct {
 	VLAN     *VLAN
 	BGP      *BGP
 	Announce *Announcement
+	Gossip   *Gossip
+	Endpoint *Endpoint
 }
 
 // Space makes the network namespace of a container, with its loopback up.
@@ -85,6 +87,7 @@ type Link struct {
 	Local    netip.Addr // of their packets
 	VNI      int        // vxlan
 	Port     int        // vxlan: where their packets are sent (UDP)
+	Proxy    bool       // vxlan: answer ARP and neighbour solicitations for the neighbours that it has, and carry none
 	Learning bool       // vxlan: make entries for senders of what arrives; else it has those alone that it is given
 	Group    netip.Addr // vxlan: multicast group, joined on Parent, for frames that no entry is for; invalid: none
 }
@@ -165,6 +168,32 @@ type Accept struct {
 // Announcement has the machine's speaker announce a prefix to its peers. Several may announce the same: it is withdrawn
 // when the last of them is undone.
 type Announcement struct{ Prefix netip.Prefix }
+
+// Gossip makes the machine a member of a cluster that knows who of it is alive and where endpoints are, by gossip (SWIM, as in
+// HashiCorp's memberlist). For each endpoint of another living member it keeps entries in the tunnel of its VNI: of the
+// forwarding table, and of the neighbour table for each address. Undoing it leaves the cluster.
+type Gossip struct {
+	Name    string       // of the member: unique
+	Addr    netip.Addr   // own, by which members talk
+	Port    int          // of all members (UDP and TCP)
+	Join    []netip.Addr // members that are asked for the others, again and again while they are not alive
+	Tunnels []Tunnel
+}
+
+// Tunnel is a VXLAN device of the machine and its VNI.
+type Tunnel struct {
+	VNI  int
+	Link string
+}
+
+// Endpoint is a station in an overlay that the machine's member of the cluster tells the others about. Of two that say to have
+// it, the one that said so last does.
+type Endpoint struct {
+	VNI  int
+	MAC  net.HardwareAddr
+	IPs  []netip.Addr
+	VTEP netip.Addr // where frames for it are to be sent: the machine's own
+}
 
 // Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
 type Neigh struct {
@@ -355,6 +384,10 @@ func (s Step) String() string {
 		return s.BGP.line(at, s.Remove)
 	case s.Announce != nil:
 		return s.Announce.line(at, s.Remove)
+	case s.Gossip != nil:
+		return s.Gossip.line(at, s.Remove)
+	case s.Endpoint != nil:
+		return s.Endpoint.line(at, s.Remove)
 	}
 	return "# " + at + ": nothing"
 }
@@ -429,6 +462,9 @@ func (l Link) line(at, on, in string, remove bool) string {
 			w.add("group", l.Group.String(), "dev", l.Parent)
 		}
 		w.add("dstport", fmt.Sprint(l.Port))
+		if l.Proxy {
+			w.add("proxy")
+		}
 		if !l.Learning {
 			w.add("nolearning")
 		}
@@ -600,6 +636,37 @@ func family(p netip.Prefix) string {
 }
 
 // line configures FRR's bgpd.
+// line is serf's agent, of which a handler writes the entries of endpoints that it is told of.
+func (g Gossip) line(at string, remove bool) string {
+	w := words{"ip netns exec", at, "serf"}
+	if remove {
+		w.add("leave")
+		return w.String()
+	}
+	w.add("agent", "-node="+g.Name, fmt.Sprintf("-bind=%s", netip.AddrPortFrom(g.Addr, uint16(g.Port))))
+	for _, a := range g.Join {
+		w.add("-retry-join=" + a.String())
+	}
+	for _, t := range g.Tunnels {
+		w.add(fmt.Sprintf("-event-handler='user:%d=entries %s'", t.VNI, t.Link))
+	}
+	w.add("&")
+	return w.String()
+}
+
+func (e Endpoint) line(at string, remove bool) string {
+	w := words{"ip netns exec", at, "serf event", fmt.Sprint(e.VNI)}
+	said := words{"at", e.MAC.String(), e.VTEP.String()}
+	if remove {
+		said[0] = "gone"
+	}
+	for _, a := range e.IPs {
+		said.add(a.String())
+	}
+	w.add(quote(said.String()))
+	return w.String()
+}
+
 func (b BGP) line(at string, remove bool) string {
 	if remove {
 		return fmt.Sprintf("%s -c 'configure terminal' -c 'no router bgp %d'", vtysh(at), b.AS)

@@ -207,6 +207,22 @@ func TestStepString(t *testing.T) {
 			"ip -n h1 link add name vxlan0 address 02:03:00:01:00:04 mtu 1450 up type vxlan id 4096 local 198.18.0.1 dstport 4789 nolearning", "ip -n h1 link del dev vxlan0",
 		},
 		{
+			topology.Step{Link: &topology.Link{Name: "vxlan0", Kind: "vxlan", Local: addr("198.18.0.1"), VNI: 4096, Port: 4789, Proxy: true}},
+			"ip -n h1 link add name vxlan0 type vxlan id 4096 local 198.18.0.1 dstport 4789 proxy nolearning", "ip -n h1 link del dev vxlan0",
+		},
+		{
+			topology.Step{Gossip: &topology.Gossip{
+				Name: "h1", Addr: addr("198.18.0.1"), Port: 7946, Join: []netip.Addr{addr("198.18.0.2")}, Tunnels: []topology.Tunnel{{VNI: 4096, Link: "vxlan0"}},
+			}},
+			"ip netns exec h1 serf agent -node=h1 -bind=198.18.0.1:7946 -retry-join=198.18.0.2 -event-handler='user:4096=entries vxlan0' &",
+			"ip netns exec h1 serf leave",
+		},
+		{
+			topology.Step{Endpoint: &topology.Endpoint{VNI: 4096, MAC: mac4, IPs: []netip.Addr{addr("100.127.0.5")}, VTEP: addr("198.18.0.1")}},
+			"ip netns exec h1 serf event 4096 'at 02:03:00:01:00:04 198.18.0.1 100.127.0.5'",
+			"ip netns exec h1 serf event 4096 'gone 02:03:00:01:00:04 198.18.0.1 100.127.0.5'",
+		},
+		{
 			topology.Step{Link: &topology.Link{Name: "vxlan0", Kind: "vxlan", Parent: "eth0", Local: addr("198.18.0.1"), VNI: 4096, Port: 4789, Learning: true, Group: addr("239.1.1.1")}},
 			"ip -n h1 link add name vxlan0 type vxlan id 4096 local 198.18.0.1 group 239.1.1.1 dev eth0 dstport 4789", "ip -n h1 link del dev vxlan0",
 		},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/modebench/modebench/topology/host/bgp"
 	"github.com/modebench/modebench/topology/host/capture"
+	"github.com/modebench/modebench/topology/host/gossip"
 	"github.com/modebench/modebench/topology/host/probe"
 	"github.com/modebench/modebench/topology/host/traffic"
 	"github.com/modebench/modebench/topology/lab"
@@ -29,6 +30,7 @@ type Host struct {
 	capture *capture.Service
 	probes  *probe.Service
 	speaker *bgp.Service
+	gossip  *gossip.Service
 	made    atomic.Int32             // devices with another end elsewhere
 	pairs   map[int]*nl.SocketHandle // by protocol: sockets for making veth pairs; nil: one is opened for each
 
@@ -75,6 +77,8 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	}
 	h.probes, h.speaker = probe.New(h.find), bgp.New(name)
 	defer h.speaker.Close()
+	h.gossip = gossip.New(name)
+	defer h.gossip.Close()
 	agents := traffic.New(h.find)
 	// Verbs that still wait for something when the stream ends would hold its end up.
 	ended := sync.OnceFunc(func() {
@@ -84,7 +88,7 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	})
 	defer ended()
 	s := rpc.NewServer()
-	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker} {
+	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip} {
 		if err := s.RegisterName(verb, service); err != nil {
 			return err
 		}

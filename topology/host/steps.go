@@ -250,6 +250,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return there(func() error { _, err := setOffload(was); return err }), err
 	case s.BGP != nil || s.Announce != nil:
 		return w.speak(s)
+	case s.Gossip != nil || s.Endpoint != nil:
+		return w.spread(s)
 	}
 	nl, err := w.netlink(s.In)
 	if err != nil {
@@ -334,6 +336,24 @@ func (w *walk) speak(s topology.Step) (func(*walk) error, error) {
 		undo, err = w.speaker.Start(*s.BGP)
 	} else {
 		undo, err = w.speaker.Announce(s.Announce.Prefix)
+	}
+	return func(*walk) error { return undo() }, err
+}
+
+// spread makes the machine's member of a cluster, or has it tell of an endpoint.
+func (w *walk) spread(s topology.Step) (func(*walk) error, error) {
+	if s.In != "" || s.Remove {
+		return nil, errors.New("a member is a machine's own, and is taken away by undoing its step only")
+	}
+	if err := w.enter(""); err != nil {
+		return nil, err
+	}
+	var undo func() error
+	var err error
+	if s.Gossip != nil {
+		undo, err = w.gossip.Start(*s.Gossip)
+	} else {
+		undo, err = w.gossip.Announce(*s.Endpoint)
 	}
 	return func(*walk) error { return undo() }, err
 }
@@ -543,7 +563,7 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 			return err
 		}
 	case "vxlan":
-		device := &netlink.Vxlan{LinkAttrs: base, VxlanId: l.VNI, SrcAddr: l.Local.AsSlice(), Port: l.Port, Learning: l.Learning}
+		device := &netlink.Vxlan{LinkAttrs: base, VxlanId: l.VNI, SrcAddr: l.Local.AsSlice(), Port: l.Port, Learning: l.Learning, Proxy: l.Proxy}
 		if l.Group.IsValid() {
 			parent, err := index(nl, l.Parent)
 			if err != nil {

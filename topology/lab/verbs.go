@@ -33,6 +33,9 @@ import (
 //	BGP.Reset     Addr     → Nothing     ends the session with that neighbour as if by an operator (RFC 4486 subcode 4)
 //	BGP.Crash     Nothing  → Nothing     ends the speaker without a word to its neighbours; the routes it programmed stay
 //	BGP.Revive    Nothing  → Nothing     starts a crashed speaker again, with what is announced
+//	Gossip.State  Nothing  → GossipState of the machine's member of a cluster; zero where there is none
+//	Gossip.Crash  Nothing  → Nothing     ends the member without a word to the others; the entries that it made stay
+//	Gossip.Revive Nothing  → Nothing     starts a crashed member again, with what it tells of
 //	Traffic.*     see traffic.go
 
 // Nothing is sent or answered where a verb needs no value.
@@ -366,6 +369,31 @@ type BGPMessage struct {
 type Group struct {
 	Addr netip.Addr
 	Kind string // join, leave, include, exclude, query
+}
+
+// GossipState is what a member of a cluster knows.
+type GossipState struct {
+	Running   bool
+	Alive     []string // members, itself among them, sorted
+	Endpoints []GossipEndpoint
+	Events    []GossipEvent // since the member was made, in order, over crashes
+}
+
+// GossipEndpoint is an endpoint that somebody told of and did not take back.
+type GossipEndpoint struct {
+	topology.Endpoint
+	Owner     string // the member that has it
+	Installed bool   // the kernel has its entries
+}
+
+// GossipEvent is something that a member noticed or did.
+type GossipEvent struct {
+	When   time.Time
+	Kind   string // alive, dead (a member), installed, removed (the entries of an endpoint), refused (by the kernel), taken (an own endpoint, by another)
+	Member string
+	MAC    net.HardwareAddr // of the endpoint; nil: none
+	VTEP   netip.Addr
+	Text   string
 }
 
 // BGPState is a speaker's view.
