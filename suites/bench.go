@@ -45,6 +45,7 @@ type Bench struct {
 	port     uint16                // last that was given out
 	token    int
 	closers  []func(context.Context) error // what ends with the spec
+	leads    map[string]lead               // of the machines' clocks
 }
 
 type attachment struct {
@@ -74,7 +75,7 @@ func startBench(ctx context.Context, b *Bench) (_ *Bench, err error) {
 	if b.lab, err = lab.Start(ctx, b.driver, b.plan); err != nil {
 		return nil, err
 	}
-	b.attached, b.port = map[string]attachment{}, 20000
+	b.attached, b.leads, b.port = map[string]attachment{}, map[string]lead{}, 20000
 	if err := b.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("mode %s: %w", b.mode.Name, err), b.lab.Close())
 	}
@@ -433,24 +434,25 @@ func (b *Bench) Send(ctx context.Context, at Place, device string, p lab.Packet)
 }
 
 // Record begins a recording of every device of the lab. The function that it returns gives what was recorded since, in
-// the order of time, of all packets for which keep is true.
+// the order of time, of all packets for which keep is true. Their times are by the clock of this process, as exactly as that
+// of another kernel can be known by asking: no verdict may follow from the order of packets of two machines.
 func (b *Bench) Record(ctx context.Context) (func(context.Context, func(lab.Packet) bool) ([]lab.Packet, error), error) {
-	marks := make([]lab.Mark, len(b.plan.Machines))
-	if err := b.each(ctx, func(ctx context.Context, i int, m string) error {
-		return b.lab.Do(ctx, m, "Capture.Mark", lab.Nothing{}, &marks[i])
-	}); err != nil {
+	marks, err := b.marks(ctx)
+	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context, keep func(lab.Packet) bool) ([]lab.Packet, error) {
-		got := make([][]lab.Packet, len(marks))
+		got := make([][]lab.Packet, len(b.plan.Machines))
 		if err := b.each(ctx, func(ctx context.Context, i int, m string) error {
-			return b.lab.Do(ctx, m, "Capture.Since", marks[i], &got[i])
+			return b.lab.Do(ctx, m, "Capture.Since", marks[m], &got[i])
 		}); err != nil {
 			return nil, err
 		}
 		var all []lab.Packet
-		for _, ps := range got {
+		for i, ps := range got {
+			ahead := b.ahead(b.plan.Machines[i].Name)
 			for _, p := range ps {
+				p.When = p.When.Add(-ahead)
 				if keep == nil || keep(p) {
 					all = append(all, p)
 				}
@@ -459,6 +461,55 @@ func (b *Bench) Record(ctx context.Context) (func(context.Context, func(lab.Pack
 		slices.SortStableFunc(all, func(x, y lab.Packet) int { return x.When.Compare(y.When) })
 		return all, nil
 	}, nil
+}
+
+// marks are this moment in the recordings of all machines.
+func (b *Bench) marks(ctx context.Context) (map[string]lab.Mark, error) {
+	got := map[string]lab.Mark{}
+	err := b.each(ctx, func(ctx context.Context, _ int, m string) error {
+		var mark lab.Mark
+		asked := time.Now()
+		if err := b.lab.Do(ctx, m, "Capture.Mark", lab.Nothing{}, &mark); err != nil {
+			return err
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		got[m] = mark
+		seen := lead{-time.Since(mark.Now), mark.Now.Sub(asked)}
+		if known, ok := b.leads[m]; ok {
+			seen = seen.and(known)
+		}
+		b.leads[m] = seen
+		return nil
+	})
+	return got, err
+}
+
+// ahead is how far a machine's clock goes before this one's. One that may be the same is taken as such: all namespaces of a
+// kernel have one clock, and what they recorded is in order to the nanosecond.
+func (b *Bench) ahead(machine string) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.leads[machine].likely()
+}
+
+// lead bounds how far a clock goes before another. It was read after that was, and before that was again.
+type lead struct{ least, most time.Duration }
+
+// and is what is known after an earlier look, too, unless the clock was set or drifts.
+func (l lead) and(earlier lead) lead {
+	both := lead{max(l.least, earlier.least), min(l.most, earlier.most)}
+	if both.least > both.most {
+		return l
+	}
+	return both
+}
+
+func (l lead) likely() time.Duration {
+	if l.least <= 0 && l.most >= 0 {
+		return 0
+	}
+	return (l.least + l.most) / 2
 }
 
 func (b *Bench) each(ctx context.Context, f func(ctx context.Context, i int, machine string) error) error {

@@ -218,7 +218,8 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		packets, err := recorded(ctx, func(q lab.Packet) bool {
-			return q.Machine == s.host && q.In == "" && q.Device == s.nic.Name && !q.Outgoing && q.Dst == target && strings.HasPrefix(q.Token, token+".")
+			// At the router's port, whose clock is that of the other times.
+			return q.Machine == s.tor && q.Device == s.port.Name && q.Outgoing && q.Dst == target && strings.HasPrefix(q.Token, token+".")
 		})
 		if err != nil {
 			return Observation{}, err
@@ -241,7 +242,7 @@ var _ = register(Spec{
 			}
 			return t[1]
 		}
-		o := whether(!a.Answered, "%s was detached from %s while %s asked it: the UPDATEs came to %s after %.4f s, both families were out of its table after %.4f s, and the last of %d questions that still came to the host did after %.4f s; asked once more: answered %t (%s)",
+		o := whether(!a.Answered, "%s was detached from %s while %s asked it: the UPDATEs came to %s after %.4f s, both families were out of its table after %.4f s, and the last of %d questions that were still sent to the host was after %.4f s; asked once more: answered %t (%s)",
 			c.ID(), s.host, x, s.tor, since(later(update)), since(later(fib)), len(packets), since(last), a.Answered, a.Refusal.Text).
 			value("update-sec", since(later(update))).value("fib-sec", since(later(fib))).value("last-packet-sec", since(last))
 		o.Evidence = append(evidence, alive)

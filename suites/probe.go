@@ -107,7 +107,7 @@ type trip struct {
 	tokens   map[string]string     // by protocol
 	answers  map[string]lab.Answer // what came, answers and refusals
 	control  []reports.Evidence    // what worked meanwhile, where something did not come
-	began    time.Time             // of the control; zero: there was none
+	before   map[string]lab.Mark   // by machine, what was recorded before the control; nil: there was none
 	packets  []lab.Packet          // of the messages, and of looking for the target's link-layer address
 }
 
@@ -195,7 +195,9 @@ func try(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort, p
 		return t, err
 	}
 	if _, no := t.answered(); len(no) > 0 {
-		t.began = time.Now()
+		if t.before, err = b.marks(ctx); err != nil {
+			return t, err
+		}
 		var took time.Duration
 		if t.control, took, err = t.controlled(ctx, b); err != nil {
 			return t, err
@@ -238,7 +240,7 @@ func (t trip) concerns(p lab.Packet) bool {
 	}
 	if p.ARP != nil || p.NDP != nil {
 		// Controls ask for the target, too.
-		return (t.began.IsZero() || p.When.Before(t.began)) &&
+		return (t.before == nil || p.Seq < t.before[p.Machine].Seq) &&
 			(p.ARP != nil && p.ARP.TargetIP == t.target.Addr() || p.NDP != nil && p.NDP.Target == t.target.Addr())
 	}
 	own := t.answers["tcp"].From // the connection's packets keep it where the target is translated

@@ -255,7 +255,10 @@ type Send struct {
 }
 
 // Mark is a moment in a machine's recording.
-type Mark struct{ Seq uint64 }
+type Mark struct {
+	Seq uint64
+	Now time.Time // by the machine's clock
+}
 
 // Packet is one frame at one device. To Send it, fill what the frame should hold; checksums and lengths are computed.
 type Packet struct {

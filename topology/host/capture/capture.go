@@ -116,7 +116,7 @@ func (s *Service) Mark(_ lab.Nothing, reply *lab.Mark) error {
 	if err := s.drain(); err != nil {
 		return err
 	}
-	reply.Seq = s.log.end()
+	reply.Seq, reply.Now = s.log.end(), time.Now()
 	return nil
 }
 
