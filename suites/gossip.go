@@ -3,9 +3,17 @@ package suites
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
 )
@@ -50,4 +58,486 @@ func has(s lab.GossipState, e topology.Endpoint) bool {
 	return slices.ContainsFunc(s.Endpoints, func(got lab.GossipEndpoint) bool {
 		return got.Installed && got.VNI == e.VNI && bytes.Equal(got.MAC, e.MAC) && got.VTEP == e.VTEP
 	})
+}
+
+// gossipless is the answer of the modes whose hosts do not tell each other of endpoints.
+func gossipless(b *Bench) *Observation {
+	if o := unspanned(b); o == nil && clusterOf(b, firstHost(b)) != nil {
+		return nil
+	}
+	o := notApplicable("the mode's hosts do not tell each other by gossip where containers are")
+	return &o
+}
+
+// clusterOf is the host's member of a cluster, as the mode makes it; nil: none.
+func clusterOf(b *Bench, host string) *topology.Gossip {
+	if b.mode.Setup == nil {
+		return nil
+	}
+	for _, s := range b.mode.Setup(b.plan, b.plan.Machine(host)) {
+		if s.Gossip != nil {
+			return s.Gossip
+		}
+	}
+	return nil
+}
+
+// due are the entries that a host should have in its tunnels: of all containers that are attached to others.
+func due(b *Bench, host string) (out []string) {
+	m, _ := modes.Find(b.mode.Name)
+	links := map[int]string{}
+	for _, t := range clusterOf(b, host).Tunnels {
+		links[t.VNI] = t.Link
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for place, a := range b.attached {
+		machine, _, _ := strings.Cut(place, "/")
+		if machine == host {
+			continue
+		}
+		for _, s := range m.Attach(b.plan, b.plan.Machine(machine), a.container) {
+			if e := s.Endpoint; e != nil {
+				out = append(out, fmt.Sprintf("%s: %s at %s", links[e.VNI], e.MAC, e.VTEP))
+				for _, ip := range e.IPs {
+					out = append(out, fmt.Sprintf("%s: %s is-at %s", links[e.VNI], ip, e.MAC))
+				}
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// written are those that the kernel has.
+func written(ctx context.Context, b *Bench, host string) (out []string, err error) {
+	s, err := b.State(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	tunnel := map[string]bool{}
+	for _, t := range clusterOf(b, host).Tunnels {
+		tunnel[t.Link] = true
+	}
+	for _, e := range s.Spaces[""].FDB {
+		if tunnel[e.Link] && e.Dst.IsValid() {
+			out = append(out, fmt.Sprintf("%s: %s at %s", e.Link, e.MAC, e.Dst))
+		}
+	}
+	for _, n := range s.Spaces[""].Neighs {
+		if tunnel[n.Link] && n.State == "permanent" {
+			out = append(out, fmt.Sprintf("%s: %s is-at %s", n.Link, n.IP, n.MAC))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// agreed waits until the hosts have exactly the entries that are due, and tells what the first one that has not has instead.
+func agreed(ctx context.Context, b *Bench, within time.Duration, hosts ...string) (ok bool, odd []string, entries int, err error) {
+	ok, err = eventually(ctx, within, func() (bool, error) {
+		odd, entries = nil, 0
+		for _, h := range hosts {
+			want := due(b, h)
+			got, err := written(ctx, b, h)
+			if err != nil {
+				return false, err
+			}
+			entries += len(got)
+			for _, e := range want {
+				if !slices.Contains(got, e) {
+					odd = append(odd, h+" lacks "+e)
+				}
+			}
+			for _, e := range got {
+				if !slices.Contains(want, e) {
+					odd = append(odd, h+" has "+e)
+				}
+			}
+		}
+		return len(odd) == 0, nil
+	})
+	return ok, odd, entries, err
+}
+
+// hostNames are those of the plan.
+func hostNames(b *Bench) (names []string) {
+	for _, h := range b.plan.Hosts() {
+		names = append(names, h.Name)
+	}
+	return names
+}
+
+// gossiped gives when a member last noticed something, of a MAC address where one is given, by the clock of this process; zero: it
+// did not.
+func gossiped(ctx context.Context, b *Bench, host, kind string, mac net.HardwareAddr) (last time.Time, err error) {
+	var s lab.GossipState
+	err = b.Do(ctx, host, "Gossip.State", lab.Nothing{}, &s)
+	for _, e := range s.Events {
+		if e.Kind == kind && (mac == nil || bytes.Equal(e.MAC, mac)) {
+			last = e.When.Add(-b.ahead(host))
+		}
+	}
+	return last, err
+}
+
+var _ = register(Spec{
+	Suite: "routing",
+	Feature: Feature{
+		Name: "gossip-members", Group: "routing",
+		Doc: "Do the hosts find each other, and has each of them the forwarding and neighbour entries of all containers of the others, and no other?",
+	},
+	Name: "what members know of each other is read, and the entries of their tunnels are compared with the containers that are attached",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := gossipless(b); o != nil {
+			return *o, nil
+		}
+		hosts := hostNames(b)
+		ok, odd, entries, err := agreed(ctx, b, patience, hosts...)
+		if err != nil {
+			return Observation{}, err
+		}
+		var o Observation
+		for _, h := range hosts {
+			var s lab.GossipState
+			if err := b.Do(ctx, h, "Gossip.State", lab.Nothing{}, &s); err != nil {
+				return Observation{}, err
+			}
+			ok = ok && slices.Equal(s.Alive, hosts)
+			o = o.with(h, "knows %s, and of %d endpoints", strings.Join(s.Alive, ", "), len(s.Endpoints))
+		}
+		seen := whether(ok, "%d hosts know each other and have %d entries of each other's containers; not as they should be: %s", len(hosts), entries, orNone(odd)).value("count", float64(entries))
+		seen.Evidence = o.Evidence
+		return seen, nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "vxlan-gossip", Doc: "no host knows whom to ask for the others", Setup: askless},
+	},
+})
+
+// askless leaves out whom members ask for the others.
+func askless(steps []topology.Step) []topology.Step {
+	steps = slices.Clone(steps)
+	for i, s := range steps {
+		if s.Gossip != nil {
+			g := *s.Gossip
+			g.Join = nil
+			steps[i].Gossip = &g
+		}
+	}
+	return steps
+}
+
+var _ = register(Spec{
+	Suite: "routing",
+	Feature: Feature{
+		Name: "gossip-spread", Group: "routing",
+		Doc: "When a container comes or goes, do the entries of it come and go on the other hosts? (Measured from its host's word to the last other host's entries.)",
+	},
+	Name: "a container is attached to one host and detached again, five times, and the moments are read at which the others wrote and removed its entries",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := gossipless(b); o != nil {
+			return *o, nil
+		}
+		const rounds = 5
+		owner := secondHost(b)
+		others := slices.DeleteFunc(hostNames(b), func(h string) bool { return h == owner })
+		c, err := another(b, owner, network(b), 1)
+		if err != nil {
+			return Observation{}, err
+		}
+		var came, went []time.Duration
+		var o Observation
+		for range rounds {
+			p, err := b.attach(ctx, c, owner)
+			if err != nil {
+				return Observation{}, err
+			}
+			gone := sync.OnceValue(func() error { return b.Detach(context.WithoutCancel(ctx), p) })
+			b.atEnd(func(context.Context) error { return gone() })
+			for _, turn := range []struct {
+				said, done string
+				took       *[]time.Duration
+			}{{"told", "installed", &came}, {"untold", "removed", &went}} {
+				if turn.said == "untold" {
+					if err := gone(); err != nil {
+						return Observation{}, err
+					}
+				}
+				if ok, odd, _, err := agreed(ctx, b, patience, hostNames(b)...); err != nil || !ok {
+					return blocked("%s %s of %s: after %s, not as it should be: %s", owner, turn.said, c.MAC, patience, orNone(odd)), err
+				}
+				began, err := gossiped(ctx, b, owner, turn.said, c.MAC)
+				if err != nil {
+					return Observation{}, err
+				}
+				if began.IsZero() {
+					return blocked("%s has not %s of %s", owner, turn.said, c.MAC), nil
+				}
+				var last time.Duration
+				for _, h := range others {
+					ended, err := gossiped(ctx, b, h, turn.done, c.MAC)
+					if err != nil {
+						return Observation{}, err
+					}
+					last = max(last, ended.Sub(began))
+				}
+				*turn.took = append(*turn.took, last)
+			}
+		}
+		slices.Sort(came)
+		slices.Sort(went)
+		o = works("%s was attached to %s and detached %d times: all other hosts had its entries within %s and were rid of them within %s",
+			c.ID(), owner, rounds, came[rounds-1].Round(time.Millisecond), went[rounds-1].Round(time.Millisecond))
+		o = o.with(owner, "entries came after %v and went after %v", came, went)
+		return o.value("sec", came[rounds-1].Seconds()).value("sec", went[rounds-1].Seconds()), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "vxlan-gossip", Doc: "hosts tell of no container that comes later", Rewire: ofSpares(unspoken)},
+	},
+})
+
+// split cuts the first two hosts off from each other, and gives what brings them together again.
+func split(ctx context.Context, b *Bench) (steps []topology.Step, heal func() error, err error) {
+	first, second := underlayOf(b, firstHost(b)), underlayOf(b, secondHost(b))
+	for i, h := range b.plan.Hosts()[:2] {
+		port := cable(h, h.NIC(b.plan.Network(network(b)).NIC)).Peer
+		steps = append(steps, topology.Step{On: port.Machine, Table: &topology.Table{Family: "netdev", Name: "split-" + h.Name, Chains: []topology.Chain{{
+			Name: "ingress", Type: "filter", Hook: "ingress", Device: port.Interface,
+			Rules: []topology.Rule{{
+				Match:   []topology.Match{{Field: "ip daddr", Value: []netip.Addr{second, first}[i].String()}},
+				Verdict: topology.Verdict{Kind: "drop"}, Comment: "from " + h.Name,
+			}},
+		}}}})
+	}
+	const owner = "split"
+	heal = sync.OnceValue(func() error { return b.lab.Undo(context.WithoutCancel(ctx), owner) })
+	b.atEnd(func(ctx context.Context) error {
+		if err := heal(); err != nil {
+			return err
+		}
+		ok, odd, _, err := agreed(ctx, b, 2*patience, hostNames(b)...)
+		if err == nil && !ok {
+			err = fmt.Errorf("the hosts are not together again: %s", orNone(odd))
+		}
+		return err
+	})
+	return steps, heal, b.lab.Apply(ctx, owner, steps)
+}
+
+// knowing waits until hosts do, or do not, hold each of some others for alive.
+func knowing(ctx context.Context, b *Bench, alive bool, host string, others ...string) (bool, error) {
+	return eventually(ctx, 2*patience, func() (bool, error) {
+		var s lab.GossipState
+		if err := b.Do(ctx, host, "Gossip.State", lab.Nothing{}, &s); err != nil {
+			return false, err
+		}
+		return !slices.ContainsFunc(others, func(o string) bool { return slices.Contains(s.Alive, o) != alive }), nil
+	})
+}
+
+var _ = register(Spec{
+	Suite: "routing",
+	Feature: Feature{
+		Name: "gossip-partition", Group: "routing",
+		Doc: "When hosts were cut off from each other, and a container moved meanwhile, do all agree on where it is once they are together again?",
+	},
+	Name:  "two hosts are cut off from each other until each holds the other for dead, a container moves from one to the other, and the cut is mended",
+	Needs: []modes.Kernel{modes.NFTables},
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := gossipless(b); o != nil {
+			return *o, nil
+		}
+		first, second := firstHost(b), secondHost(b)
+		c, err := another(b, first, network(b), 1)
+		if err != nil {
+			return Observation{}, err
+		}
+		here, err := b.Attach(ctx, c, first)
+		if err != nil {
+			return Observation{}, err
+		}
+		if ok, odd, _, err := agreed(ctx, b, patience, hostNames(b)...); err != nil || !ok {
+			return Observation{}, errors.Join(err, fmt.Errorf("before the cut: %s", orNone(odd)))
+		}
+		steps, heal, err := split(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		began := time.Now()
+		for _, pair := range [][2]string{{first, second}, {second, first}} {
+			if ok, err := knowing(ctx, b, false, pair[0], pair[1]); err != nil || !ok {
+				return blocked("%s still holds %s for alive, %s after they were cut off from each other", pair[0], pair[1], 2*patience), err
+			}
+		}
+		noticed := time.Since(began)
+		var stale []string
+		for _, h := range []string{first, second} {
+			got, err := written(ctx, b, h)
+			if err != nil {
+				return Observation{}, err
+			}
+			for _, e := range got {
+				if strings.Contains(e, " at "+underlayOf(b, first).String()) || strings.Contains(e, " at "+underlayOf(b, second).String()) {
+					stale = append(stale, h+" has "+e)
+				}
+			}
+		}
+		if err := b.Detach(ctx, here); err != nil {
+			return Observation{}, err
+		}
+		there, err := b.attach(ctx, c, second) // whose host cannot tell the first one now
+		if err != nil {
+			return Observation{}, err
+		}
+		b.atEnd(func(ctx context.Context) error { return b.Detach(ctx, there) })
+		if err := heal(); err != nil {
+			return Observation{}, err
+		}
+		began = time.Now()
+		ok, odd, entries, err := agreed(ctx, b, patience, hostNames(b)...)
+		if err != nil {
+			return Observation{}, err
+		}
+		took := time.Since(began)
+		owners := map[string]string{} // by address
+		var twice []string
+		for _, h := range hostNames(b) {
+			var s lab.GossipState
+			if err := b.Do(ctx, h, "Gossip.State", lab.Nothing{}, &s); err != nil {
+				return Observation{}, err
+			}
+			for _, e := range s.Endpoints {
+				for _, ip := range e.IPs {
+					key := fmt.Sprint(e.VNI, " ", ip)
+					if was := owners[key]; was != "" && was != e.Owner {
+						twice = append(twice, fmt.Sprintf("%s is held by %s and by %s", key, was, e.Owner))
+					}
+					owners[key] = e.Owner
+				}
+			}
+		}
+		o := whether(ok && len(stale) == 0 && len(twice) == 0,
+			"%s and %s were cut off from each other, noticed it within %.3f s and removed each other's entries; %s moved to %s; %.3f s after the cut was mended all had the %d entries that they should; otherwise: %s",
+			first, second, noticed.Seconds(), c.Name, second, took.Seconds(), entries, orNone(slices.Concat(stale, odd, twice)))
+		o.Reproduce = lines(steps)
+		return o.value("sec", noticed.Seconds()).value("sec", took.Seconds()), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "vxlan-gossip", Doc: "the second host tells of what comes later as if the first one had it", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
+			steps = slices.Clone(steps)
+			for i, s := range steps {
+				if s.Endpoint != nil && s.On == "h2" {
+					e := *s.Endpoint
+					e.VTEP = e.VTEP.Prev()
+					steps[i].Endpoint = &e
+				}
+			}
+			return steps
+		})},
+	},
+})
+
+var _ = register(Spec{
+	Suite: "routing",
+	Feature: Feature{
+		Name: "gossip-death", Group: "routing",
+		Doc: "When a host's member dies without a word, do the others remove its entries and send it nothing more, and do the entries come back when it lives again?",
+	},
+	Name: "a host's member is killed, a container of another host asks one of that host, and the member is started again",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := gossipless(b); o != nil {
+			return *o, nil
+		}
+		from, dead := container(b), secondHost(b)
+		others := slices.DeleteFunc(hostNames(b), func(h string) bool { return h == dead })
+		for _, h := range others {
+			if ok, err := knowing(ctx, b, true, h, dead); err != nil || !ok {
+				return Observation{}, errors.Join(err, fmt.Errorf("%s does not hold %s for alive", h, dead))
+			}
+		}
+		crashed := time.Now()
+		if err := b.Do(ctx, dead, "Gossip.Crash", lab.Nothing{}, &lab.Nothing{}); err != nil {
+			return Observation{}, err
+		}
+		revive := sync.OnceValue(func() error {
+			return b.Do(context.WithoutCancel(ctx), dead, "Gossip.Revive", lab.Nothing{}, &lab.Nothing{})
+		})
+		b.atEnd(func(ctx context.Context) error {
+			err := revive()
+			for _, h := range others {
+				if ok, lost := knowing(ctx, b, true, h, dead); !ok && err == nil {
+					err = errors.Join(lost, fmt.Errorf("%s does not hold %s for alive again", h, dead))
+				}
+			}
+			return err
+		})
+		for _, h := range others {
+			if ok, err := knowing(ctx, b, false, h, dead); err != nil || !ok {
+				return blocked("%s still holds %s for alive, %s after its end", h, dead, 2*patience), err
+			}
+		}
+		var noticed time.Duration
+		var stale []string
+		for _, h := range others {
+			at, err := gossiped(ctx, b, h, "dead", nil)
+			if err != nil {
+				return Observation{}, err
+			}
+			noticed = max(noticed, at.Sub(crashed))
+			got, err := written(ctx, b, h)
+			if err != nil {
+				return Observation{}, err
+			}
+			for _, e := range got {
+				if strings.HasSuffix(e, " at "+underlayOf(b, dead).String()) {
+					stale = append(stale, h+" has "+e)
+				}
+			}
+		}
+		recorded, err := b.Record(ctx)
+		if err != nil {
+			return Observation{}, err
+		}
+		token := b.newToken()
+		if _, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, far(b), IPv4), controlPort), Token: token, Wait: hopeful}); err != nil {
+			return Observation{}, err
+		}
+		_, shouts, control, err := shouted(ctx, b, from, b.freePort()) // and what is for everybody
+		if err != nil {
+			return Observation{}, err
+		}
+		by := entering(b, from.Machine)
+		onWire, err := recorded(ctx, func(p lab.Packet) bool { return p.VXLAN != nil && by(p) && p.Dst.Addr() == underlayOf(b, dead) })
+		if err != nil {
+			return Observation{}, err
+		}
+		for _, p := range append(onWire, shouts...) {
+			stale = append(stale, "on the segment: "+p.Text)
+		}
+		began := time.Now()
+		if err := revive(); err != nil {
+			return Observation{}, err
+		}
+		ok, odd, entries, err := agreed(ctx, b, patience, hostNames(b)...)
+		if err != nil {
+			return Observation{}, err
+		}
+		took := time.Since(began)
+		o := whether(ok && len(stale) == 0,
+			"the member of %s was killed: after %.3f s the others held it for dead, removed its entries and sent it nothing; started again, all had the %d entries that they should after %.3f s; otherwise: %s",
+			dead, noticed.Seconds(), entries, took.Seconds(), orNone(slices.Concat(stale, odd)))
+		o.Evidence = []reports.Evidence{control}
+		return o.value("sec", noticed.Seconds()).value("sec", took.Seconds()), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "vxlan-gossip", Doc: "the first host sends the second one what is for everybody", Steps: secondTold},
+	},
+})
+
+// secondTold has the first host send the second one what is for everybody.
+func secondTold(p *topology.Plan) []topology.Step {
+	return []topology.Step{{On: p.Hosts()[0].Name, Neigh: &topology.Neigh{
+		Link: "vx-blue", MAC: make(net.HardwareAddr, 6), IP: p.Hosts()[1].NIC(p.Networks[0].NIC).V4.Addr(), FDB: true,
+	}}}
 }

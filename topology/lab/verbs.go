@@ -392,7 +392,7 @@ type GossipEndpoint struct {
 // GossipEvent is something that a member noticed or did.
 type GossipEvent struct {
 	When   time.Time
-	Kind   string // alive, dead (a member), installed, removed (the entries of an endpoint), refused (by the kernel), taken (an own endpoint, by another)
+	Kind   string // alive, dead (a member), told, untold (of an own endpoint), installed, removed (the entries of an endpoint), refused (by the kernel), taken (an own endpoint, by another)
 	Member string
 	MAC    net.HardwareAddr // of the endpoint; nil: none
 	VTEP   netip.Addr

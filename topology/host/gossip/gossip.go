@@ -163,6 +163,11 @@ func (s *Service) say(e topology.Endpoint, gone bool) {
 	// Later than all that was heard of it, and than what was said elsewhere meanwhile as far as clocks agree.
 	r.Clock = max(time.Now().UnixNano(), s.records[r.key()].Clock+1)
 	s.records[r.key()] = r
+	kind := "told"
+	if gone {
+		kind = "untold"
+	}
+	s.note(lab.GossipEvent{Kind: kind, Member: r.Owner, MAC: e.MAC, VTEP: e.VTEP})
 	if s.member != nil {
 		s.member.tell(r)
 	}
