@@ -297,18 +297,21 @@ var _ = register(Spec{
 	},
 })
 
-// split cuts the first two hosts off from each other, and gives what brings them together again.
-func split(ctx context.Context, b *Bench) (steps []topology.Step, heal func() error, err error) {
-	first, second := underlayOf(b, firstHost(b)), underlayOf(b, secondHost(b))
-	for i, h := range b.plan.Hosts()[:2] {
+// split cuts a host off from the others, and gives what brings them together again. It cuts it off from all: two that a third one
+// still hears of hold each other for alive, by its word.
+func split(ctx context.Context, b *Bench, off string) (steps []topology.Step, heal func() error, err error) {
+	for _, h := range b.plan.Hosts() {
 		port := cable(h, h.NIC(b.plan.Network(network(b)).NIC)).Peer
-		steps = append(steps, topology.Step{On: port.Machine, Table: &topology.Table{Family: "netdev", Name: "split-" + h.Name, Chains: []topology.Chain{{
-			Name: "ingress", Type: "filter", Hook: "ingress", Device: port.Interface,
-			Rules: []topology.Rule{{
-				Match:   []topology.Match{{Field: "ip daddr", Value: []netip.Addr{second, first}[i].String()}},
-				Verdict: topology.Verdict{Kind: "drop"}, Comment: "from " + h.Name,
-			}},
-		}}}})
+		chain := topology.Chain{Name: "ingress", Type: "filter", Hook: "ingress", Device: port.Interface}
+		for _, to := range b.plan.Hosts() {
+			if to.Name != h.Name && (to.Name == off || h.Name == off) {
+				chain.Rules = append(chain.Rules, topology.Rule{
+					Match:   []topology.Match{{Field: "ip daddr", Value: underlayOf(b, to.Name).String()}},
+					Verdict: topology.Verdict{Kind: "drop"}, Comment: "from " + h.Name + " to " + to.Name,
+				})
+			}
+		}
+		steps = append(steps, topology.Step{On: port.Machine, Table: &topology.Table{Family: "netdev", Name: "split-" + h.Name, Chains: []topology.Chain{chain}}})
 	}
 	const owner = "split"
 	heal = sync.OnceValue(func() error { return b.lab.Undo(context.WithoutCancel(ctx), owner) })
@@ -342,7 +345,7 @@ var _ = register(Spec{
 		Name: "gossip-partition", Group: "routing",
 		Doc: "When hosts were cut off from each other, and a container moved meanwhile, do all agree on where it is once they are together again?",
 	},
-	Name:  "two hosts are cut off from each other until each holds the other for dead, a container moves from one to the other, and the cut is mended",
+	Name:  "a host is cut off from the others until they hold each other for dead, a container moves to it, and the cut is mended",
 	Needs: []modes.Kernel{modes.NFTables},
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		if o := gossipless(b); o != nil {
@@ -360,25 +363,30 @@ var _ = register(Spec{
 		if ok, odd, _, err := agreed(ctx, b, patience, hostNames(b)...); err != nil || !ok {
 			return Observation{}, errors.Join(err, fmt.Errorf("before the cut: %s", orNone(odd)))
 		}
-		steps, heal, err := split(ctx, b)
+		steps, heal, err := split(ctx, b, second)
 		if err != nil {
 			return Observation{}, err
 		}
 		began := time.Now()
-		for _, pair := range [][2]string{{first, second}, {second, first}} {
-			if ok, err := knowing(ctx, b, false, pair[0], pair[1]); err != nil || !ok {
-				return blocked("%s still holds %s for alive, %s after they were cut off from each other", pair[0], pair[1], 2*patience), err
+		others := slices.DeleteFunc(hostNames(b), func(h string) bool { return h == second })
+		far := map[string][]string{second: others} // by host: those on the other side of the cut
+		for _, h := range others {
+			far[h] = []string{second}
+		}
+		for _, h := range hostNames(b) {
+			if ok, err := knowing(ctx, b, false, h, far[h]...); err != nil || !ok {
+				return blocked("%s still holds one of %s for alive, %s after they were cut off from each other", h, strings.Join(far[h], ", "), 2*patience), err
 			}
 		}
 		noticed := time.Since(began)
 		var stale []string
-		for _, h := range []string{first, second} {
+		for _, h := range hostNames(b) {
 			got, err := written(ctx, b, h)
 			if err != nil {
 				return Observation{}, err
 			}
 			for _, e := range got {
-				if strings.Contains(e, " at "+underlayOf(b, first).String()) || strings.Contains(e, " at "+underlayOf(b, second).String()) {
+				if slices.ContainsFunc(far[h], func(o string) bool { return strings.HasSuffix(e, " at "+underlayOf(b, o).String()) }) {
 					stale = append(stale, h+" has "+e)
 				}
 			}
@@ -418,8 +426,8 @@ var _ = register(Spec{
 			}
 		}
 		o := whether(ok && len(stale) == 0 && len(twice) == 0,
-			"%s and %s were cut off from each other, noticed it within %.3f s and removed each other's entries; %s moved to %s; %.3f s after the cut was mended all had the %d entries that they should; otherwise: %s",
-			first, second, noticed.Seconds(), c.Name, second, took.Seconds(), entries, orNone(slices.Concat(stale, odd, twice)))
+			"%s was cut off from %s: they noticed it within %.3f s and removed each other's entries; %s moved to it from %s; %.3f s after the cut was mended all had the %d entries that they should; otherwise: %s",
+			second, strings.Join(others, ", "), noticed.Seconds(), c.Name, first, took.Seconds(), entries, orNone(slices.Concat(stale, odd, twice)))
 		o.Reproduce = lines(steps)
 		return o.value("sec", noticed.Seconds()).value("sec", took.Seconds()), nil
 	},

@@ -707,7 +707,8 @@ var _ = registerFamilies(func(f Family) Spec {
 			if err != nil {
 				return Observation{}, err
 			}
-			a, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", To: target, Wait: 2 * retry})
+			token := b.newToken()
+			a, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", To: target, Token: token, Wait: 2 * retry})
 			if err != nil {
 				return Observation{}, err
 			}
@@ -716,7 +717,8 @@ var _ = registerFamilies(func(f Family) Spec {
 				if p.Inner != nil {
 					q = *p.Inner
 				}
-				return q.ARP != nil && q.ARP.Op == 1 && q.ARP.TargetIP == target.Addr() && q.ARP.SenderIP == addrOf(b, from, f) ||
+				return !a.Answered && p.Token == token ||
+					q.ARP != nil && q.ARP.Op == 1 && q.ARP.TargetIP == target.Addr() && q.ARP.SenderIP == addrOf(b, from, f) ||
 					q.NDP != nil && q.NDP.Kind == "ns" && q.NDP.Target == target.Addr() && q.Src.Addr() == addrOf(b, from, f)
 			})
 			if err != nil {
@@ -726,6 +728,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			var evidence []reports.Evidence
 			for _, p := range questions {
 				switch {
+				case p.Token == token: // of what was not answered: where it was
 				case p.Machine == from.Machine && p.In == from.Container && p.Outgoing:
 					asked++
 				case onSegment(b, p):
@@ -735,7 +738,7 @@ var _ = registerFamilies(func(f Family) Spec {
 				}
 				evidence = append(evidence, seen(p))
 			}
-			o := whether(out == 0, "%s asked for %s %d times, and reached it: %t; of that %d packets were on the segment", from, target.Addr(), asked, a.Answered, out)
+			o := whether(out == 0, "%s asked for %s %d times, and reached it: %t%s; of that %d packets were on the segment", from, target.Addr(), asked, a.Answered, a.Refusal.Text, out)
 			if asked == 0 || !a.Answered {
 				o.Status = "mixed"
 			}
