@@ -708,9 +708,15 @@ var _ = registerFamilies(func(f Family) Spec {
 				return Observation{}, err
 			}
 			token := b.newToken()
-			a, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", To: target, Token: token, Wait: 2 * retry})
-			if err != nil {
-				return Observation{}, err
+			// Twice where nothing came back: its port may have to wait for the kernel's link watch (net/core/link_watch.c).
+			var a lab.Answer
+			for range 2 {
+				if a, err = b.Ask(ctx, from, lab.Ask{Proto: "udp", To: target, Token: token, Wait: retry}); err != nil {
+					return Observation{}, err
+				}
+				if a.Answered {
+					break
+				}
 			}
 			questions, err := recorded(ctx, func(p lab.Packet) bool {
 				q := p
@@ -960,6 +966,11 @@ func overlayMove(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	if err != nil {
 		return Observation{}, err
 	}
+	// First, since its port may have to wait for the kernel's link watch (net/core/link_watch.c).
+	heard, err := eventually(ctx, patience, func() (bool, error) { return heardOf(ctx, b, there, second, token) })
+	if err != nil {
+		return Observation{}, err
+	}
 	var o Observation
 	for _, p := range []Place{asker, far(b)} {
 		t, err := try(ctx, b, p, there, target, "udp")
@@ -970,8 +981,8 @@ func overlayMove(ctx context.Context, b *Bench, f Family) (Observation, error) {
 			return o, nil
 		}
 	}
-	if ok, err := eventually(ctx, patience, func() (bool, error) { return heardOf(ctx, b, there, second, token) }); err != nil || !ok {
-		return Observation{}, errors.Join(err, fmt.Errorf("%s is answered by %s again, but not its flow", asker, there))
+	if !heard {
+		return Observation{}, fmt.Errorf("%s is answered by %s again, but not its flow", asker, there)
 	}
 	tally, err := stop()
 	if err != nil {
