@@ -507,7 +507,7 @@ func notes(o options, res reports.Results, all []assignment) []string {
 		out = append(out, fmt.Sprintf("Observed in a %s, on one or few emulated processors: %s. What was measured there is compared with the host mode measured there.", g, strings.Join(guests[g], ", ")))
 	}
 	if o.driver == vmDriver {
-		return append(out, "Switches and external machines are network namespaces of this machine's kernel. A host does not see the carrier of its cable, so specs that take it away are unable.")
+		return append(out, "Switches and external machines are network namespaces of this machine's kernel. The hosts' NICs cannot be deleted and their programs are no processes of this machine, so specs that delete or kill them are unable.")
 	}
 	out = append(out,
 		"Hosts are network namespaces of one kernel, joined by veth pairs and a bridge: ratios to the host mode of the same run carry over to other machines, absolute figures do not.",

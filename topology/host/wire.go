@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -23,6 +24,8 @@ type Wire struct {
 	Machine *os.File
 
 	end, ours *os.File
+	cut       chan struct{} // closed with the wire
+	cutting   sync.Once
 }
 
 // frameMost is the longest frame with a tag, of an MTU of 65535.
@@ -30,8 +33,8 @@ const frameMost = 65535 + 14 + 4
 
 // NewWire takes over the machine's end of a cable, which is laid, in the namespace s; port is in the namespace of its tor.
 // Unlike on a cable between namespaces, what the port sends is complete: checksums are computed there, and nothing is longer
-// than the MTU allows.
-func NewWire(s *space.Space, nic topology.Interface, tor *space.Space) (_ *Wire, err error) {
+// than the MTU allows. carrier is told whether the end has a carrier, at first and whenever that changes, by one goroutine.
+func NewWire(s *space.Space, nic topology.Interface, tor *space.Space, carrier func(up bool)) (_ *Wire, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("wire of %s: %w", nic.Name, err)
@@ -43,22 +46,34 @@ func NewWire(s *space.Space, nic topology.Interface, tor *space.Space) (_ *Wire,
 	}); err != nil {
 		return nil, err
 	}
-	w := &Wire{}
+	w := &Wire{cut: make(chan struct{})}
+	links := make(chan netlink.LinkUpdate)
 	if err := s.Do(func() (err error) {
-		w.end, err = tap(nic.Name)
-		return err
+		if w.end, err = tap(nic.Name); err != nil {
+			return err
+		}
+		return netlink.LinkSubscribeWithOptions(links, w.cut, netlink.LinkSubscribeOptions{ListExisting: true})
 	}); err != nil {
 		return nil, err
 	}
+	go func() {
+		known, was := false, false
+		for l := range links {
+			if is := l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0; l.Attrs().Name == nic.Name && (!known || is != was) {
+				known, was = true, is
+				carrier(is)
+			}
+		}
+	}()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, errors.Join(err, w.end.Close())
+		return nil, errors.Join(err, w.end.Close(), w.stop())
 	}
 	w.Machine = os.NewFile(uintptr(pair[1]), "machine's end of "+nic.Name)
 	// Ours, so that closing it ends a read; the machine's, which User-mode Linux would else wait at, and stand still. Go's file
 	// does not know of the latter, or handing it to a child would take it back.
 	if err := errors.Join(unix.SetNonblock(pair[0], true), unix.SetNonblock(pair[1], true)); err != nil {
-		return nil, errors.Join(err, w.end.Close(), w.Machine.Close(), unix.Close(pair[0]))
+		return nil, errors.Join(err, w.end.Close(), w.Machine.Close(), unix.Close(pair[0]), w.stop())
 	}
 	w.ours = os.NewFile(uintptr(pair[0]), "wire of "+nic.Name)
 	go w.inward()
@@ -67,7 +82,13 @@ func NewWire(s *space.Space, nic topology.Interface, tor *space.Space) (_ *Wire,
 }
 
 // Close cuts the wire.
-func (w *Wire) Close() error { return errors.Join(w.end.Close(), w.ours.Close()) }
+func (w *Wire) Close() error { return errors.Join(w.end.Close(), w.ours.Close(), w.stop()) }
+
+// stop ends the watch over the carrier.
+func (w *Wire) stop() error {
+	w.cutting.Do(func() { close(w.cut) })
+	return nil
+}
 
 // tap opens a device of the namespace of the calling thread: all that it receives, and what is sent by it. Nothing else
 // of the namespace says anything there.

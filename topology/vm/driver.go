@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/host"
@@ -48,7 +51,7 @@ func NICs() (names []string) {
 // Undriven says which modules a kernel lacks to drive a model of NICs, "" for the usual one; empty: none. User-mode Linux
 // has NICs of its own.
 func (k Kernel) Undriven(nic string) ([]string, error) {
-	i, err := model(nic)
+	i, err := modelOf(nic)
 	if err != nil || k.Kind == UML {
 		return nil, err
 	}
@@ -60,7 +63,7 @@ func (k Kernel) Undriven(nic string) ([]string, error) {
 	return lacking, err
 }
 
-func model(nic string) (int, error) {
+func modelOf(nic string) (int, error) {
 	if nic == "" {
 		return 0, nil
 	}
@@ -110,25 +113,33 @@ func (d Driver) start(ctx context.Context, m *topology.Machine, spaces map[strin
 	if g.Memory == 0 {
 		g.Memory = hostMemory
 	}
-	i, err := model(d.NIC)
+	model, err := modelOf(d.NIC)
 	if err != nil {
 		return nil, err
 	}
 	if d.Kernel.Kind == QEMU {
-		g.Features = append(g.Features, nics[i].feature)
+		g.Features = append(g.Features, nics[model].feature)
 	}
-	for _, n := range m.NICs {
+	var links *monitor
+	if d.Kernel.Kind == QEMU {
+		if links, err = newMonitor(&g); err != nil {
+			return nil, fmt.Errorf("%s: %w", m.Name, err)
+		}
+		h.monitor = links
+		defer links.machine.Close()
+	}
+	for i, n := range m.NICs {
 		if n.Trunk != "" {
 			continue
 		}
-		w, err := host.NewWire(spaces[m.Name], n, spaces[n.Peer.Machine])
+		w, err := host.NewWire(spaces[m.Name], n, spaces[n.Peer.Machine], func(up bool) { links.carrier(netdev(i), up) })
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", m.Name, err)
 		}
 		h.wires = append(h.wires, w)
 		defer w.Machine.Close()
 		nic := host.NIC{Name: n.Name, MAC: n.MAC.String(), MTU: n.MTU}
-		g.Devices = append(g.Devices, device(d.Kernel, nics[i].device, len(g.Files), nic)...)
+		g.Devices = append(g.Devices, device(d.Kernel, nics[model].device, i, len(g.Files), nic)...)
 		g.Files = append(g.Files, w.Machine)
 		g.Args = append(g.Args, nic.String())
 	}
@@ -143,20 +154,55 @@ func (d Driver) start(ctx context.Context, m *topology.Machine, spaces map[strin
 	return h, nil
 }
 
-// device are the arguments for a NIC that is number n of a guest, and joined to its nth file.
-func device(k Kernel, model string, n int, nic host.NIC) []string {
-	fd, id := strconv.Itoa(FirstFile+n), "nic"+strconv.Itoa(n)
+// netdev is QEMU's name of what the NIC of a number is joined to.
+func netdev(n int) string { return "nic" + strconv.Itoa(n) }
+
+// device are the arguments for a NIC that is number n of a guest, and joined to one of its files.
+func device(k Kernel, model string, n, file int, nic host.NIC) []string {
+	fd, id := strconv.Itoa(FirstFile+file), netdev(n)
 	if k.Kind == UML {
 		return []string{fmt.Sprintf("vec%d:transport=fd,fd=%s,mac=%s,mtu=%d", n, fd, nic.MAC, nic.MTU)}
 	}
 	return []string{"-netdev", "socket,id=" + id + ",fd=" + fd, "-device", model + ",netdev=" + id + ",mac=" + nic.MAC + ",romfile="}
 }
 
+// monitor tells QEMU to take the carrier from a guest's NIC and to give it back: a socket takes frames and knows of no
+// carrier. It speaks QMP (docs/interop/qmp-spec.rst of QEMU).
+type monitor struct {
+	ours, machine *os.File
+}
+
+// newMonitor makes a monitor of a guest that is to be booted.
+func newMonitor(g *Guest) (*monitor, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	m := &monitor{machine: os.NewFile(uintptr(pair[1]), "monitor of "+g.Name)}
+	if err := unix.SetNonblock(pair[0], true); err != nil { // so that closing it ends a read
+		return nil, errors.Join(err, unix.Close(pair[0]), m.machine.Close())
+	}
+	m.ours = os.NewFile(uintptr(pair[0]), "monitor of "+g.Name)
+	g.Devices = append(g.Devices, "-chardev", "socket,id=monitor,fd="+strconv.Itoa(FirstFile+len(g.Files)), "-mon", "chardev=monitor,mode=control")
+	g.Files = append(g.Files, m.machine)
+	go func() { _, _ = io.Copy(io.Discard, m.ours) }() // answers; that a link did not change shows in the guest
+	_, err = io.WriteString(m.ours, `{"execute": "qmp_capabilities"}`+"\n")
+	return m, err
+}
+
+// carrier sets the carrier of a NIC. Where the guest has ended, there is none to set.
+func (m *monitor) carrier(netdev string, up bool) {
+	if m != nil {
+		_, _ = fmt.Fprintf(m.ours, `{"execute": "set_link", "arguments": {"name": %q, "up": %t}}`+"\n", netdev, up)
+	}
+}
+
 // guestHost is a host that is a guest.
 type guestHost struct {
 	io.ReadCloser
-	guest *Machine // nil: not booted
-	wires []*host.Wire
+	guest   *Machine // nil: not booted
+	monitor *monitor // nil: none
+	wires   []*host.Wire
 }
 
 func (h *guestHost) Write(p []byte) (int, error) { return h.guest.Stream.Write(p) }
@@ -171,6 +217,9 @@ func (h *guestHost) Stop() (err error) {
 	}
 	for _, w := range h.wires {
 		err = errors.Join(err, w.Close())
+	}
+	if h.monitor != nil {
+		err = errors.Join(err, h.monitor.ours.Close())
 	}
 	return err
 }
