@@ -46,7 +46,7 @@ func overlay(m Mode, tunnel func(p *topology.Plan, host *topology.Machine, n top
 			mtu := up.MTU - vxlanOverhead
 			bridge := overlayBridge(n.Name)
 			device := topology.Link{
-				Name: overlayTunnel(n.Name), Kind: "vxlan", MAC: besides(up, farEnd+i), MTU: mtu, Master: bridge, Up: true,
+				Name: overlayTunnel(n.Name), Kind: "vxlan", MAC: besides(up, farEnd+i), MTU: mtu, Master: bridge,
 				Local: up.V4.Addr(), VNI: vni(i), Port: vxlanPort,
 			}
 			after := tunnel(p, host, n, &device)
@@ -56,6 +56,9 @@ func overlay(m Mode, tunnel func(p *topology.Plan, host *topology.Machine, n top
 				sysctl("net/ipv6/conf/"+bridge+"/disable_ipv6", "1"),
 				topology.Step{Set: &topology.LinkSet{Name: bridge, State: "up"}},
 				topology.Step{Link: &device},
+				// Nor does the tunnel's device give itself one (IN6_ADDR_GEN_MODE_NONE), while it may know neighbours.
+				sysctl("net/ipv6/conf/"+device.Name+"/addr_gen_mode", "1"),
+				topology.Step{Set: &topology.LinkSet{Name: device.Name, State: "up"}},
 			)
 			s.host(after...)
 		}

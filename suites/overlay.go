@@ -370,7 +370,7 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		odd := device
-		odd.Name, odd.VNI, odd.Group, odd.Parent, odd.MAC = "vx-odd", foreignVNI, netip.Addr{}, "", nil
+		odd.Name, odd.VNI, odd.Group, odd.Parent, odd.MAC, odd.Up = "vx-odd", foreignVNI, netip.Addr{}, "", nil, true
 		steps := []topology.Step{
 			{Set: &topology.LinkSet{Name: device.Name, Master: "none"}},
 			{Link: &odd},
@@ -426,7 +426,7 @@ var _ = register(Spec{
 	},
 	Sabotage: []Sabotage{
 		{Mode: "vxlan-static", Doc: "the second host has that VNI on the network's bridge", Steps: tunnels("vxlan-static", 1, func(l *topology.Link) {
-			l.Name, l.VNI, l.MAC = "vx-odd", foreignVNI, nil
+			l.Name, l.VNI, l.MAC, l.Up = "vx-odd", foreignVNI, nil, true
 		})},
 	},
 })
