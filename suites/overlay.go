@@ -862,8 +862,11 @@ var _ = register(Spec{
 			vni, port int
 			want      string // errno
 		}{
-			{device.VNI, device.Port, "EEXIST"}, {device.VNI, device.Port + 1, ""},
-			{0, device.Port, ""}, {1<<24 - 1, device.Port, ""}, {1 << 24, device.Port, "ERANGE"},
+			{device.VNI, device.Port, "EEXIST"},
+			{device.VNI, device.Port + 1, ""},
+			{0, device.Port, ""},
+			{1<<24 - 1, device.Port, ""},
+			{1 << 24, device.Port, "ERANGE"},
 		} {
 			step := topology.Step{On: host, Link: &topology.Link{Name: besides, Kind: "vxlan", Local: device.Local, VNI: try.vni, Port: try.port}}
 			refusal, err := b.Attempt(ctx, step)
