@@ -318,7 +318,7 @@ func umlArgs(k Kernel, g Guest, initrd string) []string {
 func qemuArgs(k Kernel, g Guest, initrd string) []string {
 	accel := k.Accelerator
 	if accel == "tcg" {
-		accel = "tcg,thread=multi"
+		accel = "tcg,thread=multi,tb-size=32" // MiB of translated code: by itself QEMU takes up to a gigabyte
 	}
 	return slices.Concat([]string{
 		qemuProgram, "-machine", "q35", "-accel", accel, "-cpu", "max", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
