@@ -63,6 +63,15 @@ func becomes(t *testing.T, link string, want ...string) {
 	t.Fatalf("entries of %s (-want +got):\n%s", link, cmp.Diff(want, got))
 }
 
+// unable skips a test for which this machine lacks something; in strict mode it fails.
+func unable(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("MODEBENCH_STRICT") != "" {
+		t.Fatalf("unable: "+format, args...)
+	}
+	t.Skipf("unable: "+format, args...)
+}
+
 func TestMembers(t *testing.T) {
 	lo, err := netlink.LinkByName("lo")
 	must(t, err, netlink.LinkSetUp(lo))
@@ -71,10 +80,7 @@ func TestMembers(t *testing.T) {
 		own := netip.AddrFrom4([4]byte{127, 0, 0, byte(n)})
 		l := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: name}, VxlanId: n, SrcAddr: own.AsSlice(), Port: 4789, Proxy: true}
 		if err := netlink.LinkAdd(l); errors.Is(err, unix.EOPNOTSUPP) {
-			if os.Getenv("MODEBENCH_STRICT") != "" { // where nothing may be lacking
-				t.Fatalf("unable: the kernel has no vxlan: %v", err)
-			}
-			t.Skipf("unable: the kernel has no vxlan: %v", err)
+			unable(t, "the kernel has no vxlan: %v", err)
 		} else {
 			must(t, err, netlink.LinkSetUp(l))
 		}
