@@ -166,7 +166,7 @@ func (b *Bench) instrument(ctx context.Context, m *topology.Machine) error {
 // until the routers, and other hosts, have what is announced for its containers. What they do not take in time is for the questions to find.
 func (b *Bench) settled(ctx context.Context, host string) error {
 	var last string
-	ok, err := eventually(ctx, patience, func() (bool, error) {
+	ok, err := eventually(ctx, crowded, func() (bool, error) {
 		s, err := b.State(ctx, host)
 		if err != nil {
 			return false, err
@@ -182,7 +182,7 @@ func (b *Bench) settled(ctx context.Context, host string) error {
 		return true, nil
 	})
 	if err == nil && !ok {
-		err = fmt.Errorf("%s is still tentative after %s", last, patience)
+		err = fmt.Errorf("%s is still tentative after %s", last, crowded)
 	}
 	if err != nil {
 		return err

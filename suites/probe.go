@@ -133,6 +133,7 @@ func (t trip) refused() bool {
 
 const (
 	patience = 5 * time.Second         // bounds what no answer and no control decides
+	crowded  = 4 * patience            // of a host whose many containers' addresses are all being probed at once
 	grace    = 15 * time.Millisecond   // what an answer needs at most, as a rule: then it is time for a control
 	slow     = 100 * time.Millisecond  // of a program that has answered the control
 	hopeful  = 80 * time.Millisecond   // for a control

@@ -206,7 +206,11 @@ func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) 
 
 // try runs one spec and puts the bench back. A bench that cannot be put back is replaced.
 func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, specTimeout, fmt.Errorf("undecided after %s", specTimeout))
+	within := specTimeout
+	if s.Machines {
+		within *= 4 // emulated processors, and many containers
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("undecided after %s", within))
 	defer cancel()
 	recorded, err := o.bench.Record(ctx)
 	if err != nil {
@@ -221,7 +225,7 @@ func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error)
 			}
 		}
 	}
-	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), specTimeout)
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), within)
 	defer cancel()
 	if spoilt := o.bench.reset(ctx); spoilt != nil {
 		closed := o.bench.Close()
