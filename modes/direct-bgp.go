@@ -44,7 +44,7 @@ var _ = register(400, Mode{
 		for _, a := range own {
 			s.host(topology.Step{Route: &topology.Route{Dst: a, Link: c.Device, Scope: scope(a)}})
 		}
-		s.start(c, own...)
+		s.start(c, eth0, own...)
 		for i, hop := range []netip.Addr{hop4, hop6} {
 			s.in(c.Name, topology.Step{Route: &topology.Route{
 				Dst: everywhere(own[i].Addr()), Via: hop, Link: eth0, OnLink: true,

@@ -18,7 +18,7 @@ func switched(m Mode) Mode {
 		s := steps{on: host.Name}
 		ipvlan(&s, p, host, c, "l2")
 		s.in(c.Name, briefDAD())
-		s.start(c, c.Segment4, c.Segment6)
+		s.start(c, eth0, c.Segment4, c.Segment6)
 		return s.all
 	}
 	m.Addrs = segmentAddrs
@@ -37,7 +37,7 @@ func routed(m Mode, parentMode string) Mode {
 		s := steps{on: host.Name}
 		ipvlan(&s, p, host, c, parentMode)
 		own := hostAddrs(p, host, c)
-		s.start(c, own...)
+		s.start(c, eth0, own...)
 		for _, a := range own {
 			// Without a gateway: the device asks nobody for a link-layer address (IFF_NOARP).
 			s.in(c.Name, topology.Step{Route: &topology.Route{Dst: everywhere(a.Addr()), Link: eth0}})

@@ -20,7 +20,7 @@ func macvlan(m Mode, parentMode string, mac func(topology.Container) net.Hardwar
 			}},
 			briefDAD(),
 		)
-		s.start(c, c.Segment4, c.Segment6)
+		s.start(c, eth0, c.Segment4, c.Segment6)
 		return s.all
 	}
 	m.Addrs = segmentAddrs

@@ -38,7 +38,7 @@ var _ = register(50, Mode{
 				topology.Step{Route: &topology.Route{Dst: alone(a.container), Link: c.Device, Scope: "link"}},
 			)
 		}
-		s.start(c, ptpAddrs(p, host, c)...)
+		s.start(c, eth0, ptpAddrs(p, host, c)...)
 		for _, gateway := range []netip.Addr{n.Gateway4, n.Gateway6} {
 			s.in(c.Name,
 				topology.Step{Route: &topology.Route{Dst: alone(gateway), Link: eth0, Scope: "link"}},

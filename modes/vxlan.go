@@ -77,11 +77,8 @@ func overlay(m Mode, tunnel func(p *topology.Plan, host *topology.Machine, n top
 			}},
 			topology.Step{Set: &topology.LinkSet{Name: gate, Isolated: "on"}},
 		)
-		s.start(c, overlayAddrs(p, host, c)...)
-		for _, a := range []netip.Prefix{c.Private4, c.Private6} {
-			s.in(c.Name, topology.Step{Addr: &topology.Addr{Link: outside, Prefix: a}})
-		}
-		s.in(c.Name, topology.Step{Set: &topology.LinkSet{Name: outside, State: "up"}})
+		s.start(c, eth0, overlayAddrs(p, host, c)...)
+		s.start(c, outside, c.Private4, c.Private6)
 		for _, gateway := range []netip.Addr{n.Gateway4, n.Gateway6} {
 			s.in(c.Name, topology.Step{Route: &topology.Route{Dst: everywhere(gateway), Via: gateway, Link: outside}})
 		}

@@ -39,13 +39,21 @@ func (s *steps) enter(c topology.Container, whose string) {
 	s.host(topology.Step{Space: &topology.Space{Name: c.Name, Share: whose}})
 }
 
-// start numbers the container's device and brings it up, in this order: an address that a device has when it comes up
-// is announced by gratuitous ARP, one that it gets later is not.
-func (s *steps) start(c topology.Container, addrs ...netip.Prefix) {
-	for _, a := range addrs {
-		s.in(c.Name, topology.Step{Addr: &topology.Addr{Link: eth0, Prefix: a}})
+// start numbers a container's device and brings it up. An IPv4 address that a device has when it comes up is announced by
+// gratuitous ARP, one that it gets later is not. An IPv6 address is announced in either order (addrconf_dad_completed); one
+// that is there first can get lost: for its route the kernel may not wait for memory then, and drops the address where at
+// once it finds none (addrconf_permanent_addr).
+func (s *steps) start(c topology.Container, device string, addrs ...netip.Prefix) {
+	number := func(four bool) {
+		for _, a := range addrs {
+			if a.Addr().Is4() == four {
+				s.in(c.Name, topology.Step{Addr: &topology.Addr{Link: device, Prefix: a}})
+			}
+		}
 	}
-	s.in(c.Name, topology.Step{Set: &topology.LinkSet{Name: eth0, State: "up"}})
+	number(true)
+	s.in(c.Name, topology.Step{Set: &topology.LinkSet{Name: device, State: "up"}})
+	number(false)
 }
 
 // eth0 is the name of every device that a mode makes in a container.

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -295,7 +294,7 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 			whose.Protocol = 0 // whoever added it, as for ip-route(8)
 		}
 		return w.either(s.Remove,
-			asked(func(nl *netlinks) error { return addRoute(nl, r) }),
+			asked(func(nl *netlinks) error { return nl.RouteAdd(r) }),
 			asked(func(nl *netlinks) error { return nl.RouteDel(&whose) }))
 	case s.Neigh != nil:
 		n, err := neigh(nl, *s.Neigh)
@@ -321,18 +320,6 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 			asked(func(nl *netlinks) error { return nl.QdiscDel(q) }))
 	}
 	return nil, errors.New("a step that asks for nothing")
-}
-
-// addRoute adds a route. By IPv6 it asks again for a while where the kernel finds no way to the gateway: since Linux 6.16 it
-// looks for one beside whoever changes the tables (RTM_NEWROUTE without RTNL), and has missed a prefix that was there.
-func addRoute(nl *netlinks, r *netlink.Route) error {
-	for wait := time.Millisecond; ; wait *= 2 {
-		err := nl.RouteAdd(r)
-		if !errors.Is(err, unix.EHOSTUNREACH) || r.Gw.To4() != nil || wait > 64*time.Millisecond {
-			return err
-		}
-		time.Sleep(wait)
-	}
 }
 
 // speak makes the machine's speaker, or has it announce.
