@@ -64,6 +64,7 @@ const (
 	VLAN     Kernel = "802.1q" // VLAN devices
 	VXLAN    Kernel = "vxlan"
 	IPIP     Kernel = "ipip"
+	NFBridge Kernel = "nft-bridge"     // nftables for bridged frames, of which a topology.VPC fabric is made
 	Trunk    Kernel = "vlan-filtering" // bridges that filter by VLAN, of which a topology.Trunk fabric is made
 )
 

@@ -71,7 +71,7 @@ func uplinkPort(b *Bench) topology.Port { return cable(b.plan.Machine(firstHost(
 
 // routers is how many of them stand between two machines.
 func routers(b *Bench) int {
-	if b.plan.Topology.Fabric == topology.Routed {
+	if f := b.plan.Topology.Fabric; f == topology.Routed || f == topology.VPC {
 		return 1
 	}
 	return 0

@@ -444,15 +444,17 @@ func restart(ctx context.Context, b *Bench) (up time.Time, err error) {
 	var down, removed []topology.Step
 	begin := map[string][]topology.Step{}
 	for _, s := range topology.Underlay(b.plan) {
-		// What a port is to a bridge goes with the bridge; addresses of a router outlast its links.
-		if b.plan.Machine(s.On).Role != topology.RoleTor || s.Link == nil && s.Set == nil && s.VLAN == nil {
+		// What a port is to a bridge goes with the bridge; addresses and routes of a router outlast its links, and so does the
+		// bridge that a cloud's router has them on.
+		if b.plan.Machine(s.On).Role != topology.RoleTor || s.Link == nil && s.Set == nil && s.VLAN == nil ||
+			s.Link != nil && b.plan.Topology.Fabric == topology.VPC {
 			continue
 		}
 		begin[s.On] = append(begin[s.On], s)
 		switch {
 		case s.Link != nil:
 			removed = append(removed, topology.Step{On: s.On, Remove: true, Link: s.Link})
-		case s.Set != nil:
+		case s.Set != nil && s.Set.State == "up":
 			down = append(down, topology.Step{On: s.On, Set: &topology.LinkSet{Name: s.Set.Name, State: "down"}})
 		}
 	}

@@ -76,7 +76,11 @@ func (b *Bench) face(machine string) *topology.Interface {
 	case topology.RoleHost:
 		return m.NIC(b.plan.Networks[0].NIC)
 	case topology.RoleTor:
-		return m.NIC(uplinkPort(b).Interface)
+		port := *m.NIC(uplinkPort(b).Interface)
+		if b.plan.Topology.Fabric == topology.VPC {
+			port.Name = port.Segment // the bridge of all ports, where the router's address is
+		}
+		return &port
 	default:
 		return &m.NICs[0]
 	}

@@ -307,7 +307,7 @@ var _ = register(Spec{
 			for _, proto := range protos {
 				sent, arrived := t.sent(proto), t.arrived(proto)
 				o.Evidence = append(o.Evidence, seen(*sent), seen(*arrived))
-				if arrived.IP.TTL != sent.IP.TTL-1 {
+				if arrived.IP.TTL != sent.IP.TTL-1-routers(b) {
 					return blocked("the TTL was %d at first and %d after translation", sent.IP.TTL, arrived.IP.TTL).with(at(*sent), "%s", sent.Text).with(at(*arrived), "%s", arrived.Text), nil
 				}
 			}

@@ -72,7 +72,7 @@ type Interface struct {
 	Trunk   string           // the interface that this 802.1Q device is made on; such an interface has no cable and so no Peer
 	MAC     net.HardwareAddr // locally administered
 	MTU     int
-	V4, V6  netip.Prefix // address with the segment's length, or with the link's on a Routed fabric; zero on a switch's port and on a trunk
+	V4, V6  netip.Prefix // address with the segment's length, or with the link's on a Routed fabric; zero on a switch's port and on a trunk; on a port of a VPC fabric the router's
 	Peer    Port
 	Rate    BitRate
 	Delay   string
@@ -106,7 +106,8 @@ func (c Container) ID() string { return c.Host + "/" + c.Name }
 //   - The first quarter of a segment's IPv4 block is for machines, and is used as if it were a subnet of its own: hosts
 //     have the offsets 1, 2, … by their number, externals those from its last usable one down. Tors have no address.
 //     On a Routed fabric it is divided into links of two addresses, /31 and /127: host number n has the offset 2n+1 and
-//     the tor's end of its link 2n, and externals have the links from the last one down.
+//     the tor's end of its link 2n, and externals have the links from the last one down. On a VPC fabric the last usable one
+//     is the router's, and externals follow below it.
 //   - The other three quarters are for containers, on every fabric alike. Each host has a slice (see Plan.Slice), aligned, of a
 //     power of two of addresses, at most a quarter of the block; container n of the host has the offset n in it.
 //   - In a network's private block the first address is the gateway's, and container n has the offset n+1, on every host.
@@ -203,6 +204,9 @@ func (p *Plan) ends(role Role, nics map[string]map[string]NIC) []Machine {
 			if role == RoleExternal {
 				code, at, link = macExternal, quarter(segment.V4)-2-i, quarter(segment.V4)/2-1-i
 			}
+			if p.Topology.Fabric == VPC && role == RoleExternal {
+				at--
+			}
 			v4, v6 := offset(segment.V4, at), offset(segment.V6, at)
 			if p.Topology.Fabric == Routed {
 				v4, v6 = linkEnd(segment, 2*link+1)
@@ -242,6 +246,10 @@ func (p *Plan) tor(name string, number int, ends []Machine) Machine {
 			if p.Topology.Fabric == Routed {
 				port.V4, port.V6 = nic.V4.Masked(), nic.V6.Masked()
 			}
+			if s := p.segment(segment); p.Topology.Fabric == VPC {
+				at := quarter(s.V4) - 2
+				port.V4, port.V6 = alone(offset(s.V4, at)), alone(offset(s.V6, at))
+			}
 			if nic.Segment != "" {
 				port.VLAN = p.segment(segment).VLAN
 			}
@@ -278,11 +286,14 @@ func (p *Plan) trunk(host *Machine) {
 }
 
 // Needs is what the fabric and the impairments need of a kernel, sorted, by the names that the program on a machine
-// knows: underlay always, 802.1q and vlan-filtering on a Trunk fabric, tbf for rates, netem for delays and losses.
+// knows: underlay always, 802.1q and vlan-filtering on a Trunk fabric, nft-bridge on a VPC one, tbf for rates, netem for delays and losses.
 func (p *Plan) Needs() []string {
 	needs := []string{"underlay"}
-	if p.Topology.Fabric == Trunk {
+	switch p.Topology.Fabric {
+	case Trunk:
 		needs = append(needs, "802.1q", "vlan-filtering")
+	case VPC:
+		needs = append(needs, "nft-bridge")
 	}
 	for _, m := range p.Machines {
 		for _, nic := range m.NICs {
@@ -327,6 +338,21 @@ func (p *Plan) Overlay(c Container) (v4, v6 netip.Prefix) {
 	v6 = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x64, 7: block}), 64)
 	return offset(v4, within), offset(v6, within)
 }
+
+// Lease is a host's own part of the IPv4 block that its network has across all hosts, of 256 addresses, by the host's number:
+// the first address is the host's, and container n has the offset n+1. It is zero if the host or network is unknown or
+// the block has no such part.
+func (p *Plan) Lease(host, network string) netip.Prefix {
+	at := slices.Index(names(p.Topology.Hosts), host)
+	net := slices.IndexFunc(p.Networks, func(n PlannedNetwork) bool { return n.Name == network })
+	if at < 0 || at > 254 || net < 0 || net > 63 {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(127 - net), byte(at + 1)}), 24)
+}
+
+// alone is an address by itself.
+func alone(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(p.Addr(), p.Addr().BitLen()) }
 
 // number is an IPv4 address as one.
 func number(a netip.Addr) uint32 {

@@ -38,7 +38,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-var fabrics = []topology.Fabric{topology.Open, topology.Routed, topology.Trunk}
+var fabrics = []topology.Fabric{topology.Open, topology.Routed, topology.Trunk, topology.VPC}
 
 func planOn(t testing.TB, fabric topology.Fabric, name string) *topology.Plan {
 	t.Helper()
@@ -113,7 +113,7 @@ func TestFabricRefuses(t *testing.T) {
 			t.Hosts["h2"] = h
 			t.Networks = map[string]topology.Network{"blue": t.Networks["blue"]}
 		}, "hosts.h2.nics: the first interface of h2 is a, and that of h1 eth0: want one name: on the fabric trunk a host's first interface is its cable, and every host has network blue on the same device"},
-		{"ring", func(*topology.Topology) {}, `fabric: unknown fabric "ring": want one of open, routed-bgp, trunk`},
+		{"ring", func(*topology.Topology) {}, `fabric: unknown fabric "ring": want one of open, routed-bgp, trunk, vpc`},
 	} {
 		lab, err := topology.Read("", source(t, "topologies/two-hosts.yaml"))
 		if err != nil {

@@ -423,7 +423,7 @@ var (
 	titleForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 )
 
-var fabrics = []Fabric{Open, Routed, Trunk}
+var fabrics = []Fabric{Open, Routed, Trunk, VPC}
 
 // check is the first flaw of the topology, or nil: the whole of what NewPlan may rely on.
 func (t Topology) check() *flaw {
@@ -433,7 +433,7 @@ func (t Topology) check() *flaw {
 	case !titleForm.MatchString(t.Name):
 		return &flaw{path: []string{"name"}, problem: fmt.Sprintf("name %q", t.Name), remedy: "a small letter, then up to 31 small letters, digits and hyphens"}
 	case t.Fabric != "" && !slices.Contains(fabrics, t.Fabric):
-		return &flaw{path: []string{"fabric"}, problem: fmt.Sprintf("unknown fabric %q", t.Fabric), remedy: fmt.Sprintf("one of %s, %s, %s", Open, Routed, Trunk)}
+		return &flaw{path: []string{"fabric"}, problem: fmt.Sprintf("unknown fabric %q", t.Fabric), remedy: fmt.Sprintf("one of %s, %s, %s, %s", Open, Routed, Trunk, VPC)}
 	}
 	for _, check := range []func() *flaw{t.checkNames, t.checkSegments, t.checkTors, t.checkNICs, t.checkNetworks, t.checkFabric, t.checkBlocks, t.checkContainers} {
 		if f := check(); f != nil {
@@ -508,6 +508,9 @@ func (t Topology) checkSegments() *flaw {
 		}
 		needed := len(t.Hosts) + len(t.External) + 2
 		each := "a quarter of it is for machines"
+		if t.Fabric == VPC {
+			needed++ // the router's
+		}
 		if t.Fabric == Routed {
 			needed = 2 * (len(t.Hosts) + len(t.External) + 1) // the first link would have the block's own address
 			each += ", two addresses for each"
@@ -569,6 +572,9 @@ func (t Topology) checkTors() *flaw {
 			}
 			joined[segment] = name
 		}
+		if routes := t.Tors[name].Routes; routes < 0 || routes > mostTable {
+			return &flaw{path: []string{"tors", name, "routes"}, problem: fmt.Sprintf("%d routes", routes), remedy: fmt.Sprintf("at most %d, or none for what is usual", mostTable)}
+		}
 	}
 	for _, name := range names(t.Segments) {
 		if joined[name] == "" {
@@ -577,6 +583,9 @@ func (t Topology) checkTors() *flaw {
 	}
 	return nil
 }
+
+// mostTable is the most that Amazon VPC lets a table hold on request, and bounds what a lab has to fill.
+const mostTable = 1000
 
 func (t Topology) checkSegment(path []string, name string) *flaw {
 	if _, known := t.Segments[name]; !known {

@@ -22,7 +22,7 @@ func JSONSchema() ([]byte, error) {
 	types := map[reflect.Type]*jsonschema.Schema{
 		reflect.TypeFor[netip.Prefix](): {Type: "string", Pattern: "^[0-9a-f.:]+/[0-9]+$"},
 		reflect.TypeFor[BitRate]():      rate,
-		reflect.TypeFor[Fabric]():       {Type: "string", Enum: []any{string(Open), string(Routed), string(Trunk)}},
+		reflect.TypeFor[Fabric]():       {Type: "string", Enum: []any{string(Open), string(Routed), string(Trunk), string(VPC)}},
 	}
 	nic, err := jsonschema.For[NIC](&jsonschema.ForOptions{TypeSchemas: types})
 	if err != nil {

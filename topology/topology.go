@@ -31,6 +31,10 @@ const (
 	// Trunk is a switch that keeps segments apart by tags (IEEE 802.1Q): each segment is a VLAN, each host has one cable,
 	// on which all its segments are tagged, and external machines have access ports.
 	Trunk Fabric = "trunk"
+	// VPC is what a public cloud gives machines instead of a segment: each interface has a port of its own to a router, which
+	// answers for every address of the segment, forwards what has the source MAC and IP address that the interface was
+	// given, by a table of routes to machines that holds so many (Tor.Routes), and drops and counts all else.
+	VPC Fabric = "vpc"
 )
 
 // Segment is a layer-2 network.
@@ -42,7 +46,8 @@ type Segment struct {
 
 // Tor is a top-of-rack switch: it joins the machines of each of its segments, one bridge a segment.
 type Tor struct {
-	Joins []string `yaml:"joins" json:"joins"` // segments
+	Joins  []string `yaml:"joins" json:"joins"`                       // segments
+	Routes int      `yaml:"routes,omitempty" json:"routes,omitempty"` // of each family that its table holds on the fabric vpc; 0: as many as is usual in the cloud that a mode is for
 }
 
 // Host is a machine that carries containers.

@@ -8,7 +8,8 @@ import (
 
 // Underlay is what makes the machines of a plan a network, once the ends of every cable exist with name, MAC and MTU,
 // and are down: the settings of each machine's namespace, a tor's bridge for each of its segments, addresses and rates;
-// on a Trunk fabric 802.1Q devices and a tor's one filtering bridge, on a Routed one routes and a tor's speaker instead.
+// on a Trunk fabric 802.1Q devices and a tor's one filtering bridge, on a Routed one routes and a tor's speaker instead, on a
+// VPC one routes and a tor's rules.
 // Its steps are in the plan's order of machines.
 func Underlay(p *Plan) []Step {
 	var steps []Step
@@ -26,19 +27,23 @@ func Underlay(p *Plan) []Step {
 			add(Step{Sysctl: &Sysctl{Key: "net/bridge/bridge-nf-call-" + family + "tables", Value: "0", Optional: true}})
 		}
 		router := m.Role == RoleTor && p.Topology.Fabric == Routed
-		if router {
+		cloud := m.Role == RoleTor && p.Topology.Fabric == VPC
+		if router || cloud {
 			sysctl("net/ipv4/ip_forward", "1")
 			sysctl("net/ipv6/conf/all/forwarding", "1")
 			// A router has its addresses whether or not somebody is at the other end: those of IPv6 would go with the link.
 			sysctl("net/ipv6/conf/all/keep_addr_on_down", "1")
 		}
-		if m.Role == RoleTor && !router {
+		switch {
+		case cloud:
+			p.cloud(m, add)
+		case m.Role == RoleTor && !router:
 			// A switch says nothing itself: no neighbour discovery and no MLD from its bridges and ports.
 			for _, device := range []string{"all", "default"} {
 				sysctl("net/ipv6/conf/"+device+"/disable_ipv6", "1")
 			}
 			p.bridges(m, add)
-		} else {
+		default:
 			for _, device := range []string{"all", "default"} {
 				// A machine's own link-local addresses are usable at once: a router without one cannot ask for neighbours.
 				sysctl("net/ipv6/conf/"+device+"/accept_dad", "0")
@@ -52,7 +57,7 @@ func Underlay(p *Plan) []Step {
 			if speaker := p.speaker(m); len(speaker.Peers) > 0 {
 				add(Step{BGP: &speaker})
 			}
-		case p.Topology.Fabric == Routed:
+		case p.Topology.Fabric == Routed, p.Topology.Fabric == VPC && !cloud:
 			p.defaultRoutes(m, add)
 		}
 		for _, nic := range m.NICs {

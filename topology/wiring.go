@@ -128,6 +128,8 @@ type Route struct {
 	Src    netip.Addr
 	OnLink bool
 	MTU    int
+	// Limit refuses the route (ENOSPC) where the machine has as many of the family by a gateway as a cloud's table holds; 0: it does not.
+	Limit int
 }
 
 // VLAN puts a bridge's port into a VLAN, after bridge(8).
@@ -272,7 +274,7 @@ type Rule struct {
 }
 
 // Match compares one field. Fields are named as nft(8) names them: iifname, oifname, ip saddr, ip daddr, ip6 saddr,
-// ip6 daddr, meta l4proto, tcp dport, udp dport, tcp sport, udp sport, th dport, ct state, ct status, ether saddr, ether daddr, fib daddr type,
+// ip6 daddr, ether type, meta l4proto, tcp dport, udp dport, tcp sport, udp sport, th dport, ct state, ct status, ether saddr, ether daddr, fib daddr type,
 // meta nfproto.
 type Match struct {
 	Field string
@@ -535,7 +537,11 @@ func (a Addr) line(at string, remove bool) string {
 }
 
 func (r Route) line(at string, remove bool) string {
-	w := words{"ip -n", at}
+	var w words
+	if r.Limit != 0 && !remove {
+		w.add(fmt.Sprintf(`test "$(ip -n %s -%s route show | grep -c ' via ')" -lt %d &&`, at, strings.TrimPrefix(family(r.Dst), "ipv"), r.Limit))
+	}
+	w.add("ip -n", at)
 	if r.Dst.Addr().Is6() {
 		w.add("-6")
 	}

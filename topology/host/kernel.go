@@ -41,6 +41,10 @@ var kernels = map[string][]topology.Step{
 		Rules: []topology.Rule{{Match: []topology.Match{{Field: "ct state", Value: "new"}}, Verdict: topology.Verdict{Kind: "accept"}}},
 	}}}}},
 	"nft-nat": {natTable("ip"), natTable("ip6")},
+	"nft-bridge": {{Table: &topology.Table{Family: "bridge", Name: "t", Chains: []topology.Chain{{
+		Name: "c", Type: "filter", Hook: "prerouting",
+		Rules: []topology.Rule{{Match: []topology.Match{{Field: "ether type", Value: "arp"}}, Verdict: topology.Verdict{Kind: "accept"}}},
+	}}}}},
 	"tbf": {
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
 		{Shape: &topology.Shape{Link: "a", Rate: 1e9}},
@@ -60,7 +64,7 @@ func natTable(family string) topology.Step {
 
 // Kernel tries what it is asked for in an empty namespace, and returns what cannot be had with the kernel's words.
 // It changes nothing. The names are those of modes.Kernel and of Plan.Needs: underlay for what
-// every lab is made of, 802.1q and vlan-filtering for trunks, and tbf and netem for impairments.
+// every lab is made of, 802.1q and vlan-filtering for trunks, nft-bridge for clouds, and tbf and netem for impairments.
 func Kernel(names []string) (missing map[string]error, err error) {
 	missing = map[string]error{}
 	for _, name := range names {

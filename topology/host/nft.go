@@ -311,6 +311,7 @@ var fields = map[string]field{
 	"oifname":      {"", "", meta(expr.MetaKeyOIFNAME), device},
 	"ether saddr":  {"link", "ether", payload(link, 6, 6), etherAddr},
 	"ether daddr":  {"link", "ether", payload(link, 0, 6), etherAddr},
+	"ether type":   {"link", "ether", payload(link, 12, 2), etherType},
 	"ip saddr":     {"network", "ip", payload(network, 12, 4), prefix(32)},
 	"ip daddr":     {"network", "ip", payload(network, 16, 4), prefix(32)},
 	"ip6 saddr":    {"network", "ip6", payload(network, 8, 16), prefix(128)},
@@ -417,6 +418,17 @@ func etherAddr(v string) (test, error) {
 		return test{}, errors.New("want an Ethernet address such as 02:00:00:00:00:01")
 	}
 	return test{want: mac}, nil
+}
+
+// etherTypes are names as nft(8) knows them, of linux/if_ether.h.
+var etherTypes = map[string]uint16{"arp": unix.ETH_P_ARP, "ip": unix.ETH_P_IP, "ip6": unix.ETH_P_IPV6, "vlan": unix.ETH_P_8021Q}
+
+func etherType(v string) (test, error) {
+	n, ok := etherTypes[v]
+	if !ok {
+		return test{}, fmt.Errorf("want one of %s", names(etherTypes))
+	}
+	return test{want: binaryutil.BigEndian.PutUint16(n)}, nil
 }
 
 // prefix parses addresses of as many bits, and prefixes of them.

@@ -293,6 +293,11 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		if s.Remove {
 			whose.Protocol = 0 // whoever added it, as for ip-route(8)
 		}
+		if s.Route.Limit > 0 && !s.Remove {
+			if err := room(nl, *s.Route); err != nil {
+				return nil, err
+			}
+		}
 		return w.either(s.Remove,
 			asked(func(nl *netlinks) error { return nl.RouteAdd(r) }),
 			asked(func(nl *netlinks) error { return nl.RouteDel(&whose) }))
@@ -819,6 +824,30 @@ func route(nl *netlinks, r topology.Route) (*netlink.Route, error) {
 		out.LinkIndex = l.Attrs().Index
 	}
 	return out, nil
+}
+
+// room tells whether a table that holds so many routes by a gateway can take one more.
+func room(nl *netlinks, r topology.Route) error {
+	family := netlink.FAMILY_V4
+	if r.Dst.Addr().Is6() {
+		family = netlink.FAMILY_V6
+	}
+	routes, err := dump(func() ([]netlink.Route, error) {
+		return nl.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return err
+	}
+	have := 0
+	for _, other := range routes {
+		if gateway(other.Gw, other.Via).IsValid() {
+			have++
+		}
+	}
+	if have >= r.Limit {
+		return fmt.Errorf("route to %s: the table has %d of its family, and holds no more than %d: %w", r.Dst, have, r.Limit, unix.ENOSPC)
+	}
+	return nil
 }
 
 func neigh(nl *netlinks, n topology.Neigh) (*netlink.Neigh, error) {

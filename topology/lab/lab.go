@@ -173,6 +173,8 @@ func concerns(s topology.Step, device string) bool {
 		return s.Addr.Link == device
 	case s.Route != nil:
 		return s.Route.Link == device
+	case s.Neigh != nil:
+		return s.Neigh.Link == device
 	case s.Shape != nil:
 		return s.Shape.Link == device
 	case s.Sysctl != nil:
