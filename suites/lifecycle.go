@@ -839,6 +839,9 @@ func carried(s lab.State) lab.State {
 		for i := range space.Links {
 			space.Links[i].Oper, space.Links[i].Flags = "", nil
 		}
+		for i := range space.Routes {
+			space.Routes[i].Text = strings.TrimSuffix(space.Routes[i].Text, " linkdown")
+		}
 	}
 	return s
 }

@@ -106,6 +106,7 @@ var edits = []edit{
 	{"tor joins an unknown segment", "joins: [rack, annex]", "joins: [rack, anex]", false},
 	{"segment joined by no tor", "joins: [rack, annex]", "joins: [rack]", false},
 	{"segment joined twice", "joins: [rack, annex]", "joins: [rack, annex, rack]", false},
+	{"too many routes", "joins: [rack, annex]", "joins: [rack, annex]\n    routes: 1001", false},
 	{"segment joined by two tors", "joins: [rack, annex]", "joins: [rack, annex]\n  tor2:\n    joins: [annex]", false},
 
 	{"no interfaces", "nics: {eth0: rack}", "nics: {}", false},

@@ -15,6 +15,9 @@ const noRoute = "no.route"
 // where each of these is, and asks nobody.
 func (p *Plan) cloud(tor *Machine, add func(Step)) {
 	sysctl := func(key, value string) { add(Step{Sysctl: &Sysctl{Key: key, Value: value}}) }
+	// Its devices have no link-local address (IN6_ADDR_GEN_MODE_NONE of linux/if_link.h), without which they send no redirects:
+	// that a packet leaves by the bridge that it came by is how all of them go.
+	sysctl("net/ipv6/conf/default/addr_gen_mode", "1")
 	add(Step{Link: &Link{Name: noRoute, Kind: "bridge", Up: true}})
 	for _, all := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		add(Step{Route: &Route{Dst: netip.PrefixFrom(all, 0), Link: noRoute}})

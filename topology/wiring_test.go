@@ -172,6 +172,11 @@ func TestStepString(t *testing.T) {
 			topology.Step{Route: &topology.Route{Dst: pfx("10.0.0.0/8"), Via: addr("fe80::2"), Link: "eth0", OnLink: true}},
 			"ip -n h1 route add 10.0.0.0/8 via inet6 fe80::2 dev eth0 onlink", "ip -n h1 route del 10.0.0.0/8 via inet6 fe80::2 dev eth0 onlink",
 		},
+		{
+			topology.Step{Route: &topology.Route{Dst: pfx("100.127.1.0/24"), Via: addr("198.18.0.1"), Link: "rack", Limit: 50}},
+			`test "$(ip -n h1 -4 route show | grep -c ' via ')" -lt 50 && ip -n h1 route add 100.127.1.0/24 via 198.18.0.1 dev rack`,
+			"ip -n h1 route del 100.127.1.0/24 via 198.18.0.1 dev rack",
+		},
 
 		{
 			topology.Step{Route: &topology.Route{Dst: pfx("::/0"), Via: addr("2001:db8:19::2"), Link: "eth1", Metric: 1025}},

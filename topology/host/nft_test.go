@@ -119,6 +119,7 @@ var samples = []topology.Table{
 			rule("drop", "one address", "iifname == p1", "ether saddr != 02:00:00:00:00:01"),
 			rule("count", "", "ip saddr == 10.0.0.1", "tcp dport == 80"),
 			rule("count", "", "ip6 daddr == fd00::1"),
+			rule("drop", "broadcast", "ether daddr == ff:ff:ff:ff:ff:ff", "ether type != arp"),
 		}},
 	}},
 	{Family: "netdev", Name: "port", Chains: []topology.Chain{

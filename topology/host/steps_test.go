@@ -264,6 +264,44 @@ func TestAttemptVLAN(t *testing.T) {
 	}
 }
 
+// A route with a limit is refused where there are as many of its family by a gateway, and only those count.
+func TestRouteLimit(t *testing.T) {
+	h := machine(t)
+	route := func(dst, via string, limit int) topology.Step {
+		r := topology.Route{Dst: netip.MustParsePrefix(dst), Link: "b", Limit: limit}
+		if via != "" {
+			r.Via = netip.MustParseAddr(via)
+		}
+		return topology.Step{On: "h1", Route: &r}
+	}
+	if err := h.Apply(lab.Apply{Owner: "it", Steps: []topology.Step{
+		{Link: &topology.Link{Name: "b", Kind: "bridge", Up: true}},
+		{Addr: &topology.Addr{Link: "b", Prefix: netip.MustParsePrefix("198.18.0.254/24")}},
+		{Addr: &topology.Addr{Link: "b", Prefix: netip.MustParsePrefix("2001:db8:18::fe/64"), NoDAD: true}},
+		route("192.0.2.0/24", "", 2),
+		route("203.0.113.0/25", "198.18.0.1", 2),
+		route("203.0.113.128/25", "198.18.0.2", 2),
+		route("2001:db8:1::/64", "2001:db8:18::1", 1),
+	}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		step  topology.Step
+		errno string
+		text  string
+	}{
+		{route("198.51.100.0/24", "198.18.0.1", 2), "ENOSPC", "route to 198.51.100.0/24: the table has 2 of its family, and holds no more than 2: no space left on device"},
+		{route("2001:db8:2::/64", "2001:db8:18::1", 1), "ENOSPC", "route to 2001:db8:2::/64: the table has 1 of its family, and holds no more than 1: no space left on device"},
+		{route("198.51.100.0/24", "198.18.0.1", 3), "", ""},
+		{route("198.51.100.0/24", "198.18.0.1", 0), "", ""},
+	} {
+		var got lab.Refusal
+		if err := h.Attempt(lab.Attempt{Step: c.step}, &got); err != nil || got.Errno != c.errno || got.Text != c.text {
+			t.Errorf("%s: refused with %q and error %v, want %q: %q", c.step, got, err, c.errno, c.text)
+		}
+	}
+}
+
 // On every fabric the machines of a plan reach one another as it says.
 func TestFabrics(t *testing.T) {
 	data, err := fixtures.FS.ReadFile("topologies/two-hosts.yaml")
