@@ -2,8 +2,10 @@ package topology
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"path"
 	"reflect"
 	"slices"
 	"strings"
@@ -48,6 +50,7 @@ type Step struct {
 	Announce *Announcement
 	Gossip   *Gossip
 	Endpoint *Endpoint
+	Program  *Program
 }
 
 // Space makes the network namespace of a container, with its loopback up.
@@ -195,6 +198,28 @@ type Endpoint struct {
 	MAC  net.HardwareAddr
 	IPs  []netip.Addr
 	VTEP netip.Addr // where frames for it are to be sent: the machine's own
+}
+
+// Program is another program that runs on the machine, beside its own: a daemon of somebody else's. It is started in the machine's
+// network namespace, and the step is carried out when it is ready. Undoing it asks it to end (SIGTERM), kills it where it does not,
+// and removes its files. It never outlives the machine's own program.
+type Program struct {
+	Name  string            // of the program on the machine: unique
+	Path  string            // absolute, or a name that is looked for in PATH and in the directories of daemons
+	Args  []string          // without the program itself
+	Env   []string          // NAME=value, beside those of the machine's program
+	Files map[string]string // contents by name, in a directory of its own that nobody else sees; it is started there
+	Ready Ready
+}
+
+// Dir stands for a program's directory in its Args, its Env and the contents of its Files.
+const Dir = "{dir}"
+
+// Ready is when a program is: when all that is set here holds.
+type Ready struct {
+	Addr   netip.AddrPort // a TCP connection to it is accepted; invalid: not asked
+	File   string         // it exists in the program's directory, made by the program; empty: not asked
+	Within time.Duration  // or else it is an error; 0: 10 s
 }
 
 // Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
@@ -390,6 +415,8 @@ func (s Step) String() string {
 		return s.Gossip.line(at, s.Remove)
 	case s.Endpoint != nil:
 		return s.Endpoint.line(at, s.Remove)
+	case s.Program != nil:
+		return s.Program.line(at, s.Remove)
 	}
 	return "# " + at + ": nothing"
 }
@@ -641,7 +668,6 @@ func family(p netip.Prefix) string {
 	return "ipv6"
 }
 
-// line configures FRR's bgpd.
 // line is serf's agent, of which a handler writes the entries of endpoints that it is told of.
 func (g Gossip) line(at string, remove bool) string {
 	w := words{"ip netns exec", at, "serf"}
@@ -673,6 +699,40 @@ func (e Endpoint) line(at string, remove bool) string {
 	return w.String()
 }
 
+// line keeps the program's files in a directory named after the machine and the program, and waits until it is ready.
+func (p Program) line(at string, remove bool) string {
+	dir := fmt.Sprintf("/run/%s-%s", at, p.Name)
+	if remove {
+		return fmt.Sprintf("kill $(cat %s/pid) && rm -r %s", dir, dir)
+	}
+	placed := func(s string) string { return strings.ReplaceAll(s, Dir, dir) }
+	var b strings.Builder
+	fmt.Fprintf(&b, "mkdir %s\n", dir)
+	for _, name := range slices.Sorted(maps.Keys(p.Files)) {
+		if in, _ := path.Split(name); in != "" {
+			fmt.Fprintf(&b, "mkdir -p %s\n", quote(dir+"/"+in))
+		}
+		fmt.Fprintf(&b, "cat >%s <<'END'\n%s\nEND\n", quote(dir+"/"+name), strings.TrimSuffix(placed(p.Files[name]), "\n"))
+	}
+	w := words{"ip netns exec", at, "env -C", dir}
+	for _, e := range p.Env {
+		w.add(quote(placed(e)))
+	}
+	w.add(quote(p.Path))
+	for _, a := range p.Args {
+		w.add(quote(placed(a)))
+	}
+	fmt.Fprintf(&b, "%s & echo $! >%s/pid", w, dir)
+	if p.Ready.File != "" {
+		fmt.Fprintf(&b, "\nuntil test -e %s; do sleep 0.1; done", quote(dir+"/"+p.Ready.File))
+	}
+	if a := p.Ready.Addr; a.IsValid() {
+		fmt.Fprintf(&b, "\nuntil ip netns exec %s nc -z %s %d; do sleep 0.1; done", at, a.Addr(), a.Port())
+	}
+	return b.String()
+}
+
+// line configures FRR's bgpd.
 func (b BGP) line(at string, remove bool) string {
 	if remove {
 		return fmt.Sprintf("%s -c 'configure terminal' -c 'no router bgp %d'", vtysh(at), b.AS)

@@ -18,6 +18,7 @@ import (
 	"github.com/modebench/modebench/topology/host/capture"
 	"github.com/modebench/modebench/topology/host/gossip"
 	"github.com/modebench/modebench/topology/host/probe"
+	"github.com/modebench/modebench/topology/host/program"
 	"github.com/modebench/modebench/topology/host/traffic"
 	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/space"
@@ -26,13 +27,14 @@ import (
 // Host is a machine's program: the namespaces that it holds, and what undoes every step that it carried out.
 // Its exported methods are the Host verbs of package lab; they may overlap.
 type Host struct {
-	name    string
-	capture *capture.Service
-	probes  *probe.Service
-	speaker *bgp.Service
-	gossip  *gossip.Service
-	made    atomic.Int32             // devices with another end elsewhere
-	pairs   map[int]*nl.SocketHandle // by protocol: sockets for making veth pairs; nil: one is opened for each
+	name     string
+	capture  *capture.Service
+	probes   *probe.Service
+	speaker  *bgp.Service
+	gossip   *gossip.Service
+	programs *program.Service
+	made     atomic.Int32             // devices with another end elsewhere
+	pairs    map[int]*nl.SocketHandle // by protocol: sockets for making veth pairs; nil: one is opened for each
 
 	mu     sync.Mutex
 	spaces map[string]*space.Space // by container; "": the machine's own
@@ -79,6 +81,8 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	defer h.speaker.Close()
 	h.gossip = gossip.New(name)
 	defer h.gossip.Close()
+	h.programs = program.New(name)
+	defer h.programs.Close()
 	agents := traffic.New(h.find)
 	// Verbs that still wait for something when the stream ends would hold its end up.
 	ended := sync.OnceFunc(func() {
@@ -88,7 +92,7 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	})
 	defer ended()
 	s := rpc.NewServer()
-	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip} {
+	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip, "Program": h.programs} {
 		if err := s.RegisterName(verb, service); err != nil {
 			return err
 		}

@@ -252,6 +252,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.speak(s)
 	case s.Gossip != nil || s.Endpoint != nil:
 		return w.spread(s)
+	case s.Program != nil:
+		return w.run(s)
 	}
 	nl, err := w.netlink(s.In)
 	if err != nil {
@@ -360,6 +362,18 @@ func (w *walk) spread(s topology.Step) (func(*walk) error, error) {
 	} else {
 		undo, err = w.gossip.Announce(*s.Endpoint)
 	}
+	return func(*walk) error { return undo() }, err
+}
+
+// run runs another program on the machine.
+func (w *walk) run(s topology.Step) (func(*walk) error, error) {
+	if s.In != "" || s.Remove {
+		return nil, errors.New("a program is a machine's own, and is taken away by undoing its step only")
+	}
+	if err := w.enter(""); err != nil {
+		return nil, err
+	}
+	undo, err := w.programs.Run(*s.Program)
 	return func(*walk) error { return undo() }, err
 }
 

@@ -36,6 +36,11 @@ import (
 //	Gossip.State  Nothing  → GossipState of the machine's member of a cluster; zero where there is none
 //	Gossip.Crash  Nothing  → Nothing     ends the member without a word to the others; the entries that it made stay
 //	Gossip.Revive Nothing  → Nothing     starts a crashed member again, with what it tells of
+//	Program.State string  → ProgramState of the program of that name, which a step asked for
+//	Program.Stop  string  → Nothing      asks it to end (SIGTERM) and waits until it has; one that has ended is no error
+//	Program.Kill  string  → Nothing      the same by SIGKILL; its files stay
+//	Program.Start string  → Nothing      starts one that has ended again, with the files that it left, and waits until it is ready
+//	Program.Find  string  → string       where the machine has a program (as topology.Program.Path); empty: it has none
 //	Traffic.*     see traffic.go
 
 // Nothing is sent or answered where a verb needs no value.
@@ -397,6 +402,14 @@ type GossipEvent struct {
 	MAC    net.HardwareAddr // of the endpoint; nil: none
 	VTEP   netip.Addr
 	Text   string
+}
+
+// ProgramState is how a program fares.
+type ProgramState struct {
+	Running bool
+	PID     int    // of the last process
+	Ended   string // how it ended, where nobody asked for that; empty: it did not
+	Output  string // last lines that it wrote
 }
 
 // BGPState is a speaker's view.
