@@ -18,9 +18,10 @@ type Mode struct {
 	GoodFor string // who should choose it, by its documented nature
 	BadFor  string // who should not
 
-	Fabric topology.Fabric // what the underlay must be; empty: any that carries frames, such as topology.Open
-	Needs  []Kernel        // what it cannot do without
-	Limit  int             // containers that one network of one host can have; 0: no limit of the mode's own
+	Fabric   topology.Fabric // what the underlay must be; empty: any that carries frames, such as topology.Open
+	Needs    []Kernel        // what it cannot do without
+	Programs []string        // other people's that run on machines, by name: built from source where the machine has a compiler for it
+	Limit    int             // containers that one network of one host can have; 0: no limit of the mode's own
 
 	// Admit says why a host cannot have a container that the plan numbers; nil: it can. Nil: every host can have every one.
 	Admit func(*topology.Plan, *topology.Machine, topology.Container) error
@@ -64,6 +65,7 @@ const (
 	VLAN     Kernel = "802.1q" // VLAN devices
 	VXLAN    Kernel = "vxlan"
 	IPIP     Kernel = "ipip"
+	TUN      Kernel = "tun"            // devices whose packets a program reads and writes
 	NFBridge Kernel = "nft-bridge"     // nftables for bridged frames, of which a topology.VPC fabric is made
 	Trunk    Kernel = "vlan-filtering" // bridges that filter by VLAN, of which a topology.Trunk fabric is made
 )

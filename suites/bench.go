@@ -116,6 +116,9 @@ func (b *Bench) start(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	if err := b.told(ctx); err != nil {
+		return err
+	}
 	after, err := b.State(ctx, first)
 	b.counts = count(before.Spaces[""], after.Spaces[""])
 	return err
@@ -192,6 +195,31 @@ func (b *Bench) settled(ctx context.Context, host string) error {
 	}
 	_, err = eventually(ctx, patience, func() (bool, error) { return b.spread(ctx, host) })
 	return err
+}
+
+// told waits, where hosts run programs of others, until these have told each other of their hosts: until a container of each host is answered
+// from one of each other. What they do not tell in time is for the questions to find.
+func (b *Bench) told(ctx context.Context) error {
+	if len(b.mode.Programs) == 0 {
+		return nil
+	}
+	network := b.plan.Networks[0].Name
+	for _, from := range b.plan.Hosts() {
+		for _, to := range b.plan.Hosts() {
+			asking, asked := b.Containers(from.Name, network), b.Containers(to.Name, network)
+			if from == to || len(asking) == 0 || len(asked) == 0 {
+				continue
+			}
+			_, err := eventually(ctx, patience, func() (bool, error) {
+				r, err := b.Ask(ctx, asking[0], lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, asked[0], IPv4), 0), Wait: 50 * time.Millisecond})
+				return r.Answered, err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // announced tells whether every router has, by a host, a route to all that is announced for its containers.

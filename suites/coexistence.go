@@ -138,7 +138,7 @@ var _ = register(Spec{
 
 // carries tells whether the bench's fabric carries a mode: one that asks for it, and one that asks for no fabric and does not
 // put the container on the segment, since what leaves is the host's then. An overlay leads to another host in one way alone,
-// so that two modes of one overlay are not beside each other.
+// so that two modes of one overlay are not beside each other, and programs of others are not started for a while.
 func carries(b *Bench, m modes.Mode, c topology.Container) bool {
 	block := func(m modes.Mode) netip.Prefix { // of the overlay; none: zero
 		if m.Addrs == nil {
@@ -152,6 +152,9 @@ func carries(b *Bench, m modes.Mode, c topology.Container) bool {
 			}
 		}
 		return netip.Prefix{}
+	}
+	if len(m.Programs) > 0 { // what they make is theirs to remove, and they leave it for when they start again
+		return false
 	}
 	if of := block(m); of.IsValid() && of == block(b.mode) {
 		return false

@@ -3,6 +3,7 @@ package suites
 import (
 	"fmt"
 	"io"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -29,13 +30,24 @@ func able(t *testing.T, all []modes.Mode, top topology.Topology) (carried []mode
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(missing) == 0 {
+		switch {
+		case len(m.Programs) > 0 && !found(m.Programs): // in no guest either
+			if strict() {
+				t.Errorf("unable: mode %s runs %v, which are not built", m.Name, m.Programs)
+			}
+		case len(m.Programs) > 0 && (*inGuest || *guests != ""): // there is no program but this one
+		case len(missing) == 0:
 			carried = append(carried, m)
-		} else {
+		default:
 			others = append(others, m.Name)
 		}
 	}
 	return carried, others
+}
+
+// found tells whether the machine has programs.
+func found(names []string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool { _, err := exec.LookPath(name); return err != nil })
 }
 
 // TestGuests observes, in guests, the modes that this kernel cannot carry: these very tests are the guest's first process, and

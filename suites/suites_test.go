@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,6 +19,7 @@ import (
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/daemons"
 	"github.com/modebench/modebench/topology/host"
 	"github.com/modebench/modebench/topology/host/traffic"
 	"github.com/modebench/modebench/topology/lab"
@@ -58,7 +60,33 @@ func TestMain(m *testing.M) {
 	if err := flag.Lookup("test.parallel").Value.Set(strconv.Itoa(2 * runtime.NumCPU())); err != nil {
 		exit(err)
 	}
+	programs()
 	os.Exit(space.Rerun(m.Run, os.Args[1:], os.Getenv))
+}
+
+// programs has what hosts of some modes run built, before the tests are out of reach of any network: as the command does it, and in its
+// cache. Where it cannot be built, those modes are unable.
+func programs() {
+	cache := os.Getenv("MODEBENCH_CACHE")
+	if cache == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return
+		}
+		cache = filepath.Join(user, "modebench")
+	}
+	dir := daemons.Built(cache)
+	if dir == "" && os.Getenv("MODEBENCH_ISOLATED") == "" {
+		var err error
+		if dir, err = daemons.Build(context.Background(), cache, false, func(line string) { fmt.Fprintln(os.Stderr, line) }); err != nil {
+			fmt.Fprintln(os.Stderr, "unable:", err)
+		}
+	}
+	if dir != "" {
+		if err := os.Setenv("PATH", dir+":"+os.Getenv("PATH")); err != nil {
+			exit(err)
+		}
+	}
 }
 
 // strict tells whether what this machine is unable to say is a failure.

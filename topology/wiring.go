@@ -64,7 +64,7 @@ type Space struct {
 // Link makes a device. Its kind's fields follow ip-link(8).
 type Link struct {
 	Name   string
-	Kind   string           // bridge, veth, macvlan, ipvlan, vlan, vxlan, ipip
+	Kind   string           // bridge, veth, macvlan, ipvlan, vlan, vxlan, ipip, tun
 	MAC    net.HardwareAddr // nil: the kernel's choice
 	MTU    int              // 0: the kernel's choice
 	Master string           // bridge of the same namespace; empty: none
@@ -450,6 +450,9 @@ func (l Link) line(at, on, in string, remove bool) string {
 		return fmt.Sprintf("ip -n %s link del dev %s", at, l.Name)
 	}
 	var w words
+	if l.Kind == "tun" {
+		return fmt.Sprintf("ip -n %s tuntap add dev %s mode tun", at, l.Name)
+	}
 	if l.Parent != "" && l.Kind != "vxlan" {
 		w.add("ip -n", on, "link add link", l.Parent, "name", l.Name)
 		if in != "" {

@@ -236,6 +236,10 @@ func TestStepString(t *testing.T) {
 			"ip -n h1 link add name tun0 mtu 1480 type ipip local 198.18.0.1", "ip -n h1 link del dev tun0",
 		},
 		{
+			topology.Step{Link: &topology.Link{Name: "tun0", Kind: "tun"}},
+			"ip -n h1 tuntap add dev tun0 mode tun", "ip -n h1 link del dev tun0",
+		},
+		{
 			topology.Step{In: "c1", Set: &topology.LinkSet{Name: "eth0", Mode: "l3"}},
 			"ip -n h1-c1 link set dev eth0 type ipvlan mode l3", "",
 		},

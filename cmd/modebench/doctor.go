@@ -23,6 +23,7 @@ var remedies = map[string]string{
 	"nft-nat":        "sudo modprobe nft_masq, or a kernel with CONFIG_NFT_NAT and CONFIG_NFT_MASQ",
 	"vxlan":          "sudo modprobe vxlan, or a kernel with CONFIG_VXLAN",
 	"ipip":           "sudo modprobe ipip, or a kernel with CONFIG_NET_IPIP",
+	"tun":            "sudo modprobe tun, or a kernel with CONFIG_TUN, and /dev/net/tun",
 	"tbf":            "sudo modprobe sch_tbf",
 	"netem":          "sudo modprobe sch_netem",
 }
@@ -43,7 +44,7 @@ func doctorCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ks := &kernels{cache: cache, noFetch: true, say: cmd.ErrOrStderr(), span: func(_ string, f func() error) error { return f() }}
+			ks := &kernels{cache: cache, noFetch: true, only: true, say: cmd.ErrOrStderr(), span: func(_ string, f func() error) error { return f() }}
 			all, err := ks.assign(cmd.Context(), []string{autoKernel}, modes.All(), p.Topology)
 			if errors.Is(err, errIsolation) {
 				fmt.Fprintf(out, "  ✗ labs: %v\n      remedy: %s\n", err, isolationRemedy())
@@ -71,7 +72,7 @@ func doctorCommand() *cobra.Command {
 			line("labs of hosts, switches and containers", "underlay")
 			for _, a := range all {
 				switch {
-				case a.why != "" && a.plan != nil:
+				case a.why != "" && a.plan != nil && own.lacks(a.Requires(a.plan)) != "":
 					line("mode "+a.Name, a.Requires(a.plan)...)
 					for _, why := range strings.Split(a.why, "; ")[1:] {
 						fmt.Fprintf(out, "      %s\n", why)

@@ -13,6 +13,7 @@ import (
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
 	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/daemons"
 	"github.com/modebench/modebench/topology/vm"
 )
 
@@ -107,10 +108,41 @@ type kernels struct {
 	driver  string // what hosts are; empty: netnsDriver
 	nic     string // model of the hosts' NICs; empty: they have none
 	noFetch bool
+	only    bool                                    // tell what could be done: build nothing
 	say     io.Writer                               // what is fetched is announced on it
 	span    func(name string, f func() error) error // measures how long something takes
 
 	grounds []*ground
+
+	daemons string // directory of programs that were built from source, once programs was called
+	built   error  // why there are none
+	tried   bool
+}
+
+// programs has what a mode runs besides this program built, where it runs any; why tells why it cannot be had on the ground; empty: it can.
+func (ks *kernels) programs(ctx context.Context, m modes.Mode, g *ground) (why string) {
+	if len(m.Programs) == 0 {
+		return ""
+	}
+	names := strings.Join(m.Programs, " and ")
+	if g.guest != nil || g.driver == vmDriver {
+		return "the mode's hosts run " + names + ", and in guests there is no program but this one"
+	}
+	if !ks.tried {
+		ks.tried = true
+		if ks.only {
+			ks.built = daemons.Lacking(ctx, ks.cache)
+		} else {
+			ks.built = ks.span("build "+names, func() (err error) {
+				ks.daemons, err = daemons.Build(ctx, ks.cache, ks.noFetch, func(line string) { fmt.Fprintln(ks.say, line) })
+				return err
+			})
+		}
+	}
+	if ks.built != nil {
+		return "the mode's hosts run " + names + ": " + strings.ReplaceAll(ks.built.Error(), "\n", "; ")
+	}
+	return ""
 }
 
 // checkKernels answers a --kernel that cannot be meant.
@@ -341,6 +373,9 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 				} else {
 					a.why += "; and no guest kernel has it: " + strings.ReplaceAll(err.Error(), "\n", "; ")
 				}
+			}
+			if a.why == "" {
+				a.why = ks.programs(ctx, m, a.ground)
 			}
 			if ks.driver == vmDriver {
 				a.since = ""

@@ -36,6 +36,7 @@ type job struct {
 	Hosts    *vm.Kernel // hosts are guests with this kernel; nil: they are namespaces
 	Memory   int64      // bytes of the guest
 	Cache    string     // directory that guests take what they boot from
+	Programs string     // directory of programs that hosts of some modes run; empty: no mode of these runs any
 	Topology string     // text of the file
 	Name     string     // of the file
 	Modes    []string
@@ -127,6 +128,11 @@ func do(j job, say func(message)) error {
 		}
 		say(m)
 		return nil
+	}
+	if j.Programs != "" { // where hosts look for programs
+		if err := os.Setenv("PATH", j.Programs+":"+os.Getenv("PATH")); err != nil {
+			return err
+		}
 	}
 	t, err := topology.Read(j.Name, []byte(j.Topology))
 	if err != nil {

@@ -25,6 +25,8 @@ const module = "github.com/modebench/modebench"
 // rooms is the table of docs/architecture.md: what a package may import of ours, and what only it may do.
 var rooms = map[string][]string{
 	"topology/space":        {},
+	"topology/cached":       {},
+	"topology/daemons":      {"topology/cached"},
 	"topology":              {},
 	"topology/lab":          {"topology"},
 	"topology/host":         {"topology", "topology/lab", "topology/space", "topology/host/"},
@@ -35,7 +37,7 @@ var rooms = map[string][]string{
 	"topology/host/probe":   {"topology/lab", "topology/space", "topology/host/capture"},
 	"topology/host/traffic": {"topology/lab", "topology/space"},
 	"topology/netns":        {"topology", "topology/lab", "topology/space", "topology/host"},
-	"topology/vm":           {"topology", "topology/lab", "topology/space", "topology/host", "topology/netns"},
+	"topology/vm":           {"topology", "topology/cached", "topology/lab", "topology/space", "topology/host", "topology/netns"},
 	"modes":                 {"topology"},
 	"reports":               {},
 	"fixtures":              {},

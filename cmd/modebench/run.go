@@ -36,6 +36,7 @@ type options struct {
 	driver                  string   // what hosts are: netnsDriver or vmDriver
 	nic                     string   // model of the hosts' NICs; empty: they have none, or the usual one
 	cache                   string
+	programs                string // directory of programs that hosts of some modes run
 	noFetch                 bool
 	quick, strict           bool
 	seed                    uint64
@@ -70,7 +71,7 @@ func runCommand() *cobra.Command {
 		strings.Join(vm.Fetchable(), ", ")+" or a path; several, comma-separated, make a matrix")
 	f.StringVar(&o.driver, "driver", netnsDriver, "what hosts are: "+netnsDriver+" (namespaces of one kernel) or "+vmDriver+" (machines, each with a guest kernel of its own; observing suites only)")
 	f.StringVar(&o.nic, "nic", "", "with --driver vm, model of the hosts' NICs: "+strings.Join(vm.NICs(), ", ")+"; the first where not given")
-	f.BoolVar(&o.noFetch, "no-fetch", false, "fetch no kernel: what needs one that is not there is unable")
+	f.BoolVar(&o.noFetch, "no-fetch", false, "fetch no kernel and no source: what needs one that is not there is unable")
 	cacheFlag(c, &o.cache)
 	f.StringVarP(&o.dir, "out", "o", "modebench-report", "directory for the report")
 	f.BoolVar(&o.quick, "quick", false, fmt.Sprintf("measure %d blocks, and claim no intervals", quickBlocks))
@@ -169,7 +170,7 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 	if err != nil {
 		return coded{err, exitNothing}
 	}
-	all = ks.share(ctx, all, o)
+	all, o.programs = ks.share(ctx, all, o), ks.daemons
 	expectations, err := modes.Expectations(fixtures.FS)
 	if err != nil {
 		return err
@@ -421,7 +422,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			if g.guest != nil {
 				name += " on " + g.name
 			}
-			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
+			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Programs: o.programs, Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
 			if o.driver == vmDriver {
 				base.Hosts = g.guest
 			} else {

@@ -31,6 +31,7 @@ var kernels = map[string][]topology.Step{
 	},
 	"vxlan": {{Link: &topology.Link{Name: "v", Kind: "vxlan", Local: netip.AddrFrom4([4]byte{127, 0, 0, 1}), VNI: 1, Port: 4789}}},
 	"ipip":  {{Link: &topology.Link{Name: "t", Kind: "ipip", Local: netip.AddrFrom4([4]byte{127, 0, 0, 1})}}},
+	"tun":   {{Link: &topology.Link{Name: "t", Kind: "tun"}}},
 	"vlan-filtering": {
 		{Link: &topology.Link{Name: "br", Kind: "bridge", VLANFiltering: true}},
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b", Master: "br"}},

@@ -593,6 +593,8 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 		link = device
 	case "ipip": // as ip-link(8) makes it: the TTL inherited, path MTU discovery on
 		link = &netlink.Iptun{LinkAttrs: base, Local: l.Local.AsSlice(), PMtuDisc: 1, Proto: unix.IPPROTO_IPIP}
+	case "tun": // it stays while no process has it open, as ip-tuntap(8) makes it
+		link = &netlink.Tuntap{LinkAttrs: base, Mode: netlink.TUNTAP_MODE_TUN, Flags: netlink.TUNTAP_NO_PI}
 	default:
 		return fmt.Errorf("link kind %q is not known here", l.Kind)
 	}

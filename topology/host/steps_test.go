@@ -184,6 +184,7 @@ func TestSteps(t *testing.T) {
 			topology.Step{Link: &topology.Link{Name: "v", Kind: "vxlan", MTU: 1450, Up: true, Parent: "a", Local: netip.MustParseAddr("198.18.0.1"), VNI: 7, Port: 4789, Learning: true, Group: netip.MustParseAddr("239.1.1.1")}},
 			entries, "00:00:00:00:00:00 true 239.1.1.1",
 		},
+		{"tun", []string{"tun"}, nil, topology.Step{Link: &topology.Link{Name: "t", Kind: "tun"}}, link("", "t", ""), " tuntap  0 1500 []"},
 		{
 			"ipip",
 			[]string{"ipip"},

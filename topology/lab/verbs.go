@@ -292,7 +292,7 @@ type Packet struct {
 	BGP      []BGPMessage   // those that a segment from or to port 179 holds whole. Not read by Send
 	Groups   []Group        // of an IGMP or MLD message
 	VXLAN    *VXLAN         // of a datagram to port 4789 or 8472. Not read by Send
-	Inner    *Packet        // what a VXLAN or IP in IP packet carries, without a place and without its frame. Not read by Send
+	Inner    *Packet        // what a VXLAN, IP in IP or flannel (UDP port 8285) packet carries, without a place and without its frame. Not read by Send
 	Text     string         // one line a person reads
 	Frame    []byte         // as captured, at most 2 kB
 }

@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -12,9 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/topology/space"
 )
@@ -24,7 +20,7 @@ import (
 //	kernels/NAME/      a fetched kernel: its file, modules/, and manifest.json with the checksum of each file
 //	initramfs/SUM.cpio made of this binary and a kernel's modules, by the checksum of both
 //	answers/SUM        what was found out about a kernel by booting it
-//	lock               held by whoever makes a kernel or an initramfs
+//	lock               held by whoever makes a kernel, an initramfs or daemons
 //
 // Each entry appears in one rename, whole or not at all.
 const manifestFile = "manifest.json"
@@ -94,37 +90,6 @@ var self = sync.OnceValues(func() (string, error) {
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 })
-
-// lock waits until it alone holds the cache's lock.
-func lock(ctx context.Context, cache string, waiting func()) (unlock func(), err error) {
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	try := time.NewTicker(50 * time.Millisecond)
-	defer try.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
-		}
-		if waiting != nil {
-			waiting()
-			waiting = nil
-		}
-		select {
-		case <-try.C:
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("wait for %s: %w", f.Name(), context.Cause(ctx)), f.Close())
-		}
-	}
-}
 
 // place writes a file whole or not at all.
 func place(path string, write func(io.Writer) error) (err error) {

@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/modebench/modebench/topology/cached"
 )
 
 // Fetchable are the names of kernels that Fetch knows, best first.
@@ -45,7 +47,7 @@ func fetch(ctx context.Context, name, cache string, say func(line string)) (Kern
 	if err != nil {
 		return Kernel{}, err
 	}
-	unlock, err := lock(ctx, cache, func() { say("another modebench is at work in " + cache + ": waiting for it") })
+	unlock, err := cached.Lock(ctx, cache, func() { say("another modebench is at work in " + cache + ": waiting for it") })
 	if err != nil {
 		return Kernel{}, err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/u-root/u-root/pkg/cpio"
 
+	"github.com/modebench/modebench/topology/cached"
 	"github.com/modebench/modebench/topology/space"
 )
 
@@ -64,7 +65,7 @@ func initramfs(ctx context.Context, t *tree, cache string) (path string, err err
 	if os.Chtimes(path, now, now) == nil { // its time is when it was last used
 		return path, nil
 	}
-	unlock, err := lock(ctx, cache, nil)
+	unlock, err := cached.Lock(ctx, cache, nil)
 	if err != nil {
 		return "", fmt.Errorf("cache: %w", err)
 	}

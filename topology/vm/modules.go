@@ -32,6 +32,7 @@ var features = map[string][]string{
 	"ipv6":           {"ipv6"},
 	"vxlan":          {"vxlan"},
 	"ipip":           {"ipip"},
+	"tun":            {"tun"},
 	"netem":          {"sch_netem"},
 	"tbf":            {"sch_tbf"},
 	"virtio":         {"virtio_pci", "virtio_net"},

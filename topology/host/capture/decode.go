@@ -188,6 +188,8 @@ func (d *decoder) transport(src, dst netip.Addr, proto layers.IPProtocol, b []by
 			first, second := binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])
 			p.VXLAN = &lab.VXLAN{Flags: uint8(first >> 24), VNI: int(second >> 8), Reserved: first<<8 | second&0xff}
 			d.inner(b[16:], true, 0)
+		} else if port == flannelPort && len(b) > 8 && b[8]>>4 == 4 {
+			d.inner(b[8:], false, uint16(layers.EthernetTypeIPv4))
 		}
 	case layers.IPProtocolIPv4:
 		d.payload(b)
@@ -235,6 +237,9 @@ const (
 	vxlanPort    = 4789
 	oldVXLANPort = 8472
 )
+
+// flannelPort is that of flannel's backend udp, whose datagrams are packets of IPv4 (pkg/backend/udp).
+const flannelPort = 8285
 
 // inner reads what a tunnel's packet carries.
 func (d *decoder) inner(b []byte, ethernet bool, etherType uint16) {

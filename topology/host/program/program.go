@@ -387,4 +387,3 @@ func (t *tail) String() string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }
-

@@ -1,0 +1,485 @@
+package suites
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/lab"
+)
+
+// The programs of the modes whose hosts lease subnets, as their steps name them.
+const (
+	store  = "etcd"
+	daemon = "flanneld"
+)
+
+// leaseless is the answer of the modes whose hosts lease no subnets from a store.
+func leaseless(b *Bench) *Observation {
+	if _, at := programOf(b.plan, b.mode, store); at == "" {
+		o := notApplicable("no daemon of the mode leases a subnet for its host from a store")
+		return &o
+	}
+	return nil
+}
+
+// programOf is a program of a mode and the machine that it runs on; empty: the mode has none of that name.
+func programOf(p *topology.Plan, m modes.Mode, name string) (topology.Program, string) {
+	if m.Setup == nil {
+		return topology.Program{}, ""
+	}
+	for _, s := range m.Setup(p, p.Hosts()[0]) {
+		if s.Program != nil && s.Program.Name == name {
+			return *s.Program, s.On
+		}
+	}
+	return topology.Program{}, ""
+}
+
+// revived has the store and the daemons of all hosts run again when the spec ends.
+func revived(b *Bench) {
+	b.atEnd(func(ctx context.Context) error {
+		_, at := programOf(b.plan, b.mode, store)
+		ends := []Place{{at, store}}
+		for _, h := range hostNames(b) {
+			ends = append(ends, Place{h, daemon})
+		}
+		for _, e := range ends {
+			var s lab.ProgramState
+			if err := b.Do(ctx, e.Machine, "Program.State", e.Container, &s); err != nil {
+				return err
+			}
+			if s.Running {
+				continue
+			}
+			if err := b.Do(ctx, e.Machine, "Program.Start", e.Container, &lab.Nothing{}); err != nil {
+				return err
+			}
+		}
+		return b.told(ctx)
+	})
+}
+
+// reaches tells whether a container of the first host is answered by one of the second host.
+func reaches(ctx context.Context, b *Bench) (bool, error) {
+	a, err := b.Ask(ctx, container(b), lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, far(b), IPv4), 0), Wait: hopeful})
+	return a.Answered, err
+}
+
+// cut leaves a mode's first host without a way to the second one's container.
+func cut(mode string) Sabotage {
+	return Sabotage{Mode: mode, Doc: "the first host has no way to the second one's container", Steps: func(p *topology.Plan) []topology.Step {
+		m, _ := modes.Find(mode)
+		h := p.Hosts()[1]
+		to := m.Addrs(p, h, h.Containers[0])[0].Addr()
+		return []topology.Step{{On: p.Hosts()[0].Name, Route: &topology.Route{Type: "unreachable", Dst: netip.PrefixFrom(to, to.BitLen())}}}
+	}}
+}
+
+// configured changes the words of the configuration that a mode's store begins with.
+func configured(mode, doc, was, is string) Sabotage {
+	return Sabotage{Mode: mode, Doc: doc, Setup: func(steps []topology.Step) []topology.Step {
+		steps = slices.Clone(steps)
+		for i, s := range steps {
+			if s.Program == nil || s.Program.Name != store {
+				continue
+			}
+			p := *s.Program
+			p.Files = map[string]string{}
+			for name, text := range s.Program.Files {
+				p.Files[name] = strings.Replace(text, was, is, 1)
+			}
+			steps[i].Program = &p
+		}
+		return steps
+	}}
+}
+
+// crossing asks a container of another host by UDP, and gives the question as it entered the switch by the port of the asker's
+// host; nil where it did not.
+func crossing(ctx context.Context, b *Bench, ask lab.Ask) (p *lab.Packet, a lab.Answer, evidence []reports.Evidence, err error) {
+	port, err := serve(ctx, b, far(b), unspecified(IPv4))
+	if err != nil {
+		return nil, a, nil, err
+	}
+	recorded, err := b.Record(ctx)
+	if err != nil {
+		return nil, a, nil, err
+	}
+	ask.Proto, ask.To, ask.Token = "udp", netip.AddrPortFrom(addrOf(b, far(b), IPv4), port), b.newToken()
+	// Twice where nothing came back: the first may have waited for a link-layer address for too long.
+	for range 2 {
+		if a, err = b.Ask(ctx, container(b), ask); err != nil {
+			return nil, a, nil, err
+		}
+		if a.Answered || a.Refusal.Errno != "" {
+			break
+		}
+	}
+	by := entering(b, container(b).Machine)
+	packets, err := recorded(ctx, func(p lab.Packet) bool { return p.Token == ask.Token && onSegment(b, p) })
+	if err != nil {
+		return nil, a, nil, err
+	}
+	for i, q := range packets {
+		if evidence = append(evidence, seen(q)); p == nil && by(q) {
+			p = &packets[i]
+		}
+	}
+	return p, a, evidence, nil
+}
+
+var _ = register(Spec{
+	Suite: "packets",
+	Feature: Feature{
+		Name: "lease-tunnel", Group: "packets",
+		Doc: "Do packets between the subnets of two hosts cross the segment in flannel's own encapsulation: VXLAN with the VNI 1 to UDP port 8472 around a frame between the tunnels' devices, or the bare IPv4 packet in UDP from port 8285 to port 8285? No: they cross as they are.",
+	},
+	Name: "a container asks one of another host, and what crosses the segment is read, header by header",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := leaseless(b); o != nil {
+			return *o, nil
+		}
+		from, to := container(b), far(b)
+		p, a, evidence, err := crossing(ctx, b, lab.Ask{})
+		if err != nil {
+			return Observation{}, err
+		}
+		if p == nil || !a.Answered {
+			return astray(b, a, evidence), nil
+		}
+		var wrong []string
+		check := func(what string, got, want any) {
+			if fmt.Sprint(got) != fmt.Sprint(want) {
+				wrong = append(wrong, fmt.Sprintf("%s is %v, not %v", what, got, want))
+			}
+		}
+		own, peer := addrOf(b, from, IPv4), addrOf(b, to, IPv4)
+		check("the packet's header checksum", p.IP.HeaderOK, true)
+		check("a fragment", p.IP.MoreFragments || p.IP.Offset > 0, false)
+		o := Observation{}
+		switch {
+		case p.Inner == nil:
+			check("the source", p.Src.Addr(), own)
+			check("the destination", p.Dst.Addr(), peer)
+			check("the TTL", p.IP.TTL, 63)
+			o = blocked("%s asked %s: the packet crossed the segment as it was, from %s to %s", from, to, own, peer)
+		default:
+			check("the source", p.Src.Addr(), underlayOf(b, from.Machine))
+			check("the destination", p.Dst.Addr(), underlayOf(b, to.Machine))
+			check("the carried source", p.Inner.Src.Addr(), own)
+			check("the carried destination", p.Inner.Dst.Addr(), peer)
+			check("the carried header's checksum", p.Inner.IP.HeaderOK, true)
+			if p.VXLAN != nil {
+				check("the port", p.Dst.Port(), 8472)
+				check("the VNI", p.VXLAN.VNI, 1)
+				check("the byte of flags", p.VXLAN.Flags, 0x08)
+				check("what is reserved", p.VXLAN.Reserved, 0)
+				check("the carried TTL", p.Inner.IP.TTL, 63)
+				for _, end := range []struct {
+					what, host string
+					mac        fmt.Stringer
+				}{{"the source", from.Machine, p.Inner.EthSrc}, {"the destination", to.Machine, p.Inner.EthDst}} {
+					s, err := b.State(ctx, end.host)
+					if err != nil {
+						return Observation{}, err
+					}
+					if !slices.ContainsFunc(s.Spaces[""].Links, func(l lab.Link) bool { return l.Kind == "vxlan" && l.MAC.String() == end.mac.String() }) {
+						wrong = append(wrong, fmt.Sprintf("%s of the carried frame, %s, is no tunnel's of %s", end.what, end.mac, end.host))
+					}
+				}
+			} else {
+				check("the source's port", p.Src.Port(), 8285)
+				check("the port", p.Dst.Port(), 8285)
+				check("the carried TTL", p.Inner.IP.TTL, 62) // the host's and the daemon's
+			}
+			o = works("%s asked %s: the packet crossed the segment in %s from %s to %s", from, to, map[bool]string{true: "VXLAN", false: "UDP"}[p.VXLAN != nil], p.Src, p.Dst)
+		}
+		o.Evidence = evidence
+		if len(wrong) > 0 {
+			o.Status, o.Detail = "mixed", strings.Join(wrong, "; ")
+		}
+		return o, nil
+	},
+	Sabotage: []Sabotage{
+		cut("flannel-host-gw"),
+		configured("flannel-vxlan", "another VNI is configured", `"Type": "vxlan"`, `"Type": "vxlan", "VNI": 7`),
+		configured("flannel-udp", "the daemons do not use flannel's port", `"Type": "udp"`, `"Type": "udp", "Port": 8286`),
+	},
+})
+
+var _ = register(Spec{
+	Suite: "packets",
+	Feature: Feature{
+		Name: "lease-size", Group: "packets",
+		Doc: "Is a packet as large as the container's device lets it be, on its way to another host's subnet, exactly as large as the segment allows, and whole?",
+	},
+	Name: "a container asks one of another host with a packet of its device's MTU that may not be fragmented, and its size on the segment is read",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := leaseless(b); o != nil {
+			return *o, nil
+		}
+		from, to := container(b), far(b)
+		device, err := linkOf(ctx, b, from, ownDevice(b, from))
+		if err != nil {
+			return Observation{}, err
+		}
+		p, a, evidence, err := crossing(ctx, b, lab.Ask{Size: device.MTU - headers(IPv4), NoFragment: true})
+		if err != nil {
+			return Observation{}, err
+		}
+		if p == nil {
+			return astray(b, a, evidence), nil
+		}
+		mtu := b.plan.Machine(from.Machine).NIC(b.plan.Network(network(b)).NIC).MTU
+		size := p.Length - 14 // the frame's header
+		o := whether(size == mtu && a.Answered && !p.IP.MoreFragments && p.IP.Offset == 0, "%s sent %s a packet of %d bytes: on the segment, whose MTU is %d, it had %d; answered %t",
+			from, to, device.MTU, mtu, size, a.Answered).value("bytes", float64(size))
+		o.Evidence = evidence
+		return o, nil
+	},
+	Sabotage: []Sabotage{
+		cut("flannel-udp"),
+		{Mode: "flannel-vxlan", Doc: "containers' devices are smaller than the tunnel lets them be", Rewire: mapLinks(func(l *topology.Link) { l.PeerMTU -= 100 })},
+	},
+})
+
+var _ = register(Spec{
+	Suite: "packets",
+	Feature: Feature{
+		Name: "lease-time-exceeded", Group: "packets",
+		Doc: "Does a packet whose TTL ends on the way from one host's subnet to another's give an ICMP time exceeded, so that traceroute shows the hop (RFC 1812 section 5.3.1)?",
+	},
+	Name: "a container asks one of another host with a TTL that lasts for the first host only",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := leaseless(b); o != nil {
+			return *o, nil
+		}
+		from, to := container(b), far(b)
+		p, a, evidence, err := crossing(ctx, b, lab.Ask{TTL: 2, Wait: hopeful})
+		if err != nil {
+			return Observation{}, err
+		}
+		var o Observation
+		switch {
+		case a.Answered, a.Refusal.Errno != "" && !a.ICMPFrom.IsValid():
+			o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s asked %s with a TTL of 2: answered %t %s", from, to, a.Answered, a.Refusal.Text)}
+		case a.ICMPFrom.IsValid():
+			o = works("%s asked %s with a TTL of 2: %s reported it: %s", from, to, a.ICMPFrom, a.Refusal.Text)
+			if p == nil {
+				o.Status = "mixed" // it never came to where its TTL ends
+			}
+		default:
+			ok, err := eventually(ctx, retry, func() (bool, error) { return reaches(ctx, b) })
+			if err != nil {
+				return Observation{}, err
+			}
+			if !ok {
+				return astray(b, a, evidence), nil
+			}
+			o = blocked("%s asked %s with a TTL of 2: nothing came back, nor did the packet come to the segment; with a TTL that lasts it was answered", from, to).
+				with(from.String(), "control: %s answered an echo with the usual TTL", to)
+			if p != nil {
+				o.Status = "mixed"
+			}
+		}
+		o.Evidence = append(o.Evidence, evidence...)
+		return o, nil
+	},
+	Sabotage: []Sabotage{cut("flannel-vxlan"), cut("flannel-udp")},
+})
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{
+		Name: "daemon-death", Group: "operations",
+		Doc: "Do containers of two hosts go on reaching each other while the daemon of one host is dead, and afterwards?",
+	},
+	Name: "the daemon of the first host is killed, a container there asks one of the second host, and the daemon is started again",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := leaseless(b); o != nil {
+			return *o, nil
+		}
+		host := firstHost(b)
+		before, err := reaches(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		revived(b)
+		if err := b.Do(ctx, host, "Program.Kill", daemon, &lab.Nothing{}); err != nil {
+			return Observation{}, err
+		}
+		dead, err := reaches(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		began := time.Now()
+		if err := b.Do(ctx, host, "Program.Start", daemon, &lab.Nothing{}); err != nil {
+			return Observation{}, err
+		}
+		after, err := eventually(ctx, patience, func() (bool, error) { return reaches(ctx, b) })
+		if err != nil {
+			return Observation{}, err
+		}
+		took := time.Since(began)
+		o := whether(dead, "%s reached %s before the daemon of %s was killed: %t; while it was dead: %t; after it was started again: %t",
+			container(b), far(b), host, before, dead, after).value("sec", took.Seconds())
+		o = o.with(container(b).String(), "control: after the daemon was started again, %s answered within %s: %t", far(b), took.Round(time.Millisecond), after)
+		if !before || !after {
+			o.Status = "mixed"
+		}
+		return o, nil
+	},
+	Sabotage: []Sabotage{cut("flannel-vxlan"), cut("flannel-host-gw")},
+})
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{
+		Name: "store-loss", Group: "operations",
+		Doc: "Do containers of two hosts go on reaching each other while the store of leases is gone, do the daemons live through it, and do they hear again of what changes when it is back?",
+	},
+	Name: "the store is killed, a container asks one of another host, the store is started again with what it held, and the other host's lease is revoked",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := leaseless(b); o != nil {
+			return *o, nil
+		}
+		before, err := reaches(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		_, at := programOf(b.plan, b.mode, store)
+		revived(b)
+		if err := b.Do(ctx, at, "Program.Kill", store, &lab.Nothing{}); err != nil {
+			return Observation{}, err
+		}
+		gone, err := reaches(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		if err := b.Do(ctx, at, "Program.Start", store, &lab.Nothing{}); err != nil {
+			return Observation{}, err
+		}
+		lived := 0
+		for _, h := range hostNames(b) {
+			var s lab.ProgramState
+			if err := b.Do(ctx, h, "Program.State", daemon, &s); err != nil {
+				return Observation{}, err
+			}
+			if s.Running {
+				lived++
+			}
+		}
+		began := time.Now()
+		heard, evidence, err := revoked(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		took := time.Since(began)
+		o := whether(before && gone && lived == len(hostNames(b)) && heard,
+			"%s reached %s before the store was killed: %t; while it was gone: %t; of %d daemons %d lived through it; a lease that was revoked when it was back was let go: %t",
+			container(b), far(b), before, gone, len(hostNames(b)), lived, heard).value("sec", took.Seconds())
+		o.Evidence = evidence
+		return o, nil
+	},
+	Sabotage: []Sabotage{cut("flannel-vxlan"), cut("flannel-udp")},
+})
+
+// revoked deletes the second host's lease from the store, and tells whether its daemon ended, as a daemon does that has lost its lease, and
+// whether the first host let go of its way to the lease: no packet for it comes to the segment any more.
+func revoked(ctx context.Context, b *Bench) (bool, []reports.Evidence, error) {
+	p, at := programOf(b.plan, b.mode, store)
+	host := secondHost(b)
+	v4, v6 := b.plan.Subnet(host)
+	dashed := func(p netip.Prefix) string { return fmt.Sprintf("%s-%d", p.Addr(), p.Bits()) }
+	key := "/coreos.com/network/subnets/" + dashed(v4)
+	if len(b.mode.Addrs(b.plan, b.plan.Machine(host), attachedAt(b, far(b)))) > 1 {
+		key += "&" + dashed(v6)
+	}
+	i := slices.IndexFunc(p.Args, func(a string) bool { return strings.HasPrefix(a, "-listen-client-urls=") })
+	endpoint := strings.TrimPrefix(p.Args[i], "-listen-client-urls=")
+	const done = "127.0.0.1:2377"
+	if err := b.Apply(ctx, topology.Step{On: at, Program: &topology.Program{
+		Name: "etcdctl", Path: "etcdctl", Args: []string{"-endpoints=" + endpoint, "-del=" + key, "-ready=" + done},
+		Ready: topology.Ready{Addr: netip.MustParseAddrPort(done)},
+	}}); err != nil {
+		return false, nil, err
+	}
+	var s lab.ProgramState
+	ended, err := eventually(ctx, patience, func() (bool, error) {
+		s = lab.ProgramState{} // what is zero is not sent
+		err := b.Do(ctx, host, "Program.State", daemon, &s)
+		return !s.Running, err
+	})
+	if err != nil {
+		return false, nil, err
+	}
+	said := ""
+	if !ended {
+		said = ", and said last: " + s.Output
+	}
+	last := true // whether a packet was seen
+	let, err := eventually(ctx, patience, func() (bool, error) {
+		p, a, _, err := crossing(ctx, b, lab.Ask{Wait: brief})
+		last = p != nil || a.Answered
+		return !last, err
+	})
+	return ended && let, []reports.Evidence{
+		{At: at, Saw: "the key " + key + " was deleted"},
+		{At: host, Saw: fmt.Sprintf("its daemon ended: %t%s", ended, said)},
+		{At: firstHost(b), Saw: fmt.Sprintf("packets for %s come to the segment: %t", v4, last)},
+	}, err
+}
+
+// brief is how long an answer is waited for where none is expected.
+const brief = 50 * time.Millisecond
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{
+		Name: "lease-change", Group: "operations",
+		Doc: "Do hosts let go of another host's subnet when its lease is revoked, and have a way there again when it is leased anew?",
+	},
+	Name: "the second host's lease is revoked in the store, a container of the first host asks there, and the second host's daemon is started again",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := leaseless(b); o != nil {
+			return *o, nil
+		}
+		before, err := reaches(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		revived(b)
+		let, evidence, err := revoked(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		var again error
+		if err := b.Do(ctx, secondHost(b), "Program.Start", daemon, &lab.Nothing{}); err != nil {
+			again = fmt.Errorf("start the daemon again: %w", err)
+		}
+		began := time.Now()
+		after, err := eventually(ctx, patience, func() (bool, error) { return reaches(ctx, b) })
+		if err = errors.Join(err, again); err != nil && let {
+			return Observation{}, err
+		}
+		took := time.Since(began)
+		o := whether(before && let && after, "%s reached %s before the lease of %s was revoked: %t; the way there was let go: %t; leased again, it was reached: %t",
+			container(b), far(b), secondHost(b), before, let, after).value("sec", took.Seconds())
+		o.Evidence = evidence
+		return o, nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "flannel-vxlan", Doc: "the first host's daemon is dead", Before: func(ctx context.Context, b *Bench) error {
+			return b.Do(ctx, firstHost(b), "Program.Kill", daemon, &lab.Nothing{})
+		}},
+		cut("flannel-udp"),
+	},
+})
