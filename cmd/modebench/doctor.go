@@ -20,6 +20,7 @@ var remedies = map[string]string{
 	"ipvlan":         "sudo modprobe ipvlan, or a kernel with CONFIG_IPVLAN",
 	"802.1q":         "sudo modprobe 8021q, or a kernel with CONFIG_VLAN_8021Q",
 	"vlan-filtering": "a kernel with CONFIG_BRIDGE_VLAN_FILTERING",
+	"nft-bridge":     "sudo modprobe nft_meta_bridge, or a kernel with CONFIG_NF_TABLES_BRIDGE and CONFIG_NFT_BRIDGE_META",
 	"nft-nat":        "sudo modprobe nft_masq, or a kernel with CONFIG_NFT_NAT and CONFIG_NFT_MASQ",
 	"vxlan":          "sudo modprobe vxlan, or a kernel with CONFIG_VXLAN",
 	"ipip":           "sudo modprobe ipip, or a kernel with CONFIG_NET_IPIP",

@@ -44,7 +44,7 @@ var kernels = map[string][]topology.Step{
 	"nft-nat": {natTable("ip"), natTable("ip6")},
 	"nft-bridge": {{Table: &topology.Table{Family: "bridge", Name: "t", Chains: []topology.Chain{{
 		Name: "c", Type: "filter", Hook: "prerouting",
-		Rules: []topology.Rule{{Match: []topology.Match{{Field: "ether type", Value: "arp"}}, Verdict: topology.Verdict{Kind: "accept"}}},
+		Rules: []topology.Rule{{Match: []topology.Match{{Field: "iifname", Value: "a"}, {Field: "ether type", Value: "arp"}}, Verdict: topology.Verdict{Kind: "accept"}}},
 	}}}}},
 	"tbf": {
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
