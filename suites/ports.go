@@ -417,7 +417,9 @@ var _ = register(Spec{
 			for _, p := range packets {
 				delivered := p.Machine == to.Machine && p.In == to.Container && !p.Outgoing && p.Dst == netip.AddrPortFrom(private, inner)
 				answered := p.Machine == x.Machine && !p.Outgoing && p.Src == target
+				control := p.Token != "" && p.Token != t.tokens["tcp"] && p.Token != t.tokens["udp"] // it may call the container by its own address
 				switch {
+				case control:
 				case onSegment(b, p) && mentions(p, private) && !bytes.Equal(p.EthSrc, own): // who asks for it is not who shows it
 					return blocked("%s appeared on the segment while %s used port %d of %s", private, x, target.Port(), to.Machine).with(at(p), "%s", p.Text), nil
 				case (delivered || answered) && wrong(p):
