@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/topology/daemons"
 )
 
 // remedies say how a kernel can be given what it lacks, by the name of the need.
@@ -84,6 +85,8 @@ func doctorCommand() *cobra.Command {
 					continue
 				case a.since != "":
 					fmt.Fprintf(out, "  ✓ mode %s, in %s\n      %s\n", a.Name, a.ground, a.since)
+				case len(a.Programs) > 0 && daemons.Built(cache) == "":
+					fmt.Fprintf(out, "  ✓ mode %s\n      %s are built from source when it is first run, with modules from the network\n", a.Name, strings.Join(a.Programs, ", "))
 				default:
 					fmt.Fprintf(out, "  ✓ mode %s\n", a.Name)
 				}

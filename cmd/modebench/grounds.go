@@ -124,7 +124,7 @@ func (ks *kernels) programs(ctx context.Context, m modes.Mode, g *ground) (why s
 	if len(m.Programs) == 0 {
 		return ""
 	}
-	names := strings.Join(m.Programs, " and ")
+	names := strings.Join(m.Programs, ", ")
 	if g.guest != nil || g.driver == vmDriver {
 		return "the mode's hosts run " + names + ", and in guests there is no program but this one"
 	}

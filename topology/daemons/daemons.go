@@ -166,8 +166,8 @@ func Build(ctx context.Context, cache string, offline bool, say func(line string
 	return dir, nil
 }
 
-// last is the end of what a program wrote, on one line.
+// last is the last line that a program wrote.
 func last(words string) string {
 	lines := strings.Split(strings.TrimSpace(words), "\n")
-	return strings.Join(lines[max(0, len(lines)-4):], "; ")
+	return lines[len(lines)-1]
 }
