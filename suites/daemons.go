@@ -483,3 +483,100 @@ var _ = register(Spec{
 		cut("flannel-udp"),
 	},
 })
+
+// delicate are the header checksums at which taking one from the TTL carries, or does not, in one's complement (RFC 1624 section 3).
+var delicate = []uint16{0xfcff, 0xfdff, 0xfe00, 0xfefe, 0xfeff, 0xff00, 0xfffe, 0x0000, 0x00ff, 0x0100, 0x1234}
+
+var _ = register(Spec{
+	Suite: "packets",
+	Feature: Feature{
+		Name: "lease-checksum", Group: "packets",
+		Doc: "Is the header checksum of every packet right when it comes to another host's container, whatever it was when it left, through all that take one from its TTL?",
+	},
+	Name: "a container sends one of another host packets whose identification is chosen so that their header checksums are those at which arithmetic carries",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := leaseless(b); o != nil {
+			return *o, nil
+		}
+		from, to := container(b), far(b)
+		if ok, err := reaches(ctx, b); err != nil || !ok {
+			return Observation{Status: "mixed", Detail: fmt.Sprintf("%s does not reach %s", from, to)}, err
+		}
+		s, err := b.State(ctx, from.Machine)
+		if err != nil {
+			return Observation{}, err
+		}
+		router := slices.IndexFunc(s.Spaces[""].Links, func(l lab.Link) bool { return l.Kind == "bridge" })
+		if router < 0 {
+			return Observation{}, fmt.Errorf("%s has no bridge", from.Machine)
+		}
+		send := func(id uint16) (string, error) {
+			token := b.newToken()
+			return token, b.Send(ctx, from, ownDevice(b, from), lab.Packet{
+				EthSrc: attachedAt(b, from).MAC, EthDst: s.Spaces[""].Links[router].MAC, Proto: "udp", Token: token,
+				IP:  &lab.IP{TTL: 64, ID: int(id)},
+				Src: netip.AddrPortFrom(addrOf(b, from, IPv4), 30000), Dst: netip.AddrPortFrom(addrOf(b, to, IPv4), controlPort),
+			})
+		}
+		recorded, err := b.Record(ctx)
+		if err != nil {
+			return Observation{}, err
+		}
+		// at gives the packet with a token as it was seen in a container.
+		at := func(token string, in Place) (p *lab.Packet, err error) {
+			_, err = eventually(ctx, hopeful, func() (bool, error) {
+				packets, err := recorded(ctx, func(p lab.Packet) bool {
+					return p.Token == token && p.Machine == in.Machine && p.In == in.Container && p.Dst.Port() == controlPort && len(p.Frame) > 34
+				})
+				if len(packets) > 0 {
+					p = &packets[0]
+				}
+				return p != nil, err
+			})
+			return p, err
+		}
+		sum := func(p *lab.Packet) uint16 { return uint16(p.Frame[24])<<8 | uint16(p.Frame[25]) } // behind the frame's header
+		const known = 1
+		token, err := send(known)
+		if err != nil {
+			return Observation{}, err
+		}
+		first, err := at(token, from)
+		if err != nil || first == nil {
+			return Observation{}, errors.Join(err, fmt.Errorf("the first packet was not seen in %s", from))
+		}
+		// The sum of all words but the identification and the checksum, in one's complement.
+		rest := uint32(^sum(first)) + uint32(^uint16(known))
+		rest = rest&0xffff + rest>>16
+		var wrong []string
+		var evidence []reports.Evidence
+		for _, want := range delicate {
+			id := uint32(^want) + uint32(^uint16(rest))
+			token, err := send(uint16(id&0xffff + id>>16))
+			if err != nil {
+				return Observation{}, err
+			}
+			left, err := at(token, from)
+			if err != nil {
+				return Observation{}, err
+			}
+			came, err := at(token, to)
+			if err != nil {
+				return Observation{}, err
+			}
+			switch {
+			case left == nil:
+				return Observation{}, fmt.Errorf("a packet was not seen in %s", from)
+			case came == nil:
+				wrong = append(wrong, fmt.Sprintf("the packet that left with the checksum %#04x did not come", sum(left)))
+			case !came.IP.HeaderOK:
+				wrong = append(wrong, fmt.Sprintf("the packet that left with the checksum %#04x came with %#04x, which is wrong", sum(left), sum(came)))
+			default:
+				evidence = append(evidence, reports.Evidence{At: to.String(), Saw: fmt.Sprintf("left with the checksum %#04x and the TTL %d, came with %#04x and %d", sum(left), left.IP.TTL, sum(came), came.IP.TTL)})
+			}
+		}
+		return summed(wrong, evidence, "%d packets of %s, with header checksums from %#04x to %#04x, came to %s with right ones", len(delicate), from, delicate[0], delicate[len(delicate)-1], to).
+			value("count", float64(len(delicate)-len(wrong))), nil
+	},
+	Sabotage: []Sabotage{cut("flannel-udp"), cut("flannel-host-gw")},
+})
