@@ -228,6 +228,28 @@ func TestStepString(t *testing.T) {
 			"ip netns exec h1 serf event 4096 'gone 02:03:00:01:00:04 198.18.0.1 100.127.0.5'",
 		},
 		{
+			topology.Step{Program: &topology.Program{
+				Name: "etcd", Path: "etcd", Args: []string{"--data-dir", "{dir}/data"}, Env: []string{"A=b c"},
+				Files: map[string]string{"b": "in {dir}\n", "a/b": "x"}, Ready: topology.Ready{Addr: to("198.18.0.1:2379"), File: "up"},
+			}},
+			`mkdir /run/h1-etcd
+mkdir -p /run/h1-etcd/a/
+cat >/run/h1-etcd/a/b <<'END'
+x
+END
+cat >/run/h1-etcd/b <<'END'
+in /run/h1-etcd
+END
+ip netns exec h1 env -C /run/h1-etcd 'A=b c' etcd --data-dir /run/h1-etcd/data & echo $! >/run/h1-etcd/pid
+until test -e /run/h1-etcd/up; do sleep 0.1; done
+until ip netns exec h1 nc -z 198.18.0.1 2379; do sleep 0.1; done`,
+			"kill $(cat /run/h1-etcd/pid) && rm -r /run/h1-etcd",
+		},
+		{
+			topology.Step{Program: &topology.Program{Name: "bird", Path: "/usr/sbin/bird", Args: []string{"-f"}}},
+			"mkdir /run/h1-bird\nip netns exec h1 env -C /run/h1-bird /usr/sbin/bird -f & echo $! >/run/h1-bird/pid", "kill $(cat /run/h1-bird/pid) && rm -r /run/h1-bird",
+		},
+		{
 			topology.Step{Link: &topology.Link{Name: "vxlan0", Kind: "vxlan", Parent: "eth0", Local: addr("198.18.0.1"), VNI: 4096, Port: 4789, Learning: true, Group: addr("239.1.1.1")}},
 			"ip -n h1 link add name vxlan0 type vxlan id 4096 local 198.18.0.1 group 239.1.1.1 dev eth0 dstport 4789", "ip -n h1 link del dev vxlan0",
 		},
