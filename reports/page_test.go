@@ -62,7 +62,7 @@ func TestPageInBrowser(t *testing.T) {
 	dir := t.TempDir()
 	page := documents(t, readExample(t))["index.html"]
 	end := bytes.LastIndex(page, []byte("</body>"))
-	// What a reader does, after the page's own script: pin, filter, swap, sort, open a cell, close it.
+	// What a reader does, after the page's own script: put side by side, filter, swap, pin, find, fold, sort, open a cell, close it.
 	act := `<script>
 	const said = [];
 	const press = text => { const b = [...document.querySelectorAll("#tools button")].find(b => b.textContent === text); if (!b) throw new Error("no button " + text); b.click(); };
@@ -75,6 +75,32 @@ func TestPageInBrowser(t *testing.T) {
 	said.push("swapped=" + document.querySelectorAll("#answer table.matrix:not([hidden]) tbody tr").length);
 	press("modes as rows"); press("only differences"); press("bridge"); press("host");
 	said.push("again=" + rows() + "x" + heads());
+	const choose = (i, value) => { const s = document.querySelectorAll("#tools select")[i]; s.value = value; s.dispatchEvent(new Event("change")); };
+	const first = () => document.querySelector("#answer table.matrix thead th.mode").dataset.mode;
+	const run = first();
+	choose(1, "bridge");
+	said.push("stays=" + first() + "+" + document.querySelectorAll("#answer table.matrix .pinned").length);
+	choose(0, "like"); choose(0, ""); choose(1, "");
+	said.push("back=" + (first() === run));
+	const find = text => { const i = document.querySelector("#tools input"); i.value = text; i.dispatchEvent(new Event("input")); };
+	const named = document.querySelector("#answer table.matrix tbody tr:not(.group) th").textContent;
+	find(named);
+	said.push("found=" + (rows() >= 1 && [...document.querySelectorAll("#answer table.matrix tbody tr:not(.group):not(.hide) th")].every(h => (h.textContent + h.title).toLowerCase().includes(named.toLowerCase()))));
+	find("no feature has this word");
+	said.push("none=" + rows());
+	find("");
+	const fold = document.querySelector("#answer table.matrix .fold");
+	const high = () => document.querySelector("#answer table.matrix tbody").offsetHeight;
+	const before = high();
+	fold.click();
+	said.push("folded=" + (high() < before) + fold.ariaExpanded);
+	const kept = location.hash;
+	fold.click();
+	location.hash = kept;
+	dispatchEvent(new HashChangeEvent("hashchange"));
+	said.push("recalled=" + fold.ariaExpanded);
+	fold.click();
+	said.push("address=" + location.hash);
 	document.querySelectorAll("button.sort").forEach(b => b.click());
 	const link = document.querySelector("#answer table.matrix td a");
 	link.click();
@@ -119,13 +145,18 @@ func TestPageInBrowser(t *testing.T) {
 	}
 	res := readExample(t)
 	table := tabulate(res, inMatrix)
+	size := "=" + strconv.Itoa(len(table.Features)) + "x" + strconv.Itoa(len(table.Modes))
 	said, _ := attribute("said")
 	all := strings.Fields(said)
-	if len(all) != 6 {
+	wants := []string{
+		"all" + size, "pinned=2", "swapped=2", "again" + size,
+		"stays=bridge+" + strconv.Itoa(len(table.Features)+1), "back=true", "found=true", "none=0", "folded=truefalse", "recalled=false", "address=#matrix",
+		"panel=true+evidence", "closed=true",
+	}
+	if len(all) != len(wants) {
 		t.Fatalf("the page did not let a reader act: %q", said)
 	}
-	size := "=" + strconv.Itoa(len(table.Features)) + "x" + strconv.Itoa(len(table.Modes))
-	for i, want := range []string{"all" + size, "pinned=2", "swapped=2", "again" + size, "panel=true+evidence", "closed=true"} {
+	for i, want := range wants {
 		if all[i] != want {
 			t.Errorf("acting on the page: %s, want %s", all[i], want)
 		}
