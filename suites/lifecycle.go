@@ -170,7 +170,9 @@ func changes(before, after lab.State) (came, went []string) {
 // (net/core/link_watch.c), has told of all carriers that came or went.
 func steady(ctx context.Context, b *Bench, host string) (s lab.State, err error) {
 	var restless string
+	var last lab.State
 	ok, err := eventually(ctx, patience, func() (bool, error) {
+		last = s
 		s, err = b.State(ctx, host)
 		for name, space := range s.Spaces {
 			for _, l := range space.Links {
@@ -180,7 +182,10 @@ func steady(ctx context.Context, b *Bench, host string) (s lab.State, err error)
 				}
 			}
 		}
-		return err == nil, err
+		// A device may be told to be up a moment before it has what it gets with that, such as a link-local address.
+		came, went := changes(last, s)
+		restless = fmt.Sprintf("still changing: %q", append(came, went...))
+		return err == nil && len(came)+len(went) == 0, err
 	})
 	if err == nil && !ok {
 		err = fmt.Errorf("%s after %s", restless, patience)

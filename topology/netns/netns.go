@@ -215,7 +215,7 @@ func Greeted(ctx context.Context, from io.ReadCloser) (io.ReadCloser, error) {
 }
 
 // grace is how long a program may take to end by itself after its input ended.
-const grace = 5 * time.Second
+const grace = 15 * time.Second
 
 // Kill ends the program where it stands.
 func (m *process) Kill() {
