@@ -165,8 +165,9 @@ func (b *Bench) instrument(ctx context.Context, m *topology.Machine) error {
 	return nil
 }
 
-// settled waits until duplicate address detection has passed or failed every address on a host (RFC 4862 section 5.4), and
-// until the routers, and other hosts, have what is announced for its containers. What they do not take in time is for the questions to find.
+// settled waits until the devices of a host that have a carrier operate, duplicate address detection has passed or failed every
+// address (RFC 4862 section 5.4), and the routers, and other hosts, have what is announced for its containers. What they do
+// not take in time is for the questions to find.
 func (b *Bench) settled(ctx context.Context, host string) error {
 	var last string
 	ok, err := eventually(ctx, crowded, func() (bool, error) {
@@ -174,10 +175,13 @@ func (b *Bench) settled(ctx context.Context, host string) error {
 		if err != nil {
 			return false, err
 		}
+		if last = lagging(host, s); last != "" {
+			return false, nil
+		}
 		for name, space := range s.Spaces {
 			for _, a := range space.Addrs {
 				if a.Tentative && !a.DADFailed {
-					last = fmt.Sprintf("%s %s %s", Place{host, name}, a.Link, a.Prefix)
+					last = fmt.Sprintf("%s %s %s is tentative", Place{host, name}, a.Link, a.Prefix)
 					return false, nil
 				}
 			}
@@ -185,7 +189,7 @@ func (b *Bench) settled(ctx context.Context, host string) error {
 		return true, nil
 	})
 	if err == nil && !ok {
-		err = fmt.Errorf("%s is still tentative after %s", last, crowded)
+		err = fmt.Errorf("%s, still after %s", last, crowded)
 	}
 	if err != nil {
 		return err

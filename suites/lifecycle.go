@@ -166,21 +166,29 @@ func changes(before, after lab.State) (came, went []string) {
 	return came, went
 }
 
-// steady is a host's state when it has come to rest: when the kernel's link watch, which may take a second
-// (net/core/link_watch.c), has told of all carriers that came or went.
+// lagging tells of a device whose operational state does not follow its carrier yet, or is empty. The kernel's link watch,
+// which does that, may take a second (net/core/link_watch.c), and until then the device drops what it is to send: then a
+// neighbour that was asked for is asked for again only after another second.
+func lagging(host string, s lab.State) string {
+	for name, space := range s.Spaces {
+		for _, l := range space.Links {
+			if carrier := slices.Contains(l.Flags, "LOWER_UP"); carrier != (l.Oper == "up" || l.Oper == "unknown") {
+				return fmt.Sprintf("%s of %s has a carrier: %t, and is %s", l.Name, Place{host, name}, carrier, l.Oper)
+			}
+		}
+	}
+	return ""
+}
+
+// steady is a host's state when it has come to rest.
 func steady(ctx context.Context, b *Bench, host string) (s lab.State, err error) {
 	var restless string
 	var last lab.State
 	ok, err := eventually(ctx, patience, func() (bool, error) {
 		last = s
 		s, err = b.State(ctx, host)
-		for name, space := range s.Spaces {
-			for _, l := range space.Links {
-				if carrier := slices.Contains(l.Flags, "LOWER_UP"); carrier != (l.Oper == "up" || l.Oper == "unknown") {
-					restless = fmt.Sprintf("%s of %s has a carrier: %t, and is %s", l.Name, Place{host, name}, carrier, l.Oper)
-					return false, err
-				}
-			}
+		if restless = lagging(host, s); restless != "" {
+			return false, err
 		}
 		// A device may be told to be up a moment before it has what it gets with that, such as a link-local address.
 		came, went := changes(last, s)
