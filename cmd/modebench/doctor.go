@@ -92,6 +92,11 @@ func doctorCommand() *cobra.Command {
 				}
 				able++
 			}
+			for _, g := range ks.grounds {
+				if g.guest != nil && g.guest.Unaccelerated != "" {
+					fmt.Fprintf(out, "  ✗ KVM for %s\n      %s\n", g, indent(g.guest.Unaccelerated, 6))
+				}
+			}
 			line("impairment: rate", "tbf")
 			line("impairment: delay and loss", "netem")
 			if able == 0 {

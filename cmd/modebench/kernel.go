@@ -99,8 +99,11 @@ func kernelListCommand() *cobra.Command {
 					return coded{context.Cause(cmd.Context()), exitNothing}
 				}
 				fmt.Fprintf(out, "%s\n    release %s, by %s, from %s: %s\n", k.Name, k.Release, k.Accelerator, k.Origin, k.Path)
+				if k.Unaccelerated != "" {
+					fmt.Fprintf(out, "    not by kvm: %s\n", indent(k.Unaccelerated, 8))
+				}
 				if err != nil {
-					fmt.Fprintf(out, "    does not boot: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n        "))
+					fmt.Fprintf(out, "    does not boot: %s\n", indent(err.Error(), 8))
 					continue
 				}
 				able++
@@ -126,6 +129,11 @@ func kernelListCommand() *cobra.Command {
 	}
 	cacheFlag(c, &cache)
 	return c
+}
+
+// indent moves all lines of a text but the first to the right.
+func indent(text string, columns int) string {
+	return strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", columns))
 }
 
 // kernelNames are all features that a kernel is asked for.

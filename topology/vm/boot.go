@@ -2,7 +2,6 @@ package vm
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -329,50 +328,91 @@ func qemuArgs(k Kernel, g Guest, initrd string) []string {
 	}, g.Devices)
 }
 
-// Accelerate decides how a kernel is run: KVM is believed only after a guest greeted under it, as there are machines whose
-// /dev/kvm opens and whose guests then hang. What was found holds until the machine boots again, and is kept in the cache.
+// Accelerate decides how a kernel is run, and says in Unaccelerated why not by KVM. KVM is believed only after a guest greeted
+// under it, as there are machines whose /dev/kvm opens and whose guests then hang. What was found is kept in the cache, and
+// holds as long as the machine, both kernels, QEMU and its arguments, and the device are the same.
 func Accelerate(ctx context.Context, k Kernel, cache string) (Kernel, error) {
 	if k.Accelerator != "" {
 		return k, nil
 	}
-	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
 	if err != nil {
-		k.Accelerator = "tcg"
+		k.Accelerator, k.Unaccelerated = "tcg", err.Error()
 		return k, nil
 	}
 	_ = f.Close()
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	with := k
+	with.Accelerator = "kvm"
+	key, err := circumstances(with)
 	if err != nil {
 		return k, err
 	}
-	found, err := Remember(cache, k, "accelerator "+string(bytes.TrimSpace(boot))+" "+processor(), func() ([]byte, error) {
-		with := k
-		with.Accelerator = "kvm"
+	answer, path, err := remember(cache, key, func() ([]byte, error) {
 		m, err := Boot(ctx, with, Guest{Cache: cache, Deadline: kvmDeadline})
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		if err != nil {
-			return []byte("tcg"), nil
+			return []byte(err.Error()), nil
 		}
-		return []byte("kvm"), m.Stop()
+		return nil, m.Stop()
 	})
-	k.Accelerator = string(found)
-	return k, err
+	if err != nil {
+		return k, err
+	}
+	if len(answer) == 0 {
+		k.Accelerator = "kvm"
+		return k, nil
+	}
+	k.Accelerator = "tcg"
+	k.Unaccelerated = fmt.Sprintf("%s opens, but a guest under it did not start: %s\nto have it tried again: rm %s", kvmDevice, answer, path)
+	return k, nil
 }
 
-const kvmDeadline = 10 * time.Second
+const (
+	kvmDevice   = "/dev/kvm"
+	kvmDeadline = 10 * time.Second
+)
 
-// processor is the model of the machine's processor.
-func processor() string {
+// circumstances are all that decides whether a kernel boots under KVM, as text.
+func circumstances(k Kernel) (string, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", fmt.Errorf("uname: %w", err)
+	}
+	guest, err := os.ReadFile(k.Path)
+	if err != nil {
+		return "", err
+	}
+	qemu, err := exec.LookPath(qemuProgram)
+	if err != nil {
+		return "", err
+	}
+	var program, device unix.Stat_t
+	if err := unix.Stat(qemu, &program); err != nil {
+		return "", &os.PathError{Op: "stat", Path: qemu, Err: err}
+	}
+	if err := unix.Stat(kvmDevice, &device); err != nil {
+		return "", &os.PathError{Op: "stat", Path: kvmDevice, Err: err}
+	}
+	id, _ := os.ReadFile("/etc/machine-id") // machine-id(5): not everywhere
+	return fmt.Sprintln("accelerator", string(id), processor(), unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Version[:]), sum(guest),
+		qemu, program.Size, program.Mtim, qemuArgs(k, Guest{}, ""), device.Rdev, device.Mode, device.Uid, device.Gid), nil
+}
+
+// processor is the model of the machine's processor, and what it can do.
+func processor() (text string) {
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return ""
 	}
 	for l := range strings.Lines(string(info)) {
-		if strings.HasPrefix(l, "model name") {
-			return strings.TrimSpace(l)
+		if strings.TrimSpace(l) == "" {
+			break // all are alike
+		}
+		if strings.HasPrefix(l, "model name") || strings.HasPrefix(l, "flags") {
+			text += l
 		}
 	}
-	return ""
+	return text
 }

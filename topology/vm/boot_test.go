@@ -332,3 +332,41 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("got %q: want nothing left, and the cause with a remedy", got)
 	}
 }
+
+// What was found about KVM holds as long as nothing changed that it depends on, and is told with its reason.
+func TestAccelerate(t *testing.T) {
+	k := Kernel{Name: "k", Kind: QEMU, Path: write(t, bzImage("1.0.0"), t.TempDir(), "vmlinuz")}
+	cache := t.TempDir()
+	with := k
+	with.Accelerator = "kvm"
+	key, err := circumstances(with)
+	if err != nil {
+		unable(t, "%v: install qemu-system-x86 on a machine with /dev/kvm", err)
+	}
+	if f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0); err != nil {
+		got, err := Accelerate(t.Context(), k, cache)
+		if err != nil || got.Accelerator != "tcg" || !strings.Contains(got.Unaccelerated, kvmDevice) {
+			t.Errorf("without the device: %+v, %v: want tcg, and why", got, err)
+		}
+		return
+	} else {
+		_ = f.Close()
+	}
+	for _, c := range []struct{ found, accelerator, why string }{{"hung, it did", "tcg", "hung, it did"}, {"", "kvm", ""}} {
+		answers := filepath.Join(cache, "answers")
+		if err := os.RemoveAll(answers); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := remember(cache, key, func() ([]byte, error) { return []byte(c.found), nil }); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Accelerate(t.Context(), k, cache)
+		if err != nil || got.Accelerator != c.accelerator || !strings.Contains(got.Unaccelerated, c.why) || (c.why == "") != (got.Unaccelerated == "") {
+			t.Errorf("%q was found: %+v, %v: want %s, told why", c.found, got, err, c.accelerator)
+		}
+	}
+	write(t, bzImage("1.0.1"), k.Path)
+	if other, err := circumstances(with); err != nil || other == key {
+		t.Errorf("another kernel: %v: want other circumstances", err)
+	}
+}

@@ -122,17 +122,22 @@ func Remember(cache string, k Kernel, question string, ask func() ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(cache, "answers", sum([]byte(own+sum(kernel)+k.Modules+"\n"+k.Accelerator+"\n"+question)))
+	answer, _, err := remember(cache, own+sum(kernel)+k.Modules+"\n"+k.Accelerator+"\n"+question, ask)
+	return answer, err
+}
+
+// remember answers from the cache by a key, or by calling ask, and tells where the answer is kept.
+func remember(cache, key string, ask func() ([]byte, error)) (answer []byte, path string, err error) {
+	path = filepath.Join(cache, "answers", sum([]byte(key)))
 	if answer, err := os.ReadFile(path); err == nil {
-		return answer, nil
+		return answer, path, nil
 	}
-	answer, err := ask()
-	if err != nil {
-		return nil, err
+	if answer, err = ask(); err != nil {
+		return nil, path, err
 	}
 	_ = place(path, func(w io.Writer) error {
 		_, err := w.Write(answer)
 		return err
 	})
-	return answer, nil
+	return answer, path, nil
 }

@@ -24,13 +24,14 @@ const (
 
 // Kernel is a kernel that can be booted. It is plain data, and may travel as JSON.
 type Kernel struct {
-	Name        string // "uml", "debian-cloud" (the newest *-cloud-amd64), the release, or of a file its path
-	Kind        string // UML or QEMU
-	Path        string // of linux.uml or vmlinuz
-	Modules     string // directory in which modules.builtin and kernel/ lie; "": the kernel has none
-	Release     string // as uname -r tells in the guest
-	Accelerator string // "uml", "tcg" or "kvm"; "" of a QEMU kernel: not decided yet, Accelerate does
-	Origin      string // where it came from, for people
+	Name          string // "uml", "debian-cloud" (the newest *-cloud-amd64), the release, or of a file its path
+	Kind          string // UML or QEMU
+	Path          string // of linux.uml or vmlinuz
+	Modules       string // directory in which modules.builtin and kernel/ lie; "": the kernel has none
+	Release       string // as uname -r tells in the guest
+	Accelerator   string // "uml", "tcg" or "kvm"; "" of a QEMU kernel: not decided yet, Accelerate does
+	Unaccelerated string // why "tcg" and not "kvm", for people; may have several lines
+	Origin        string // where it came from, for people
 }
 
 const (
