@@ -99,6 +99,17 @@ func Specs() []Spec {
 	})
 }
 
+// Features are the names of all features, in the order of [Specs], and of what is measured.
+func Features() (names []string) {
+	for _, s := range Specs() {
+		names = append(names, s.Feature.Name)
+	}
+	for _, g := range gauges {
+		names = append(names, g.feature)
+	}
+	return names
+}
+
 func works(format string, args ...any) Observation {
 	return Observation{Status: reports.Works, Detail: fmt.Sprintf(format, args...)}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
 	"github.com/modebench/modebench/topology"
@@ -67,7 +68,7 @@ func (v *progress) begin(r reports.Run, p *topology.Plan, all []assignment, o op
 			v.add(on(a.Name, a.ground), width, n)
 		}
 	}
-	if len(observed(o.suites)) < len(o.suites) && len(o.features) == 0 {
+	if o.measures() {
 		for _, name := range slices.Sorted(maps.Keys(measured)) {
 			v.add(name, width, o.blocks)
 		}
@@ -91,6 +92,12 @@ func observed(names []string) []string {
 // measured are the suites that measure.
 func measured(names []string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(s string) bool { return !suites.Measured(s) })
+}
+
+// measures tells whether anything of the run is measured.
+func (o options) measures() bool {
+	r := &suites.Run{Modes: modes.All(), Suites: measured(o.suites), Features: o.features}
+	return len(r.Cells()) > 0
 }
 
 func (v *progress) add(name string, width, total int) {

@@ -66,7 +66,7 @@ func runCommand() *cobra.Command {
 	topologyFlag(c, &o.topology)
 	f.StringSliceVarP(&o.modes, "modes", "m", nil, "modes, comma-separated; all where not given")
 	f.StringSliceVar(&o.suites, "suite", nil, "suites: "+strings.Join(suites.Names(), ", ")+"; all where not given")
-	f.StringSliceVar(&o.features, "feature", nil, "observe these features only")
+	f.StringSliceVar(&o.features, "feature", nil, "observe or measure these features only")
 	f.StringSliceVar(&o.kernels, "kernel", []string{autoKernel}, "kernels that labs stand on: "+autoKernel+" (this machine's, and a guest's for what it lacks), "+hostKernel+", "+
 		strings.Join(vm.Fetchable(), ", ")+" or a path; several, comma-separated, make a matrix")
 	f.StringVar(&o.driver, "driver", netnsDriver, "what hosts are: "+netnsDriver+" (namespaces of one kernel) or "+vmDriver+" (machines, each with a guest kernel of its own; observing suites only)")
@@ -106,8 +106,8 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 		}
 	}
 	for _, f := range o.features {
-		if !slices.ContainsFunc(suites.Specs(), func(s suites.Spec) bool { return s.Feature.Name == f }) {
-			return nil, "", nil, input("--feature %q: no such feature: %s", f, nearest(f))
+		if all := suites.Features(); !slices.Contains(all, f) {
+			return nil, "", nil, input("--feature %q: no such feature: %s", f, nearest(f, all))
 		}
 	}
 	if o.blocks < 1 || o.blocks > 1000 {
@@ -129,11 +129,7 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 }
 
 // nearest names features that share a beginning with what was typed.
-func nearest(typed string) string {
-	var all []string
-	for _, s := range suites.Specs() {
-		all = append(all, s.Feature.Name)
-	}
+func nearest(typed string, all []string) string {
 	for n := len(typed); n > 0; n-- {
 		like := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !strings.HasPrefix(name, typed[:n]) })
 		if len(like) > 0 {
@@ -438,8 +434,8 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			for _, a := range on[g] {
 				j := base
 				j.Suites, j.Modes, j.Memory, j.Features = observing, []string{a.Name}, observingMemory, a.asks(o)
-				if len(a.only) == 0 && len(a.except) > 0 && len(j.Features) == 0 {
-					continue // all that is asked for is observed elsewhere
+				if len(owed(o, a, observing)) == 0 || len(a.only) == 0 && len(a.except) > 0 && len(j.Features) == 0 {
+					continue // all that is asked for is measured, or observed elsewhere
 				}
 				// A few features of several modes share a worker: what they take is the boot of a guest.
 				if i := slices.IndexFunc(ts, func(t task) bool {
@@ -453,7 +449,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			return ts
 		})
 	}
-	if len(measuring) > 0 && len(o.features) == 0 {
+	if o.measures() {
 		add("measure", func(*ground) int { return 1 }, func(g *ground, j job) []task {
 			j.Suites, j.Memory = measuring, measuringMemory
 			of := slices.DeleteFunc(slices.Clone(on[g]), func(a assignment) bool { return len(a.only) > 0 })
