@@ -83,6 +83,9 @@ func warnings(res Results) []string {
 		}
 		list = append(list, s)
 	}
+	if n := len(res.Run.Elsewhere); n > 0 {
+		list = append(list, fmt.Sprintf("This is a shard of a run: other shards have %s of it.", plural(n, "cell")))
+	}
 	if res.Run.Quick {
 		list = append(list, "A quick run: too few blocks for intervals, so none are claimed and ratios are rough.")
 	}

@@ -28,12 +28,14 @@ type Run struct {
 	Seconds  float64   `json:"seconds"`  // wall time of the whole run
 	Complete bool      `json:"complete"` // false: interrupted, or a cell that was planned never ran
 	Missing  []string  `json:"missing"`  // planned cells that never ran, as "suite/mode/feature"; empty when complete
-	Quick    bool      `json:"quick"`    // too few blocks for intervals: none are claimed
-	Topology Graph     `json:"topology"` // the lab's underlay, drawn
-	Source   string    `json:"source"`   // the topology file's text
-	Machine  Machine   `json:"machine"`
-	Phases   []Phase   `json:"phases"` // where the time went, in order
-	Notes    []string  `json:"notes"`  // what a reader must know before believing a number, one sentence each
+	// Elsewhere are the cells that other shards of the run were to run, named as in Missing; empty: it was no shard.
+	Elsewhere []string `json:"elsewhere"`
+	Quick     bool     `json:"quick"`    // too few blocks for intervals: none are claimed
+	Topology  Graph    `json:"topology"` // the lab's underlay, drawn
+	Source    string   `json:"source"`   // the topology file's text
+	Machine   Machine  `json:"machine"`
+	Phases    []Phase  `json:"phases"` // where the time went, in order
+	Notes     []string `json:"notes"`  // what a reader must know before believing a number, one sentence each
 }
 
 // Machine is what the run was obtained on.

@@ -105,23 +105,7 @@ func describe(res *reports.Results, p *topology.Plan, ms []modes.Mode, counts ma
 		r := &res.Results[i]
 		r.Claims = ofCell[r.Mode+"/"+r.Feature]
 	}
-	order := map[string]int{}
-	for i, m := range ms {
-		order[m.Name] = i
-	}
-	slices.SortStableFunc(res.Results, func(a, b reports.Result) int {
-		for _, c := range []int{
-			slices.Index(suites.Names(), a.Suite) - slices.Index(suites.Names(), b.Suite), order[a.Mode] - order[b.Mode],
-			strings.Compare(a.Feature, b.Feature), strings.Compare(a.Path, b.Path), strings.Compare(a.Profile, b.Profile), strings.Compare(a.Variant, b.Variant),
-			strings.Compare(a.Fidelity.Accelerator, b.Fidelity.Accelerator), strings.Compare(a.Fidelity.Kernel, b.Fidelity.Kernel),
-			strings.Compare(a.Fidelity.Fabric, b.Fidelity.Fabric), // none first: the machine's own kernel, the open fabric
-		} {
-			if c != 0 {
-				return c
-			}
-		}
-		return 0
-	})
+	reports.Sort(res, suites.Names())
 	return nil
 }
 

@@ -95,9 +95,13 @@ func measured(names []string) []string {
 }
 
 // measures tells whether anything of the run is measured.
-func (o options) measures() bool {
-	r := &suites.Run{Modes: modes.All(), Suites: measured(o.suites), Features: o.features}
-	return len(r.Cells()) > 0
+func (o options) measures() bool { return o.has(measured(o.suites)) }
+
+// observes tells whether anything of it is observed.
+func (o options) observes() bool { return o.has(observed(o.suites)) }
+
+func (o options) has(of []string) bool {
+	return len((&suites.Run{Modes: modes.All(), Suites: of, Features: o.features}).Cells()) > 0
 }
 
 func (v *progress) add(name string, width, total int) {

@@ -41,6 +41,8 @@ type options struct {
 	quick, strict           bool
 	seed                    uint64
 	blocks                  int
+	part                    string // --shard as it was given
+	shard                   shard
 }
 
 // Blocks of a run: with fewer than six, no interval at 95 % exists.
@@ -78,6 +80,7 @@ func runCommand() *cobra.Command {
 	f.IntVar(&o.blocks, "blocks", defaultBlocks, "interleaved blocks of measurements")
 	f.Uint64Var(&o.seed, "seed", 0, "seed of everything random; drawn where not given")
 	f.BoolVar(&o.strict, "strict", false, "exit with 1 where this machine could not say")
+	f.StringVar(&o.part, "shard", "", "run part I of N parts of the same run, as I/N; modebench report puts their results together")
 	if err := errors.Join(c.RegisterFlagCompletionFunc("modes", completeModes)); err != nil {
 		panic(err)
 	}
@@ -112,6 +115,12 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	}
 	if o.blocks < 1 || o.blocks > 1000 {
 		return nil, "", nil, input("--blocks %d: want 1 to 1000", o.blocks)
+	}
+	if o.shard, err = parseShard(o.part); err != nil {
+		return nil, "", nil, err
+	}
+	if n := o.parts(ms); o.shard.of > n {
+		return nil, "", nil, input("--shard %s: want at most as many shards as this run has parts, %d", o.part, n)
 	}
 	if err := checkKernels(o.kernels, o.cache); err != nil {
 		return nil, "", nil, err
@@ -148,6 +157,8 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 		o.blocks = quickBlocks
 	}
 	began := time.Now()
+	whole, elsewhere := ms, o.elsewhere(ms)
+	ms, o.suites = o.share(ms)
 	res := reports.Results{Schema: reports.Schema, Run: reports.Run{
 		Version: version(), Command: os.Args[1:], Seed: o.seed, Started: began.UTC().Truncate(time.Second), Quick: o.quick || o.blocks < 6,
 		Topology: draw(p, topology.Wiring{}), Source: source, Machine: machine(),
@@ -207,10 +218,11 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 		}
 	}
 	res.Run.Complete = len(res.Run.Missing) == 0
-	if err := describe(&res, p, ms, b.counts); err != nil {
+	res.Run.Elsewhere = elsewhere
+	if err := describe(&res, p, whole, b.counts); err != nil {
 		return err
 	}
-	res.Run.Notes = append(notes(o, res, all), b.failures...)
+	res.Run.Notes = append(notes(o, all), b.failures...)
 	res.Run.Seconds = time.Since(began).Seconds()
 	if err := write(o.dir, res); err != nil {
 		return input("out directory: %w", err)
@@ -482,14 +494,8 @@ func together(g *ground) int {
 }
 
 // notes are what a reader must know before believing a number.
-func notes(o options, res reports.Results, all []assignment) []string {
+func notes(o options, all []assignment) []string {
 	var out []string
-	if o.quick {
-		out = append(out, fmt.Sprintf("This was a quick run of %d blocks: ratios without intervals.", o.blocks))
-	}
-	if !res.Run.Complete {
-		out = append(out, fmt.Sprintf("This run is not complete: %d cells that it owes are missing.", len(res.Run.Missing)))
-	}
 	guests := map[string][]string{}
 	for _, a := range all {
 		if a.ground.guest != nil && a.why == "" && !slices.Contains(guests[a.ground.String()], a.Name) {
