@@ -20,8 +20,8 @@ type Expectation struct {
 	Reason string `yaml:"reason"` // why, in a sentence that a person who chooses a mode understands
 	Source string `yaml:"source"` // RFC section, kernel document or source path, product documentation
 
-	// Machines is what it should do where hosts are machines, whose interfaces are NICs instead of ends of veth pairs; nil: the
-	// same.
+	// Machines is what it should do where hosts are machines with NICs that filter, which ends of veth pairs and NICs of
+	// User-mode Linux do not; nil: the same.
 	Machines *Expectation `yaml:"machines"`
 }
 

@@ -179,8 +179,9 @@ type Fidelity struct {
 	Driver      string `json:"driver"`      // netns, vm, ssh
 	Accelerator string `json:"accelerator"` // kvm, tcg, uml; empty: the machine's own processor
 	Fabric      string `json:"fabric"`      // open, routed-bgp, trunk; empty: open
-	NIC         string `json:"nic"`         // model of the hosts' interfaces, such as virtio-net; empty: ends of veth pairs
+	NIC         string `json:"nic"`         // model of the hosts' interfaces, such as virtio-net; empty: ends of veth pairs, or those of User-mode Linux
 }
 
-// Machines tells whether hosts were machines, with kernels and NICs of their own.
+// Machines tells whether hosts were machines with NICs of a model. User-mode Linux's are none: they filter nothing, as ends of
+// veth pairs.
 func (f Fidelity) Machines() bool { return f.NIC != "" }

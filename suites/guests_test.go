@@ -168,8 +168,9 @@ func TestMachines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	driver, fidelity := guestDriver(t, kernels[i].Name)
 	run := &Run{
-		Driver: guestDriver(t, kernels[i].Name), Fidelity: machines, Topology: twoHosts(t), Modes: chosenModes(t), Suites: chosen(*onlySuites, nil), Expectations: expectations,
+		Driver: driver, Fidelity: fidelity, Topology: twoHosts(t), Modes: chosenModes(t), Suites: chosen(*onlySuites, nil), Expectations: expectations,
 	}
 	for _, s := range Specs() {
 		if s.Machines && slices.Contains(chosen(*onlyFeatures, []string{s.Feature.Name}), s.Feature.Name) {

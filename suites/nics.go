@@ -20,6 +20,7 @@ import (
 var entries = map[string]int{
 	"virtio_net": 64, // QEMU hw/net/virtio-net.c, MAC_TABLE_ENTRIES and virtio_net_handle_mac()
 	"e1000e":     14, // Linux drivers/net/ethernet/intel/e1000e, E1000_RAR_ENTRIES and e1000e_write_uc_addr_list()
+	"uml-vector": 0,  // Linux arch/um/drivers/vector_kern.c: it asks for no IFF_UNICAST_FLT, so net/core/dev.c makes it promiscuous
 }
 
 // nobody is a MAC address that no device of a lab has.
@@ -59,6 +60,8 @@ func nicFilters(ctx context.Context, b *Bench) (Observation, error) {
 		return notApplicable("%s of %s is no NIC but a device of kind %s, which has no filter for unicast addresses", nic.Name, host.Name, link.Kind), nil
 	case !known:
 		return Observation{}, fmt.Errorf("%s of %s: nothing is known of the filter of NICs that %s drives", nic.Name, host.Name, link.Driver)
+	case size == 0:
+		return notApplicable("%s of %s, driven by %s, has no filter for unicast addresses", nic.Name, host.Name, link.Driver), nil
 	case b.mode.Limit > 0 && b.mode.Limit <= size:
 		return notApplicable("the mode attaches no more than %d containers of a network to a host, and the filter has %d entries", b.mode.Limit, size), nil
 	}

@@ -216,14 +216,17 @@ func move(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	return o.value("sec", tally.Longest.Seconds()), nil
 }
 
-// carriers waits until all interfaces of a machine have a carrier, or all are without one, as the kernel's link watch
-// has it: it may take a second (net/core/link_watch.c).
+// unknowing is the state of an interface whose driver never tells the kernel of a carrier (RFC 2863, ifOperStatus).
+const unknowing = "unknown"
+
+// carriers waits until all interfaces of a machine that know of carriers have one, or all are without, as the kernel's link
+// watch has it: it may take a second (net/core/link_watch.c).
 func carriers(ctx context.Context, b *Bench, machine string, up bool, nics ...string) error {
 	var last string
 	ok, err := eventually(ctx, patience, func() (bool, error) {
 		s, err := b.State(ctx, machine)
 		for _, l := range s.Spaces[""].Links {
-			if slices.Contains(nics, l.Name) && (l.Oper == "up") != up {
+			if slices.Contains(nics, l.Name) && l.Oper != unknowing && (l.Oper == "up") != up {
 				last = l.Name + " is " + l.Oper
 				return false, err
 			}
@@ -245,6 +248,9 @@ func unplug(ctx context.Context, b *Bench, host string) (plug func() error, err 
 	m := b.plan.Machine(host)
 	nic := m.NIC(b.plan.Network(network(b)).NIC)
 	port := cable(m, nic).Peer
+	if l, err := linkOf(ctx, b, Place{Machine: host}, nic.Name); err != nil || l.Oper == unknowing {
+		return nil, errors.Join(err, fmt.Errorf("%s of %s: its driver, %s, tells of no carrier, so a host cannot notice that it is lost", nic.Name, host, l.Driver))
+	}
 	const owner = "unplugged"
 	plug = sync.OnceValue(func() error { return b.lab.Undo(context.WithoutCancel(ctx), owner) })
 	b.atEnd(func(ctx context.Context) error { return errors.Join(plug(), carriers(ctx, b, host, true, nic.Name)) })

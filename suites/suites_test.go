@@ -157,7 +157,7 @@ func TestSuites(t *testing.T) {
 		Emit: func(e Event) {},
 	}
 	if *guests != "" {
-		run.Driver, run.Fidelity = guestDriver(t, *guests), machines
+		run.Driver, run.Fidelity = guestDriver(t, *guests)
 	}
 	run.Modes = chosenModes(t)
 	if *guests == "" && !*inGuest {
@@ -191,18 +191,19 @@ func TestSuites(t *testing.T) {
 	}
 }
 
-// machines are the fidelity of hosts that guestDriver makes, but for their kernel.
-var machines = reports.Fidelity{Driver: "vm", NIC: vm.NICs()[0]}
-
-// guestDriver makes hosts of a kernel that is installed.
-func guestDriver(t *testing.T, name string) lab.Driver {
+// guestDriver makes hosts of a kernel that is installed. The fidelity lacks the kernel's release.
+func guestDriver(t *testing.T, name string) (lab.Driver, reports.Fidelity) {
 	cache := t.TempDir()
 	ks, lacking := vm.Kernels(cache)
 	i := slices.IndexFunc(ks, func(k vm.Kernel) bool { return k.Name == name })
 	if i < 0 {
 		t.Fatalf("-guests %q: no such kernel: %v", name, lacking)
 	}
-	return vm.Driver{Kernel: ks[i], Cache: cache, Features: modules}
+	nic, err := ks[i].NIC("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vm.Driver{Kernel: ks[i], Cache: cache, Features: modules}, reports.Fidelity{Driver: "vm", NIC: nic}
 }
 
 // sabotage breaks each mode by the sabotages of all specs, those of one suite in one lab, several labs at the same time:

@@ -10,37 +10,47 @@ import (
 )
 
 // TestMachines observes a mode on hosts that are guests, by the same specs as elsewhere: what their NICs filter, a carrier
-// that goes and comes, and a NIC that cannot be deleted.
+// that goes and comes, and a NIC that cannot be deleted. NICs of User-mode Linux have neither filter nor carrier.
 func TestMachines(t *testing.T) {
 	isolated(t)
 	ks, lacking := vm.Kernels(DefaultCache())
-	i := slices.IndexFunc(ks, func(k vm.Kernel) bool { return k.Kind == vm.QEMU })
-	if i < 0 {
-		unable(t, "no kernel for machines: %v", lacking)
-	}
-	dir := t.TempDir()
-	code, _, stderr := result(t, modebench(t, dir, "run", "--driver", "vm", "--kernel", ks[i].Name, "-m", "macvlan-bridge",
-		"--suite", "conformance,lifecycle", "--feature", "same-host-ipv4,link-loss,follows-parent,nic-filters", "--seed", "7"))
-	if code != exitExpected {
-		t.Fatalf("exit code %d: want 0: %s", code, stderr)
-	}
-	want := map[string]string{"same-host-ipv4": reports.Pass, "nic-filters": reports.Pass, "link-loss": reports.Pass, "follows-parent": reports.Unable}
-	for _, r := range readReport(t, dir).Results {
-		if r.Outcome != want[r.Feature] {
-			t.Errorf("%s: %s: want %s: %s", r.Feature, r.Outcome, want[r.Feature], r.Detail)
-		}
-		if r.Outcome == reports.Unable && !strings.Contains(r.Detail, "eth0: operation not supported") {
-			t.Errorf("%s: %q: want the reason", r.Feature, r.Detail)
-		}
-		if f := r.Fidelity; f.Driver != "vm" || f.Kernel != ks[i].Release || f.Accelerator == "" || f.NIC != "virtio-net" {
-			t.Errorf("%s: fidelity %+v: want guests with %s", r.Feature, f, ks[i].Release)
-		}
-		if line := r.Reproduce[0]; line != "modebench run -m macvlan-bridge --feature "+r.Feature+" --driver vm --kernel "+ks[i].Name {
-			t.Errorf("%s: %q leads elsewhere", r.Feature, line)
-		}
-		delete(want, r.Feature)
-	}
-	if len(want) > 0 {
-		t.Errorf("not observed: %v", want)
+	for kind, c := range map[string]struct {
+		nic  string
+		want map[string]string
+	}{
+		vm.QEMU: {"virtio-net", map[string]string{"same-host-ipv4": reports.Pass, "nic-filters": reports.Pass, "link-loss": reports.Pass, "follows-parent": reports.Unable}},
+		vm.UML:  {"", map[string]string{"same-host-ipv4": reports.Pass, "nic-filters": reports.Pass, "link-loss": reports.Unable, "follows-parent": reports.Unable}},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			i := slices.IndexFunc(ks, func(k vm.Kernel) bool { return k.Kind == kind })
+			if i < 0 {
+				unable(t, "no kernel for machines: %v", lacking)
+			}
+			dir := t.TempDir()
+			code, _, stderr := result(t, modebench(t, dir, "run", "--driver", "vm", "--kernel", ks[i].Name, "-m", "macvlan-bridge",
+				"--suite", "conformance,lifecycle", "--feature", "same-host-ipv4,link-loss,follows-parent,nic-filters", "--seed", "7"))
+			if code != exitExpected {
+				t.Fatalf("exit code %d: want 0: %s", code, stderr)
+			}
+			reasons := map[string]string{"follows-parent": "eth0: operation not supported", "link-loss": "uml-vector, tells of no carrier"}
+			for _, r := range readReport(t, dir).Results {
+				if r.Outcome != c.want[r.Feature] {
+					t.Errorf("%s: %s: want %s: %s", r.Feature, r.Outcome, c.want[r.Feature], r.Detail)
+				}
+				if r.Outcome == reports.Unable && !strings.Contains(r.Detail, reasons[r.Feature]) {
+					t.Errorf("%s: %q: want the reason", r.Feature, r.Detail)
+				}
+				if f := r.Fidelity; f.Driver != "vm" || f.Kernel != ks[i].Release || f.Accelerator == "" || f.NIC != c.nic {
+					t.Errorf("%s: fidelity %+v: want guests with %s", r.Feature, f, ks[i].Release)
+				}
+				if line := r.Reproduce[0]; line != "modebench run -m macvlan-bridge --feature "+r.Feature+" --driver vm --kernel "+ks[i].Name {
+					t.Errorf("%s: %q leads elsewhere", r.Feature, line)
+				}
+				delete(c.want, r.Feature)
+			}
+			if len(c.want) > 0 {
+				t.Errorf("not observed: %v", c.want)
+			}
+		})
 	}
 }

@@ -32,7 +32,7 @@ const (
 // ground is a kernel that labs stand on.
 type ground struct {
 	driver  string            // what hosts are on it; empty: netnsDriver
-	nic     string            // model of the hosts' NICs; empty: they have none
+	nic     string            // model of the hosts' NICs; empty: they have none, or User-mode Linux's own
 	name    string            // as --kernel names it
 	guest   *vm.Kernel        // nil: the machine's own kernel
 	missing map[string]string // what it lacks, in its own words
@@ -106,7 +106,7 @@ func features() []string {
 type kernels struct {
 	cache   string
 	driver  string // what hosts are; empty: netnsDriver
-	nic     string // model of the hosts' NICs; empty: they have none
+	nic     string // model of the hosts' NICs; empty: they have none, or the usual ones
 	noFetch bool
 	only    bool                                    // tell what could be done: build nothing
 	say     io.Writer                               // what is fetched is announced on it
@@ -177,7 +177,7 @@ func (o *options) checkDriver() error {
 		}
 		return nil
 	case vmDriver:
-		if o.nic = cmp.Or(o.nic, vm.NICs()[0]); !slices.Contains(vm.NICs(), o.nic) {
+		if o.nic != "" && !slices.Contains(vm.NICs(), o.nic) {
 			return input("--nic %q: no such model: want one of %s", o.nic, strings.Join(vm.NICs(), ", "))
 		}
 	default:
@@ -190,21 +190,12 @@ func (o *options) checkDriver() error {
 		if name == hostKernel {
 			return input("--kernel host: with --driver vm each host has a kernel of its own, never this machine's: want %s, a guest kernel such as debian-cloud, or a path", autoKernel)
 		}
-		kind := vm.QEMU
-		if strings.Contains(name, "/") {
-			if k, err := vm.File(name); err == nil {
-				kind = k.Kind
-			}
-		}
-		if name == "uml" || kind == vm.UML {
-			return input("--kernel %s: User-mode Linux cannot be a host of --driver vm yet: want %s, a kernel that qemu runs such as debian-cloud, or a path to one", name, autoKernel)
+		if k, err := vm.File(name); o.nic != "" && (name == vm.UML || err == nil && k.Kind == vm.UML) {
+			return input("--nic %s: User-mode Linux has NICs of its own: want none with --kernel %s, or a kernel that qemu runs such as debian-cloud", o.nic, name)
 		}
 	}
 	return nil
 }
-
-// usable tells whether guests of a kind of kernel can be what the driver needs them for.
-func (ks *kernels) usable(kind string) bool { return ks.driver != vmDriver || kind == vm.QEMU }
 
 // own is the machine's own kernel.
 func (ks *kernels) own(ctx context.Context) (*ground, error) {
@@ -231,18 +222,17 @@ func (ks *kernels) look(ctx context.Context, k vm.Kernel) *ground {
 			return g
 		}
 	}
-	g := &ground{name: k.Name, driver: ks.driver, nic: ks.nic, guest: &k}
+	g := &ground{name: k.Name, driver: ks.driver, guest: &k}
 	g.failed = ks.span("look at kernel "+k.Name, func() (err error) {
 		if k, err = vm.Accelerate(ctx, k, ks.cache); err != nil {
 			return err
 		}
-		if g.missing, err = guestLacks(ctx, k, ks.cache, features()); err != nil || ks.nic == "" {
-			return err
+		if ks.driver == vmDriver {
+			if g.nic, err = k.NIC(ks.nic); err != nil {
+				return err
+			}
 		}
-		lacking, err := k.Undriven(ks.nic)
-		if len(lacking) > 0 {
-			g.missing[ks.nic] = "it has no module " + strings.Join(lacking, ", ")
-		}
+		g.missing, err = guestLacks(ctx, k, ks.cache, features())
 		return err
 	})
 	ks.grounds = append(ks.grounds, g)
@@ -257,7 +247,7 @@ func errNoFetch(name string) error {
 // fetch brings a kernel along.
 func (ks *kernels) fetch(ctx context.Context, name string) *ground {
 	if ks.noFetch {
-		return &ground{name: name, failed: errNoFetch(name)}
+		return &ground{name: name, driver: ks.driver, failed: errNoFetch(name)}
 	}
 	var k vm.Kernel
 	err := ks.span("fetch kernel "+name, func() (err error) {
@@ -266,7 +256,7 @@ func (ks *kernels) fetch(ctx context.Context, name string) *ground {
 		return err
 	})
 	if err != nil {
-		return &ground{name: name, failed: fmt.Errorf("kernel %s: %w", name, err)}
+		return &ground{name: name, driver: ks.driver, failed: fmt.Errorf("kernel %s: %w", name, err)}
 	}
 	return ks.look(ctx, k)
 }
@@ -276,7 +266,7 @@ func (ks *kernels) named(ctx context.Context, name string) *ground {
 	if strings.Contains(name, "/") {
 		k, err := vm.File(name)
 		if err != nil {
-			return &ground{name: name, failed: err}
+			return &ground{name: name, driver: ks.driver, failed: err}
 		}
 		return ks.look(ctx, k)
 	}
@@ -293,6 +283,12 @@ func (ks *kernels) named(ctx context.Context, name string) *ground {
 // Where there is none, the reasons say why, and how one can be had.
 func (ks *kernels) able(ctx context.Context, needs []string) (*ground, error) {
 	present, lacking := vm.Kernels(ks.cache)
+	fetchable := vm.Fetchable()
+	if ks.driver == vmDriver { // User-mode Linux last: its NICs filter nothing, and see no carrier
+		later := func(a, b string) int { return cmp.Compare(strings.Index(a, vm.UML), strings.Index(b, vm.UML)) }
+		slices.SortStableFunc(present, func(a, b vm.Kernel) int { return later(a.Kind, b.Kind) })
+		slices.SortStableFunc(fetchable, later)
+	}
 	var reasons []error
 	var have []string
 	try := func(g *ground) bool {
@@ -304,22 +300,18 @@ func (ks *kernels) able(ctx context.Context, needs []string) (*ground, error) {
 	}
 	for _, k := range present {
 		have = append(have, k.Name)
-		if !ks.usable(k.Kind) {
-			continue
-		}
 		if g := ks.look(ctx, k); try(g) {
 			return g, nil
 		}
 	}
-	for _, name := range vm.Fetchable() {
-		if slices.Contains(have, name) || ctx.Err() != nil || name == vm.UML && !ks.usable(vm.UML) {
+	for _, name := range fetchable {
+		if slices.Contains(have, name) || ctx.Err() != nil {
 			continue
 		}
 		i := slices.IndexFunc(ks.grounds, func(g *ground) bool { return g.name == name })
 		var g *ground
 		if i < 0 {
 			g = ks.fetch(ctx, name)
-			g.driver, g.nic = ks.driver, ks.nic
 			ks.grounds = append(ks.grounds, g)
 		} else {
 			g = ks.grounds[i]
@@ -350,7 +342,6 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 			chosen = append(chosen, own)
 		default:
 			if g := ks.named(ctx, name); !slices.Contains(chosen, g) {
-				g.driver, g.nic = ks.driver, ks.nic
 				chosen = append(chosen, g)
 			}
 		}
@@ -365,9 +356,9 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 				out = append(out, a)
 				continue
 			}
-			a.why = g.lacks(ks.needs(m, p))
+			a.why = g.lacks(m.Requires(p))
 			if a.why != "" && names[0] == autoKernel {
-				other, err := ks.able(ctx, ks.needs(m, p))
+				other, err := ks.able(ctx, m.Requires(p))
 				if err == nil {
 					a.ground, a.since, a.why = other, a.why, ""
 				} else {
@@ -387,15 +378,6 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 		}
 	}
 	return out, nil
-}
-
-// needs are what a mode's lab needs of a kernel, the driver of its hosts' NICs included.
-func (ks *kernels) needs(m modes.Mode, p *topology.Plan) []string {
-	needs := m.Requires(p)
-	if ks.nic != "" {
-		needs = append(needs, ks.nic)
-	}
-	return needs
 }
 
 // torNeeds are what the switches of a plan need of a kernel: a tag is a host's to put on.
@@ -426,7 +408,7 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 				b := a
 				b.only, b.except, b.since, b.why = nil, nil, why, why
 				if o.kernels[0] == autoKernel {
-					if other, err := ks.able(ctx, append(ks.needs(a.Mode, a.plan), needs...)); err == nil {
+					if other, err := ks.able(ctx, append(a.Requires(a.plan), needs...)); err == nil {
 						b.ground, b.why = other, ""
 					} else {
 						b.why += "; and no guest kernel has all of it: " + strings.ReplaceAll(err.Error(), "\n", "; ")

@@ -122,9 +122,9 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"kernel-missing", nil, []string{"run", "--kernel", "host,./vmlinuz"}},
 		{"driver", nil, []string{"run", "--driver", "kvm"}},
 		{"driver-kernel", nil, []string{"run", "--driver", "vm", "--kernel", "host"}},
-		{"driver-uml", nil, []string{"run", "--driver", "vm", "--kernel", "uml"}},
 		{"driver-measuring", nil, []string{"run", "--driver", "vm", "--suite", "conformance,throughput"}},
 		{"nic", nil, []string{"run", "--driver", "vm", "--nic", "e1000"}},
+		{"nic-uml", nil, []string{"run", "--driver", "vm", "--kernel", "uml", "--nic", "e1000e"}},
 		{"nic-namespaces", nil, []string{"run", "--nic", "virtio-net"}},
 		{"kernel-file", map[string]string{"vmlinuz": "no kernel at all"}, []string{"run", "--kernel", "./vmlinuz"}},
 	} {

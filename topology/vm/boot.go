@@ -36,6 +36,7 @@ type Machine struct {
 
 	name    string
 	line    *os.File
+	pace    *paced // nil: the line needs none
 	cmd     *exec.Cmd
 	console *tail
 	over    chan struct{} // closed when cmd has ended
@@ -97,6 +98,10 @@ func Boot(ctx context.Context, k Kernel, g Guest) (_ *Machine, err error) {
 	}
 	m.Boot = time.Since(began).Seconds()
 	out := &frames{w: m.line}
+	if k.Kind == UML {
+		m.pace = newPaced(m.line)
+		out.w = m.pace
+	}
 	asked, err := json.Marshal(request{g.Name, names(ms), g.Args})
 	if err != nil {
 		return nil, errors.Join(err, m.Stop())
@@ -104,11 +109,8 @@ func Boot(ctx context.Context, k Kernel, g Guest) (_ *Machine, err error) {
 	var r reply
 	answered := make(chan error, 1)
 	go func() {
-		err := out.write(frameRequest, asked)
-		var answer []byte
-		if err == nil {
-			_, answer, err = readFrame(in)
-		}
+		go func() { _ = out.write(frameRequest, asked) }() // where that fails, so does reading
+		_, answer, err := m.next(in)
 		if err == nil {
 			err = json.Unmarshal(answer, &r)
 		}
@@ -173,10 +175,23 @@ func (m *Machine) said() string {
 	return "; its console said nothing"
 }
 
+// next reads the next frame that is for somebody else than the line itself.
+func (m *Machine) next(in io.Reader) (kind byte, data []byte, err error) {
+	for {
+		if kind, data, err = readFrame(in); err != nil || kind != frameRead || m.pace == nil {
+			return kind, data, err
+		}
+		m.pace.more <- struct{}{}
+	}
+}
+
 // pump hands over the program's output until its end.
 func (m *Machine) pump(in io.Reader, to io.Writer) error {
+	if m.pace != nil {
+		defer close(m.pace.more)
+	}
 	for {
-		kind, data, err := readFrame(in)
+		kind, data, err := m.next(in)
 		if err != nil {
 			m.settle()
 			return fmt.Errorf("guest %s: kernel %s: %w%s", m.name, m.Kernel.Name, lost(err), m.said())
@@ -212,7 +227,7 @@ func (s *stream) Write(p []byte) (int, error) { return s.out.Write(p) }
 
 func (s *stream) Close() (err error) {
 	s.end.Do(func() { err = s.out.write(frameEnd, nil) })
-	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
 		return nil // it ended before
 	}
 	return err

@@ -201,6 +201,30 @@ func TestStream(t *testing.T) {
 	})
 }
 
+// TestTurns talks with a guest in turns, each longer than what its terminal holds: a guest that was once asked to pause must
+// not be deaf afterwards.
+func TestTurns(t *testing.T) {
+	each(t, func(t *testing.T, k Kernel, cache string) {
+		m := boot(t, k, Guest{Cache: cache, Args: []string{"echo"}})
+		deaf := time.AfterFunc(20*time.Second, func() { _ = m.Stop() })
+		defer deaf.Stop()
+		said := make([]byte, 20000)
+		for i := range 20 {
+			sent := make(chan error, 1)
+			go func() {
+				_, err := m.Stream.Write(said)
+				sent <- err
+			}()
+			if n, err := io.ReadFull(m.Stream, said); err != nil {
+				t.Fatalf("turn %d: %d bytes of %d came back: %v", i, n, len(said), err)
+			}
+			if err := <-sent; err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
 func common(a, b []byte) int {
 	for i := range min(len(a), len(b)) {
 		if a[i] != b[i] {

@@ -48,19 +48,28 @@ func NICs() (names []string) {
 	return names
 }
 
-// Undriven says which modules a kernel lacks to drive a model of NICs, "" for the usual one; empty: none. User-mode Linux
-// has NICs of its own.
-func (k Kernel) Undriven(nic string) ([]string, error) {
-	i, err := modelOf(nic)
-	if err != nil || k.Kind == UML {
-		return nil, err
+// NIC is the model of the NICs of hosts with a kernel: the one that is asked for, or the usual one where that is "". User-mode
+// Linux has NICs of its own, which are of no model: "". It is an error where the kernel cannot drive the model.
+func (k Kernel) NIC(model string) (string, error) {
+	if k.Kind == UML {
+		if model != "" {
+			return "", fmt.Errorf("kernel %s: User-mode Linux has NICs of its own, and none of model %s", k.Name, model)
+		}
+		return "", nil
+	}
+	i, err := modelOf(model)
+	if err != nil {
+		return "", err
 	}
 	t, err := newTree(k)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	_, lacking, err := t.order([]string{nics[i].feature})
-	return lacking, err
+	if err == nil && len(lacking) > 0 {
+		err = fmt.Errorf("kernel %s: no driver for the NIC %s: it lacks the module %s", k.Name, nics[i].name, strings.Join(lacking, ", "))
+	}
+	return nics[i].name, err
 }
 
 func modelOf(nic string) (int, error) {
@@ -76,13 +85,11 @@ func modelOf(nic string) (int, error) {
 
 // Boot is lab.Driver's.
 func (d Driver) Boot(ctx context.Context, p *topology.Plan) (lab.Booted, error) {
-	lacking, err := d.Kernel.Undriven(d.NIC)
-	if err == nil && len(lacking) > 0 {
-		err = fmt.Errorf("kernel %s: no driver for the NIC %s: it lacks %s", d.Kernel.Name, d.NIC, strings.Join(lacking, ", "))
-	}
+	nic, err := d.Kernel.NIC(d.NIC)
 	if err != nil {
 		return lab.Booted{}, err
 	}
+	d.NIC = nic
 	k, err := Accelerate(ctx, d.Kernel, d.Cache)
 	if err != nil {
 		return lab.Booted{}, err

@@ -20,6 +20,7 @@ const (
 	frameRequest = 'r' // outside: request; guest: reply
 	frameData    = 'd' // the program's input, or output
 	frameEnd     = 'e' // outside: the program's input ended; guest: ended, as JSON
+	frameRead    = 'k' // guest, of UML: it has read creditMax bytes more
 )
 
 // frameMax bounds a frame: no more is ever written in one, and a longer one is a sign of a line that garbles.
@@ -58,8 +59,8 @@ func readFrame(r io.Reader) (kind byte, payload []byte, err error) {
 		return 0, nil, err
 	}
 	n := binary.BigEndian.Uint32(head[1:])
-	if n > frameMax || !strings.ContainsRune("rde", rune(head[0])) {
-		return 0, nil, fmt.Errorf("line to the guest: a frame begins with % x: want one of kind r, d or e of at most %d bytes", head, frameMax)
+	if n > frameMax || !strings.ContainsRune("rdek", rune(head[0])) {
+		return 0, nil, fmt.Errorf("line to the guest: a frame begins with % x: want one of kind r, d, e or k of at most %d bytes", head, frameMax)
 	}
 	payload = make([]byte, n)
 	if _, err := io.ReadFull(r, payload); err != nil {
@@ -69,6 +70,56 @@ func readFrame(r io.Reader) (kind byte, payload []byte, err error) {
 		return 0, nil, err
 	}
 	return head[0], payload, nil
+}
+
+// A serial line of UML must never hold as much unread as makes its terminal ask for a pause, which are 3968 of the 4096 bytes
+// that it can hold (n_tty_check_throttle() of Linux drivers/tty/n_tty.c). UML then no longer waits for input of the line, and
+// nothing has it wait again: line_throttle() of arch/um/drivers/line.c takes the descriptor out of those that interrupt, and
+// line_unthrottle() reads what there is at that moment, but does not put it back. So no more than two credits are ever
+// unread, and the guest says when it has read one.
+const creditMax = 1 << 10
+
+// paced writes to a line no faster than the guest reads.
+type paced struct {
+	w    io.Writer
+	left int           // bytes that may be written now
+	more chan struct{} // one for each credit that was read; closed: nobody reads any more
+}
+
+func newPaced(w io.Writer) *paced {
+	return &paced{w: w, left: 2 * creditMax, more: make(chan struct{}, 2)}
+}
+
+func (p *paced) Write(b []byte) (n int, err error) {
+	for n < len(b) {
+		if p.left == 0 {
+			if _, ok := <-p.more; !ok {
+				return n, io.ErrClosedPipe
+			}
+			p.left = creditMax
+		}
+		m, err := p.w.Write(b[n:min(len(b), n+p.left)])
+		n, p.left = n+m, p.left-m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// confirming reads a line, and says how much was read.
+type confirming struct {
+	r    io.Reader
+	out  *frames
+	read int // bytes of a credit
+}
+
+func (c *confirming) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	for c.read += n; c.read >= creditMax; c.read -= creditMax {
+		err = errors.Join(err, c.out.write(frameRead, nil))
+	}
+	return n, err
 }
 
 // awaitGreeting reads until after the greeting.

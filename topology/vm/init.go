@@ -58,6 +58,9 @@ func guestMain() error {
 		return fmt.Errorf("line: %w", err)
 	}
 	out, in := &frames{w: f}, bufio.NewReader(f)
+	if string(kind) == UML {
+		in = bufio.NewReader(&confirming{r: f, out: out})
+	}
 	_, asked, err := readFrame(in)
 	if err != nil {
 		return fmt.Errorf("line: %w", err)
