@@ -110,7 +110,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			return o.value("reach-sec", took.Seconds()), nil
 		}),
 		Sabotage: []Sabotage{{Mode: speaks, Doc: "the router has a static route to it", Steps: func(p *topology.Plan) []topology.Step {
-			c := spareOf(p)
+			c := spareOf(p, p.Hosts()[1].Name, 1)
 			h := p.Hosts()[0]
 			nic := h.NIC(p.Networks[0].NIC)
 			to, via := c.Segment4.Addr(), nic.V4.Addr()
@@ -121,19 +121,6 @@ var _ = registerFamilies(func(f Family) Spec {
 		}}},
 	}
 })
-
-// spareOf is the container that guest gives first.
-func spareOf(p *topology.Plan) topology.Container {
-	most := 0
-	for _, h := range p.Hosts() {
-		most = max(most, len(h.Containers))
-	}
-	c, err := p.Container(p.Hosts()[1].Name, p.Networks[0].Name, most+1)
-	if err != nil {
-		panic(err)
-	}
-	return c
-}
 
 var _ = register(Spec{
 	Suite: "routing",
@@ -249,7 +236,7 @@ var _ = register(Spec{
 		return o, nil
 	}),
 	Sabotage: []Sabotage{{Mode: speaks, Doc: "the host announces the address for another reason, too", Steps: func(p *topology.Plan) (steps []topology.Step) {
-		c := spareOf(p)
+		c := spareOf(p, p.Hosts()[1].Name, 1)
 		for _, a := range []netip.Addr{c.Segment4.Addr(), c.Segment6.Addr()} {
 			steps = append(steps, topology.Step{On: p.Hosts()[0].Name, Announce: &topology.Announcement{Prefix: alone(a)}})
 		}
@@ -462,7 +449,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			return o, nil
 		}),
 		Sabotage: []Sabotage{{Mode: speaks, Doc: "the router prefers the first host", Steps: func(p *topology.Plan) []topology.Step {
-			c, nic := spareOf(p), p.Hosts()[0].NIC(p.Networks[0].NIC)
+			c, nic := spareOf(p, p.Hosts()[1].Name, 1), p.Hosts()[0].NIC(p.Networks[0].NIC)
 			to, via := c.Segment4.Addr(), nic.V4.Addr()
 			if f == IPv6 {
 				to, via = c.Segment6.Addr(), nic.V6.Addr()

@@ -20,11 +20,24 @@ import (
 
 // another is a container that is not attached at the start, nor is one of its name on any host; n counts them from 1.
 func another(b *Bench, host, network string, n int) (topology.Container, error) {
-	most := 0
-	for _, h := range b.plan.Hosts() {
+	return b.plan.Container(host, network, planned(b.plan)+n)
+}
+
+// planned is the highest number of a container that is attached at the start.
+func planned(p *topology.Plan) (most int) {
+	for _, h := range p.Hosts() {
 		most = max(most, len(h.Containers))
 	}
-	return b.plan.Container(host, network, most+n)
+	return most
+}
+
+// spareOf is another container of a plan's first network, for the steps of sabotages.
+func spareOf(p *topology.Plan, host string, n int) topology.Container {
+	c, err := p.Container(host, p.Networks[0].Name, planned(p)+n)
+	if err != nil {
+		panic(err)
+	}
+	return c
 }
 
 // aside detaches containers of one host until the spec ends.
@@ -251,6 +264,21 @@ func mapLinks(change func(*topology.Link)) func([]topology.Step) []topology.Step
 				l := *s.Link
 				change(&l)
 				steps[i].Link = &l
+			}
+		}
+		return steps
+	}
+}
+
+// mapAddrs changes the addresses that attaching gives devices.
+func mapAddrs(change func(*topology.Addr)) func([]topology.Step) []topology.Step {
+	return func(steps []topology.Step) []topology.Step {
+		steps = slices.Clone(steps)
+		for i, s := range steps {
+			if s.Addr != nil {
+				a := *s.Addr
+				change(&a)
+				steps[i].Addr = &a
 			}
 		}
 		return steps
@@ -529,17 +557,11 @@ var _ = register(Spec{
 		return o.differences(host, append(shared, mute...)).with(host, "%d different addresses in containers", len(holders)), nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "all containers get one address", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
-			steps = slices.Clone(steps)
-			for i, s := range steps {
-				if s.Addr != nil && s.Addr.Prefix.Addr().Is6() {
-					a := *s.Addr
-					a.Prefix = netip.PrefixFrom(netip.MustParseAddr("fd17::fff"), 64)
-					steps[i].Addr = &a
-				}
+		{Mode: "bridge", Doc: "all containers get one address", Rewire: ofSpares(mapAddrs(func(a *topology.Addr) {
+			if a.Prefix.Addr().Is6() {
+				a.Prefix = netip.PrefixFrom(netip.MustParseAddr("fd17::fff"), 64)
 			}
-			return steps
-		})},
+		}))},
 		{Mode: "ptp", Doc: "forwarding is off", Steps: func(p *topology.Plan) []topology.Step {
 			return []topology.Step{{On: p.Hosts()[0].Name, Sysctl: &topology.Sysctl{Key: "net/ipv4/ip_forward", Value: "0"}}}
 		}},

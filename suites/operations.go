@@ -92,15 +92,10 @@ var _ = registerFamilies(func(f Family) Spec {
 		Run:  func(ctx context.Context, b *Bench) (Observation, error) { return move(ctx, b, f) },
 		Sabotage: []Sabotage{
 			{Mode: "macvlan-bridge", Doc: "the container gets another address on the other host", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
-				steps = slices.Clone(steps)
-				for i, s := range steps {
-					if s.Addr != nil && s.On == "h2" {
-						a := *s.Addr
-						a.Prefix = netip.PrefixFrom(a.Prefix.Addr().Next(), a.Prefix.Bits())
-						steps[i].Addr = &a
-					}
+				if steps[0].On != "h2" {
+					return steps
 				}
-				return steps
+				return selfNumbered(steps)
 			})},
 			{Mode: "macvlan-passthru", Doc: "the devices are of mode private", Rewire: parentMode("private")},
 			{Mode: "ipvlan-l3", Doc: "the other host does not announce it", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {

@@ -719,10 +719,7 @@ var _ = registerFamilies(func(f Family) Spec {
 				}
 			}
 			questions, err := recorded(ctx, func(p lab.Packet) bool {
-				q := p
-				if p.Inner != nil {
-					q = *p.Inner
-				}
+				q := carriedIn(p)
 				return !a.Answered && p.Token == token ||
 					q.ARP != nil && q.ARP.Op == 1 && q.ARP.TargetIP == target.Addr() && q.ARP.SenderIP == addrOf(b, from, f) ||
 					q.NDP != nil && q.NDP.Kind == "ns" && q.NDP.Target == target.Addr() && q.Src.Addr() == addrOf(b, from, f)

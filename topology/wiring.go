@@ -51,6 +51,7 @@ type Step struct {
 	Gossip   *Gossip
 	Endpoint *Endpoint
 	Program  *Program
+	Reserve  *Reserve
 }
 
 // Space makes the network namespace of a container, with its loopback up.
@@ -220,6 +221,23 @@ type Ready struct {
 	Addr   netip.AddrPort // a TCP connection to it is accepted; invalid: not asked
 	File   string         // it exists in the program's directory, made by the program; empty: not asked
 	Within time.Duration  // or else it is an error; 0: 10 s
+}
+
+// Reserve has the machine's address manager give a container an address of each range of a pool, in the way of the CNI plugin
+// host-local. Undoing it gives them back.
+type Reserve struct {
+	Pool   string       // of the machine: of these ranges while somebody has an address of it
+	ID     string       // the container
+	Link   string       // its interface
+	Ranges []Range      // one for each family
+	Want   []netip.Addr // these; of a range that none of them is in, the next
+}
+
+// Range is addresses of a subnet that are given out. Never given out are the subnet's own, the broadcast and the gateway's.
+type Range struct {
+	Subnet      netip.Prefix
+	First, Last netip.Addr // invalid: the subnet's
+	Gateway     netip.Addr // invalid: the first of the subnet
 }
 
 // Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
@@ -417,6 +435,8 @@ func (s Step) String() string {
 		return s.Endpoint.line(at, s.Remove)
 	case s.Program != nil:
 		return s.Program.line(at, s.Remove)
+	case s.Reserve != nil:
+		return s.Reserve.line(at, s.Remove)
 	}
 	return "# " + at + ": nothing"
 }
@@ -733,6 +753,33 @@ func (p Program) line(at string, remove bool) string {
 		fmt.Fprintf(&b, "\nuntil ip netns exec %s nc -z %s %d; do sleep 0.1; done", at, a.Addr(), a.Port())
 	}
 	return b.String()
+}
+
+// line is the CNI plugin's, with what it keeps in a directory named after the machine.
+func (r Reserve) line(at string, remove bool) string {
+	var ranges, want words
+	for _, of := range r.Ranges {
+		fields := []string{fmt.Sprintf(`"subnet":%q`, of.Subnet)}
+		for _, f := range []struct {
+			key  string
+			addr netip.Addr
+		}{{"rangeStart", of.First}, {"rangeEnd", of.Last}, {"gateway", of.Gateway}} {
+			if f.addr.IsValid() {
+				fields = append(fields, fmt.Sprintf("%q:%q", f.key, f.addr))
+			}
+		}
+		ranges.add("[{" + strings.Join(fields, ",") + "}]")
+	}
+	for _, a := range r.Want {
+		want.add(fmt.Sprintf("%q", a))
+	}
+	args := ""
+	if len(want) > 0 {
+		args = fmt.Sprintf(`"args":{"cni":{"ips":[%s]}},`, strings.Join(want, ","))
+	}
+	return fmt.Sprintf(`CNI_COMMAND=%s CNI_CONTAINERID=%s CNI_IFNAME=%s CNI_NETNS=/run/netns/%s CNI_PATH=/opt/cni/bin host-local <<'END'
+{"cniVersion":"1.1.0","name":%q,%s"ipam":{"type":"host-local","dataDir":"/run/%s-ipam","ranges":[%s]}}
+END`, strings.ToUpper(addDel(remove)), r.ID, r.Link, space(at, r.ID), r.Pool, args, at, strings.Join(ranges, ","))
 }
 
 // line configures FRR's bgpd.

@@ -250,6 +250,20 @@ until ip netns exec h1 nc -z 198.18.0.1 2379; do sleep 0.1; done`,
 			"mkdir /run/h1-bird\nip netns exec h1 env -C /run/h1-bird /usr/sbin/bird -f & echo $! >/run/h1-bird/pid", "kill $(cat /run/h1-bird/pid) && rm -r /run/h1-bird",
 		},
 		{
+			topology.Step{Reserve: &topology.Reserve{
+				Pool: "blue", ID: "c9", Link: "eth0",
+				Ranges: []topology.Range{
+					{Subnet: pfx("10.0.0.0/24"), First: addr("10.0.0.10"), Last: addr("10.0.0.19"), Gateway: addr("10.0.0.1")},
+					{Subnet: pfx("fd00::/64")},
+				},
+				Want: []netip.Addr{addr("10.0.0.12")},
+			}},
+			"CNI_COMMAND=ADD CNI_CONTAINERID=c9 CNI_IFNAME=eth0 CNI_NETNS=/run/netns/h1-c9 CNI_PATH=/opt/cni/bin host-local <<'END'\n" + `{"cniVersion":"1.1.0","name":"blue","args":{"cni":{"ips":["10.0.0.12"]}},"ipam":{"type":"host-local","dataDir":"/run/h1-ipam","ranges":[[{"subnet":"10.0.0.0/24","rangeStart":"10.0.0.10","rangeEnd":"10.0.0.19","gateway":"10.0.0.1"}],[{"subnet":"fd00::/64"}]]}}
+END`,
+			"CNI_COMMAND=DEL CNI_CONTAINERID=c9 CNI_IFNAME=eth0 CNI_NETNS=/run/netns/h1-c9 CNI_PATH=/opt/cni/bin host-local <<'END'\n" + `{"cniVersion":"1.1.0","name":"blue","args":{"cni":{"ips":["10.0.0.12"]}},"ipam":{"type":"host-local","dataDir":"/run/h1-ipam","ranges":[[{"subnet":"10.0.0.0/24","rangeStart":"10.0.0.10","rangeEnd":"10.0.0.19","gateway":"10.0.0.1"}],[{"subnet":"fd00::/64"}]]}}
+END`,
+		},
+		{
 			topology.Step{Link: &topology.Link{Name: "vxlan0", Kind: "vxlan", Parent: "eth0", Local: addr("198.18.0.1"), VNI: 4096, Port: 4789, Learning: true, Group: addr("239.1.1.1")}},
 			"ip -n h1 link add name vxlan0 type vxlan id 4096 local 198.18.0.1 group 239.1.1.1 dev eth0 dstport 4789", "ip -n h1 link del dev vxlan0",
 		},

@@ -32,6 +32,7 @@ var rooms = map[string][]string{
 	"topology/host":         {"topology", "topology/lab", "topology/space", "topology/host/"},
 	"topology/host/bgp":     {"topology", "topology/lab"},
 	"topology/host/gossip":  {"topology", "topology/lab"},
+	"topology/host/ipam":    {"topology", "topology/lab"},
 	"topology/host/program": {"topology", "topology/lab", "topology/space"},
 	"topology/host/capture": {"topology/lab", "topology/space"},
 	"topology/host/probe":   {"topology/lab", "topology/space", "topology/host/capture"},

@@ -17,6 +17,7 @@ import (
 	"github.com/modebench/modebench/topology/host/bgp"
 	"github.com/modebench/modebench/topology/host/capture"
 	"github.com/modebench/modebench/topology/host/gossip"
+	"github.com/modebench/modebench/topology/host/ipam"
 	"github.com/modebench/modebench/topology/host/probe"
 	"github.com/modebench/modebench/topology/host/program"
 	"github.com/modebench/modebench/topology/host/traffic"
@@ -33,6 +34,7 @@ type Host struct {
 	speaker  *bgp.Service
 	gossip   *gossip.Service
 	programs *program.Service
+	pools    *ipam.Service
 	made     atomic.Int32             // devices with another end elsewhere
 	pairs    map[int]*nl.SocketHandle // by protocol: sockets for making veth pairs; nil: one is opened for each
 
@@ -83,6 +85,7 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	defer h.gossip.Close()
 	h.programs = program.New(name)
 	defer h.programs.Close()
+	h.pools = ipam.NewService(name)
 	agents := traffic.New(h.find)
 	// Verbs that still wait for something when the stream ends would hold its end up.
 	ended := sync.OnceFunc(func() {
@@ -92,7 +95,7 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	})
 	defer ended()
 	s := rpc.NewServer()
-	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip, "Program": h.programs} {
+	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip, "Program": h.programs, "IPAM": h.pools} {
 		if err := s.RegisterName(verb, service); err != nil {
 			return err
 		}

@@ -254,6 +254,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.spread(s)
 	case s.Program != nil:
 		return w.run(s)
+	case s.Reserve != nil:
+		return w.reserve(s)
 	}
 	nl, err := w.netlink(s.In)
 	if err != nil {
@@ -375,6 +377,15 @@ func (w *walk) run(s topology.Step) (func(*walk) error, error) {
 	}
 	undo, err := w.programs.Run(*s.Program)
 	return func(*walk) error { return undo() }, err
+}
+
+// reserve has a container get addresses from a pool of the machine.
+func (w *walk) reserve(s topology.Step) (func(*walk) error, error) {
+	if s.In != "" || s.Remove {
+		return nil, errors.New("addresses are given out by the machine, and given back by undoing that only")
+	}
+	undo, err := w.pools.Reserve(*s.Reserve)
+	return func(*walk) error { undo(); return nil }, err
 }
 
 // either does a thing or its opposite, and returns the other one.

@@ -41,6 +41,7 @@ import (
 //	Program.Kill  string  → Nothing      the same by SIGKILL; its files stay
 //	Program.Start string  → Nothing      starts one that has ended again, with the files that it left, and waits until it is ready
 //	Program.Find  string  → string       where the machine has a program (as topology.Program.Path); empty: it has none
+//	IPAM.State    string → []Reservation of the pool of that name, by address; none where there is no such pool
 //	Traffic.*     see traffic.go
 
 // Nothing is sent or answered where a verb needs no value.
@@ -410,6 +411,12 @@ type ProgramState struct {
 	PID     int    // of the last process
 	Ended   string // how it ended, where nobody asked for that; empty: it did not
 	Output  string // last lines that it wrote
+}
+
+// Reservation is what a container's interface has of a pool.
+type Reservation struct {
+	ID, Link string
+	Addrs    []netip.Addr // one of each range, in their order
 }
 
 // BGPState is a speaker's view.
