@@ -13,6 +13,7 @@ import (
 // Holder is who has addresses: an interface of a container, or whatever else has a name of its own.
 type Holder struct{ ID, Link string }
 
+// String is both, as errors name a holder.
 func (h Holder) String() string { return h.ID + " " + h.Link }
 
 // Pool is ranges of addresses, and who holds which. Its methods may not overlap.
