@@ -134,7 +134,7 @@ func Compare(old, new Results) Comparison {
 }
 
 func headline(s Summary) bool {
-	return slices.ContainsFunc(metrics, func(m metric) bool { return m.Feature == s.Feature && m.Unit == s.Unit })
+	return slices.ContainsFunc(metrics, func(m metric) bool { return m.of(s) })
 }
 
 // stateKey is an observed cell on a kernel and fabric.

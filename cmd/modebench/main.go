@@ -102,7 +102,7 @@ networking mode through the same experiments, and writes a report that compares 
 Exit codes: 0 all as expected, 1 something is not, 2 bad input, 3 nothing could be run.`,
 		SilenceErrors: true, SilenceUsage: true,
 	}
-	root.AddCommand(runCommand(), planCommand(), doctorCommand(), kernelCommand(), reportCommand(), compareCommand(), schemaCommand(), versionCommand())
+	root.AddCommand(runCommand(), planCommand(), doctorCommand(), kernelCommand(), reportCommand(), compareCommand(), recommendCommand(), schemaCommand(), versionCommand())
 	return root
 }
 

@@ -535,6 +535,7 @@ func conclude(o options, res reports.Results, failures []string, interrupted boo
 	}
 	fmt.Fprintf(os.Stderr, "\n  %d as expected, %d not, %d unable; %.1f s, seed %d\n", outcomes[reports.Pass], outcomes[reports.Fail], outcomes[reports.Unable], res.Run.Seconds, res.Run.Seed)
 	fmt.Fprintln(os.Stderr, "  report:", filepath.Join(o.dir, "index.html"))
+	fmt.Fprintln(os.Stderr, "  choose:", "modebench recommend --need … "+filepath.Join(o.dir, "results.json"))
 	switch {
 	case interrupted:
 		return coded{errors.New("interrupted: the report is of what was done until then"), exitUnexpected}

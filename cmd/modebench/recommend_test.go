@@ -1,0 +1,37 @@
+package main
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/suites"
+)
+
+// TestNeedsAreFeatures holds the needs to the features that there are.
+func TestNeedsAreFeatures(t *testing.T) {
+	all := suites.Features()
+	for _, n := range reports.Needs() {
+		for _, c := range n.Cells {
+			if !slices.Contains(all, c.Feature) {
+				t.Errorf("%s: %s: no such feature", n.Name, c.Feature)
+			}
+		}
+	}
+}
+
+// TestWishes reads a file of needs, of which flags take precedence.
+func TestWishes(t *testing.T) {
+	path := t.TempDir() + "/mine.yaml"
+	place(t, path, []byte("needs: [multicast, no-nat]\ncontainers: 800\nfirst: throughput\n"))
+	w := wishes{Needs: []string{"ipv6"}, Containers: 1, First: "latency", Path: "cross-host"}
+	if err := w.read(path, func(flag string) bool { return flag == "first" }); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.check(); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"multicast", "no-nat", "several-containers"}; !slices.Equal(w.Needs, want) || w.First != "latency" || w.Path != "cross-host" {
+		t.Errorf("%+v: want %v, latency, cross-host", w, want)
+	}
+}
