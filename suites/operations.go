@@ -243,8 +243,8 @@ func unplug(ctx context.Context, b *Bench, host string) (plug func() error, err 
 	m := b.plan.Machine(host)
 	nic := m.NIC(b.plan.Network(network(b)).NIC)
 	port := cable(m, nic).Peer
-	if l, err := linkOf(ctx, b, Place{Machine: host}, nic.Name); err != nil || l.Oper == unknowing {
-		return nil, errors.Join(err, fmt.Errorf("%s of %s: its driver, %s, tells of no carrier, so a host cannot notice that it is lost", nic.Name, host, l.Driver))
+	if l, err := linkOf(ctx, b, Place{Machine: host}, cable(m, nic).Name); err != nil || l.Oper == unknowing {
+		return nil, errors.Join(err, fmt.Errorf("%s of %s: its driver, %s, tells of no carrier, so a host cannot notice that it is lost", l.Name, host, l.Driver))
 	}
 	const owner = "unplugged"
 	plug = sync.OnceValue(func() error { return b.lab.Undo(context.WithoutCancel(ctx), owner) })

@@ -32,10 +32,17 @@ func picked(s lab.State) lab.State {
 			}
 		}
 		space.Addrs = slices.DeleteFunc(slices.Clone(space.Addrs), func(a lab.Addr) bool { return a.LinkLocal })
-		space.FDB = slices.DeleteFunc(slices.Clone(space.FDB), func(e lab.FDB) bool { return name == "" || solicited(e.MAC) })
+		space.FDB = slices.DeleteFunc(slices.Clone(space.FDB), func(e lab.FDB) bool { return solicited(e.MAC) || name == "" && !fixed(e) })
 		out.Spaces[name] = space
 	}
 	return out
+}
+
+// fixed tells whether an entry is of what modes choose: where a tunnel floods to, and which stations an interface takes frames
+// for. Others are learned, or follow from MAC addresses that are drawn anew.
+func fixed(e lab.FDB) bool {
+	floods := !slices.ContainsFunc(e.MAC, func(b byte) bool { return b != 0 })
+	return floods || e.Self && !e.Dst.IsValid() && e.MAC[0]&1 == 0
 }
 
 // solicited tells whether a frame's destination is that of the solicited-node groups (RFC 2464 section 7, RFC 4291 section 2.7.1).
@@ -75,6 +82,11 @@ func outlived(m *topology.Machine, s lab.State) (out []string) {
 		for _, r := range space.Routes {
 			if r.Link != "lo" {
 				out = append(out, "route "+r.Text)
+			}
+		}
+		for _, e := range space.FDB {
+			if fixed(e) {
+				out = append(out, fmt.Sprintf("entry for %s of %s", e.MAC, e.Link))
 			}
 		}
 		for _, r := range space.Rules {

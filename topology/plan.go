@@ -309,6 +309,11 @@ func (p *Plan) Needs() []string {
 	return slices.Compact(needs)
 }
 
+// SwitchNeeds are those of Needs that a tor's machine has to have: an 802.1Q device is made by a host.
+func (p *Plan) SwitchNeeds() []string {
+	return slices.DeleteFunc(p.Needs(), func(need string) bool { return need == "802.1q" })
+}
+
 // Slice is the part of the segment of a network's interface that a host numbers its containers from: one prefix of each
 // family, which can be routed as one. Networks on one segment share it. It is zero if the host or network is unknown.
 func (p *Plan) Slice(host, network string) (v4, v6 netip.Prefix) {

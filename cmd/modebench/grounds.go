@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/modebench/modebench/suites"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/daemons"
+	"github.com/modebench/modebench/topology/host"
 	"github.com/modebench/modebench/topology/vm"
 )
 
@@ -35,6 +37,7 @@ type ground struct {
 	nic     string            // model of the hosts' NICs; empty: they have none, or User-mode Linux's own
 	name    string            // as --kernel names it
 	guest   *vm.Kernel        // nil: the machine's own kernel
+	lacking []string          // where hosts are guests: what the machine's own kernel lacks
 	missing map[string]string // what it lacks, in its own words
 	failed  error             // it cannot be had, or not be booted
 }
@@ -81,25 +84,7 @@ type assignment struct {
 	only   []string // features that are observed on it; empty: all that are asked for, but for except
 	except []string // features that are observed on another ground, which has what their specs need
 	why    string   // it cannot be; empty: it can
-	since  string   // why it is not on the machine's own kernel; empty: it is, or another one was asked for
-}
-
-// features are all that modes, specs and labs may need of a kernel. A kernel is asked for all of them at once, so that its answer
-// serves every run.
-func features() []string {
-	needs := []string{"underlay", "tbf", "netem"}
-	for _, m := range modes.All() {
-		for _, k := range m.Needs {
-			needs = append(needs, string(k))
-		}
-	}
-	for _, s := range suites.Specs() {
-		for _, k := range s.Needs {
-			needs = append(needs, string(k))
-		}
-	}
-	slices.Sort(needs)
-	return slices.Compact(needs)
+	since  string   // why it, or its switches alone where hosts are guests, is not on the machine's own kernel; empty: it is, or another one was asked for
 }
 
 // kernels are those that a run may use.
@@ -206,7 +191,7 @@ func (ks *kernels) own(ctx context.Context) (*ground, error) {
 	}
 	g := &ground{name: hostKernel}
 	err := ks.span("look at the kernel", func() (err error) {
-		g.missing, err = lacks(ctx, features())
+		g.missing, err = lacks(ctx, host.Features())
 		return err
 	})
 	if err == nil {
@@ -232,7 +217,7 @@ func (ks *kernels) look(ctx context.Context, k vm.Kernel) *ground {
 				return err
 			}
 		}
-		g.missing, err = guestLacks(ctx, k, ks.cache, features())
+		g.missing, err = guestLacks(ctx, k, ks.cache, host.Features())
 		return err
 	})
 	ks.grounds = append(ks.grounds, g)
@@ -369,20 +354,13 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 				a.why = ks.programs(ctx, m, a.ground)
 			}
 			if ks.driver == vmDriver {
-				a.since = ""
-				if lacks := own.lacks(torNeeds(p)); lacks != "" {
-					a.why = "switches are namespaces of this machine: " + lacks
-				}
+				a.since = own.lacks(p.SwitchNeeds())
+				a.ground.lacking = slices.Sorted(maps.Keys(own.missing))
 			}
 			out = append(out, a)
 		}
 	}
 	return out, nil
-}
-
-// torNeeds are what the switches of a plan need of a kernel: a tag is a host's to put on.
-func torNeeds(p *topology.Plan) []string {
-	return slices.DeleteFunc(slices.Clone(p.Needs()), func(need string) bool { return need == string(modes.VLAN) })
 }
 
 // share has the specs that need more than their mode does observed where that is: with auto on the first guest kernel that

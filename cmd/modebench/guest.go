@@ -12,6 +12,7 @@ import (
 
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
+	"github.com/modebench/modebench/topology/host"
 	"github.com/modebench/modebench/topology/vm"
 )
 
@@ -39,7 +40,7 @@ func forward(j job, rest io.Reader, out io.Writer, say func(message)) (err error
 	for _, mode := range j.Modes {
 		say(message{Event: suites.Event{Kind: "booting", Mode: mode}})
 	}
-	m, err := vm.Boot(ctx, k, vm.Guest{Cache: j.Cache, Memory: j.Memory, Features: features(), Args: []string{"worker"}})
+	m, err := vm.Boot(ctx, k, vm.Guest{Cache: j.Cache, Memory: j.Memory, Features: host.Features(), Args: []string{"worker"}})
 	if err != nil {
 		return fmt.Errorf("guest kernel %s: %w", k.Name, err)
 	}

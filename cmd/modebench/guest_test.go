@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -143,41 +144,112 @@ func alive(pids []int) []int {
 	return slices.DeleteFunc(slices.Clone(pids), func(pid int) bool { return syscall.Kill(pid, 0) != nil })
 }
 
-// TestGuestKilled kills the guest of one mode: what that mode still owed is unable, with the console's last lines, and the
-// other mode is observed.
-func TestGuestKilled(t *testing.T) {
-	name := guestKernel(t)
-	dir := t.TempDir()
-	cmd := modebench(t, dir, "run", "-m", "none,macvlan-bridge", "--kernel", name, "--suite", "conformance", "--seed", "7")
-	var words bytes.Buffer
-	cmd.Stderr = &words
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	until(t, "a guest", func() bool { return len(emulators(t, cmd.Process.Pid)) > 0 })
-	all := descendants(t, cmd.Process.Pid)
-	first := emulators(t, cmd.Process.Pid)[0]
-	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait() // the exit code tells
-	res := readReport(t, dir)
-	if !res.Run.Complete {
-		t.Errorf("missing: %v: want every cell, unable where the guest was killed", res.Run.Missing)
-	}
-	unable, passed := map[string]int{}, map[string]int{}
-	for _, r := range res.Results {
-		switch {
-		case r.Outcome == reports.Unable && strings.Contains(r.Detail, "guest kernel "+name) && !strings.Contains(r.Detail, " lacks "):
-			unable[r.Mode]++
-		case r.Outcome == reports.Pass:
-			passed[r.Mode]++
+// busy is the processor time that a process has taken.
+func busy(pid int) (d time.Duration) {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // it may be gone
+	if _, rest, ok := strings.Cut(string(b), ") "); ok {
+		for _, ticks := range strings.Fields(rest)[11:13] {
+			n, _ := strconv.Atoi(ticks)
+			d += time.Duration(n) * 10 * time.Millisecond // USER_HZ is 100 everywhere
 		}
 	}
-	if len(unable) != 1 || len(passed) == 0 {
-		t.Errorf("unable for the guest: %v; passed: %v: want one mode's cells unable, and the other's to pass: %s", unable, passed, words.String())
+	return d
+}
+
+// TestGuestFails has the guest of one mode killed, or hang, at its boot or amid its specs: what that mode still owed is unable,
+// with the console's last lines, and the other mode is observed.
+func TestGuestFails(t *testing.T) {
+	name := guestKernel(t)
+	for _, c := range []struct {
+		fault string
+		by    syscall.Signal
+		after time.Duration // of processor time
+		want  string
+	}{
+		{"killed at boot", syscall.SIGKILL, 0, "the machine ended"},
+		{"killed amid specs", syscall.SIGKILL, 4 * time.Second, "the machine ended"},
+		{"hangs amid specs", syscall.SIGSTOP, 4 * time.Second, "it has said nothing for " + patience.String()},
+	} {
+		t.Run(c.fault, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			cmd := modebench(t, dir, "run", "-m", "none,macvlan-bridge", "--kernel", name, "--suite", "conformance", "--seed", "7")
+			var words bytes.Buffer
+			cmd.Stderr = &words
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var first int
+			until(t, "a guest", func() bool {
+				pids := slices.DeleteFunc(emulators(t, cmd.Process.Pid), func(pid int) bool { return busy(pid) < c.after })
+				if len(pids) > 0 {
+					first = pids[0]
+				}
+				return len(pids) > 0
+			})
+			all := descendants(t, cmd.Process.Pid)
+			if err := syscall.Kill(first, c.by); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait() // the exit code tells
+			res := readReport(t, dir)
+			if !res.Run.Complete {
+				t.Errorf("missing: %v: want every cell, unable where the guest failed", res.Run.Missing)
+			}
+			unable, passed := map[string]int{}, map[string]int{}
+			for _, r := range res.Results {
+				switch {
+				case r.Outcome == reports.Unable && strings.Contains(r.Detail, "guest kernel "+name) && strings.Contains(r.Detail, c.want):
+					unable[r.Mode]++
+					if c.after > 0 && !slices.ContainsFunc(r.Evidence, func(e reports.Evidence) bool { return e.At == "console" }) {
+						t.Fatalf("%s: %+v: want the console's last lines", r.Feature, r)
+					}
+				case r.Outcome == reports.Pass:
+					passed[r.Mode]++
+				}
+			}
+			if len(unable) != 1 || len(passed) == 0 {
+				t.Errorf("unable for the guest: %v; passed: %v: want one mode's cells unable, and the other's to pass: %s", unable, passed, words.String())
+			}
+			until(t, "no process to be left", func() bool { return len(alive(all)) == 0 && len(ours(t, dir)) == 0 })
+		})
 	}
-	until(t, "no process to be left", func() bool { return len(alive(all)) == 0 && len(ours(t, dir)) == 0 })
+}
+
+// TestMissingModule has a kernel without one of its modules: the mode that needs it is unable, and the other is observed.
+func TestMissingModule(t *testing.T) {
+	isolated(t)
+	ks, lacking := vm.Kernels(DefaultCache())
+	if len(ks) == 0 || ks[0].Modules == "" {
+		unable(t, "no guest kernel with modules: %v", lacking)
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(ks[0].Path, filepath.Join(dir, "kernel")); err != nil {
+		t.Fatal(err)
+	}
+	if err := filepath.WalkDir(ks[0].Modules, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.HasPrefix(d.Name(), "ipvlan.ko") {
+			return err
+		}
+		to := filepath.Join(dir, "modules", strings.TrimPrefix(path, ks[0].Modules))
+		return errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.Symlink(path, to))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := result(t, modebench(t, dir, "run", "-m", "none,ipvlan-l2", "--kernel", "./kernel", "--feature", "same-host-ipv4", "--seed", "7"))
+	if code != exitExpected {
+		t.Fatalf("exit code %d: want 0: %s", code, stderr)
+	}
+	want := map[string]string{"none": reports.Pass, "ipvlan-l2": reports.Unable}
+	for _, r := range readReport(t, dir).Results {
+		if r.Outcome != want[r.Mode] || r.Outcome == reports.Unable && !strings.Contains(r.Detail, "lacks ipvlan") {
+			t.Errorf("%s: %s, %q: want %s", r.Mode, r.Outcome, r.Detail, want[r.Mode])
+		}
+		delete(want, r.Mode)
+	}
+	if len(want) > 0 {
+		t.Errorf("not told of: %v", want)
+	}
 }
 
 // TestGuestEndsWithTheCommand ends the command by a signal of the terminal and by force, at random instants: no guest stays.

@@ -34,6 +34,7 @@ type job struct {
 	Kernel   []string   // only tell which of these the kernel has
 	Guest    *vm.Kernel // do the rest in a guest with this kernel; nil: here
 	Hosts    *vm.Kernel // hosts are guests with this kernel; nil: they are namespaces
+	Lacking  []string   // what the kernel lacks that switches are on where hosts are guests
 	Memory   int64      // bytes of the guest
 	Cache    string     // directory that guests take what they boot from
 	Programs string     // directory of programs that hosts of some modes run; empty: no mode of these runs any
@@ -144,7 +145,7 @@ func do(j job, say func(message)) error {
 	}
 	var driver lab.Driver = netns.Driver{}
 	if j.Hosts != nil {
-		driver = vm.Driver{Kernel: *j.Hosts, Cache: j.Cache, Features: features(), NIC: j.Fidelity.NIC}
+		driver = vm.Driver{Kernel: *j.Hosts, Cache: j.Cache, Features: host.Features(), Lacking: j.Lacking, NIC: j.Fidelity.NIC}
 	}
 	run := &suites.Run{
 		Driver: driver, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expectations,

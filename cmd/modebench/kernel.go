@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/topology/host"
 	"github.com/modebench/modebench/topology/vm"
 )
@@ -87,7 +86,7 @@ func kernelListCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
 			ks, lacking := vm.Kernels(cache)
-			names := kernelNames()
+			names := host.Features()
 			able := 0
 			for _, k := range ks {
 				missing := map[string]string{}
@@ -134,17 +133,6 @@ func kernelListCommand() *cobra.Command {
 // indent moves all lines of a text but the first to the right.
 func indent(text string, columns int) string {
 	return strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", columns))
-}
-
-// kernelNames are all features that a kernel is asked for.
-func kernelNames() []string {
-	names := []string{"underlay", "tbf", "netem"}
-	for _, m := range modes.All() {
-		for _, n := range m.Needs {
-			names = append(names, string(n))
-		}
-	}
-	return slices.Compact(slices.Sorted(slices.Values(names)))
 }
 
 func kernelFetchCommand() *cobra.Command {

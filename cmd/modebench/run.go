@@ -432,7 +432,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			}
 			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Programs: o.programs, Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
 			if o.driver == vmDriver {
-				base.Hosts = g.guest
+				base.Hosts, base.Lacking = g.guest, g.lacking
 			} else {
 				base.Guest = g.guest
 			}
@@ -510,7 +510,16 @@ func notes(o options, all []assignment) []string {
 		out = append(out, fmt.Sprintf("Observed in a %s, on one or few emulated processors: %s. What was measured there is compared with the host mode measured there.", g, strings.Join(guests[g], ", ")))
 	}
 	if o.driver == vmDriver {
-		return append(out, "Switches and external machines are network namespaces of this machine's kernel. The hosts' NICs cannot be deleted and their programs are no processes of this machine, so specs that delete or kill them are unable.")
+		guests := map[string][]string{}
+		for _, a := range all {
+			if a.since != "" && a.why == "" && len(a.only) == 0 {
+				guests[a.since] = append(guests[a.since], a.Name)
+			}
+		}
+		for _, why := range slices.Sorted(maps.Keys(guests)) {
+			out = append(out, fmt.Sprintf("The switches of %s are guests, too: %s.", strings.Join(guests[why], ", "), why))
+		}
+		return append(out, "Other switches and external machines are network namespaces of this machine's kernel. The hosts' NICs cannot be deleted and their programs are no processes of this machine, so specs that delete or kill them are unable.")
 	}
 	out = append(out,
 		"Hosts are network namespaces of one kernel, joined by veth pairs and a bridge: ratios to the host mode of the same run carry over to other machines, absolute figures do not.",

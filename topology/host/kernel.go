@@ -2,7 +2,9 @@ package host
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/modebench/modebench/topology"
@@ -62,6 +64,9 @@ func natTable(family string) topology.Step {
 		Rules: []topology.Rule{{Match: []topology.Match{{Field: "oifname", Value: "a"}}, Verdict: topology.Verdict{Kind: "masquerade"}}},
 	}}}}
 }
+
+// Features are the names of all that Kernel can try.
+func Features() []string { return slices.Sorted(maps.Keys(kernels)) }
 
 // Kernel tries what it is asked for in an empty namespace, and returns what cannot be had with the kernel's words.
 // It changes nothing. The names are those of modes.Kernel and of Plan.Needs: underlay for what

@@ -23,66 +23,98 @@ type Wire struct {
 	// its check sequence. It is to be closed here once the machine has it.
 	Machine *os.File
 
-	end, ours *os.File
-	cut       chan struct{} // closed with the wire
-	cutting   sync.Once
+	ours    *os.File
+	cut     chan struct{} // closed with the wire
+	cutting sync.Once
+
+	mu  sync.Mutex
+	end *os.File
 }
 
 // frameMost is the longest frame with a tag, of an MTU of 65535.
 const frameMost = 65535 + 14 + 4
 
-// NewWire takes over the machine's end of a cable, which is laid, in the namespace s; port is in the namespace of its tor.
-// Unlike on a cable between namespaces, what the port sends is complete: checksums are computed there, and nothing is longer
+// NewWire takes over the machine's end of a cable, which is laid, in the namespace s; far is that of its other end.
+// Unlike on a cable between namespaces, what the other end sends is complete: checksums are computed there, and nothing is longer
 // than the MTU allows. carrier is told whether the end has a carrier, at first and whenever that changes, by one goroutine.
-func NewWire(s *space.Space, nic topology.Interface, tor *space.Space, carrier func(up bool)) (_ *Wire, err error) {
+// When the cable is replaced by another whose end has the same name, the wire goes on with that one.
+func NewWire(s *space.Space, nic topology.Interface, far *space.Space, carrier func(up bool)) (_ *Wire, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("wire of %s: %w", nic.Name, err)
 		}
 	}()
-	if err := tor.Do(func() error {
+	if err := far.Do(func() error {
 		_, err := setOffload(topology.Offload{Link: nic.Peer.Interface, Feature: "tx-checksum"})
 		return err
 	}); err != nil {
 		return nil, err
 	}
-	w := &Wire{cut: make(chan struct{})}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	// Ours, so that closing it ends a read; the machine's, which User-mode Linux would else wait at, and stand still. Go's file
+	// does not know of the latter, or handing it to a child would take it back.
+	err = errors.Join(unix.SetNonblock(pair[0], true), unix.SetNonblock(pair[1], true))
+	w := &Wire{Machine: os.NewFile(uintptr(pair[1]), "machine's end of "+nic.Name), ours: os.NewFile(uintptr(pair[0]), "wire of "+nic.Name), cut: make(chan struct{})}
 	links := make(chan netlink.LinkUpdate)
-	if err := s.Do(func() (err error) {
-		if w.end, err = tap(nic.Name); err != nil {
+	var index int
+	err = errors.Join(err, s.Do(func() (err error) {
+		if index, err = w.take(nic.Name); err != nil {
 			return err
 		}
 		return netlink.LinkSubscribeWithOptions(links, w.cut, netlink.LinkSubscribeOptions{ListExisting: true})
-	}); err != nil {
-		return nil, err
+	}))
+	if err != nil {
+		return nil, errors.Join(err, w.Machine.Close(), w.Close())
 	}
 	go func() {
 		known, was := false, false
 		for l := range links {
-			if is := l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0; l.Attrs().Name == nic.Name && (!known || is != was) {
+			if l.Attrs().Name != nic.Name {
+				continue
+			}
+			if l.Header.Type == unix.RTM_NEWLINK && l.Attrs().Index != index {
+				// Where that fails, the wire is as dead as its cable.
+				_ = s.Do(func() (err error) { index, err = w.take(nic.Name); return err })
+			}
+			if is := l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0; !known || is != was {
 				known, was = true, is
 				carrier(is)
 			}
 		}
 	}()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, errors.Join(err, w.end.Close(), w.stop())
-	}
-	w.Machine = os.NewFile(uintptr(pair[1]), "machine's end of "+nic.Name)
-	// Ours, so that closing it ends a read; the machine's, which User-mode Linux would else wait at, and stand still. Go's file
-	// does not know of the latter, or handing it to a child would take it back.
-	if err := errors.Join(unix.SetNonblock(pair[0], true), unix.SetNonblock(pair[1], true)); err != nil {
-		return nil, errors.Join(err, w.end.Close(), w.Machine.Close(), unix.Close(pair[0]), w.stop())
-	}
-	w.ours = os.NewFile(uintptr(pair[0]), "wire of "+nic.Name)
-	go w.inward()
 	go w.outward()
 	return w, nil
 }
 
+// take goes on with the device of a name of the namespace of the calling thread.
+func (w *Wire) take(device string) (index int, err error) {
+	end, index, err := tap(device)
+	if err != nil {
+		return 0, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.end != nil {
+		_ = w.end.Close() // its device is gone
+	}
+	w.end = end
+	go w.inward(end)
+	return index, nil
+}
+
 // Close cuts the wire.
-func (w *Wire) Close() error { return errors.Join(w.end.Close(), w.ours.Close(), w.stop()) }
+func (w *Wire) Close() error {
+	err := errors.Join(w.ours.Close(), w.stop())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.end != nil {
+		err = errors.Join(err, w.end.Close())
+	}
+	return err
+}
 
 // stop ends the watch over the carrier.
 func (w *Wire) stop() error {
@@ -92,20 +124,20 @@ func (w *Wire) stop() error {
 
 // tap opens a device of the namespace of the calling thread: all that it receives, and what is sent by it. Nothing else
 // of the namespace says anything there.
-func tap(device string) (*os.File, error) {
+func tap(device string) (end *os.File, index int, err error) {
 	if _, err := setSysctl("net/ipv6/conf/"+device+"/disable_ipv6", "1"); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	link, err := netlink.LinkByName(device)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	all := binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL & 0xff})
 	if err := errors.Join(
@@ -113,14 +145,14 @@ func tap(device string) (*os.File, error) {
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1), // where the kernel puts a frame's tag (packet(7))
 		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Attrs().Index}),
 	); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
+		return nil, 0, errors.Join(err, unix.Close(fd))
 	}
-	return os.NewFile(uintptr(fd), "end of "+device), nil
+	return os.NewFile(uintptr(fd), "end of "+device), link.Attrs().Index, nil
 }
 
-// inward carries frames to the machine, until the wire is cut.
-func (w *Wire) inward() {
-	conn, err := w.end.SyscallConn()
+// inward carries frames to the machine, until the wire is cut, or goes on with another end.
+func (w *Wire) inward(end *os.File) {
+	conn, err := end.SyscallConn()
 	if err != nil {
 		return // it was closed already
 	}
@@ -169,7 +201,8 @@ func tagOf(oob []byte) []byte {
 	return nil
 }
 
-// outward carries frames from the machine. What the device does not take, as one longer than its MTU, is lost.
+// outward carries frames from the machine, until the wire is cut. What the device does not take, as one longer than its MTU, is
+// lost.
 func (w *Wire) outward() {
 	frame := make([]byte, frameMost)
 	for {
@@ -177,9 +210,10 @@ func (w *Wire) outward() {
 		if err != nil || n == 0 {
 			return
 		}
-		if _, err := w.end.Write(frame[:n]); errors.Is(err, os.ErrClosed) {
-			return
-		}
+		w.mu.Lock()
+		end := w.end
+		w.mu.Unlock()
+		_, _ = end.Write(frame[:n])
 	}
 }
 

@@ -26,8 +26,8 @@ import (
 
 // Driver is a lab.Driver. Its zero value is ready.
 type Driver struct {
-	// Start starts a machine. Its namespace and those of its tors are in spaces, open until it has started; its cables are
-	// laid when cabled is closed. nil: every machine is a process in its namespace, by Start of this package.
+	// Start starts a machine. Its namespace and those of what its cables lead to are in spaces, of a tor open until the lab
+	// stops, of others until the machine has started; its cables are laid when cabled is closed. nil: every machine is a process in its namespace, by Start of this package.
 	Start func(ctx context.Context, m *topology.Machine, spaces map[string]*space.Space, cabled <-chan struct{}) (Machine, error)
 }
 

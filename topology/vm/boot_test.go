@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,14 +66,24 @@ var programs = map[string]func([]string) error{
 		fmt.Println(m.cmd.Process.Pid)
 		select {}
 	},
-	"full": func(args []string) error { // writes an initramfs to a file system without room
-		if err := unix.Mount("none", args[0], "tmpfs", 0, "size=64k"); err != nil {
+	"full": func(args []string) error { // has a cache in a file system without room
+		if err := unix.Mount("none", args[1], "tmpfs", 0, "size=8k"); err != nil {
 			return err
 		}
-		_, err := initramfs(context.Background(), &tree{}, args[0])
-		left, _ := filepath.Glob(filepath.Join(args[0], "initramfs", "*"))
-		hidden, _ := filepath.Glob(filepath.Join(args[0], "initramfs", ".*"))
-		fmt.Printf("left %d: %v", len(left)+len(hidden), err)
+		var err error
+		if args[0] == "initramfs" {
+			_, err = initramfs(context.Background(), &tree{}, args[1])
+		} else {
+			_, err = Fetch(context.Background(), cloudName, args[1], func(string) {})
+		}
+		var left []string
+		walked := filepath.WalkDir(args[1], func(path string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() && d.Name() != "lock" {
+				left = append(left, path)
+			}
+			return err
+		})
+		fmt.Printf("left %q: %v", left, errors.Join(err, walked))
 		return nil
 	},
 }
@@ -341,19 +352,25 @@ func TestEnvironment(t *testing.T) {
 	})
 }
 
+// TestFullDisk has no room in the cache for an initramfs, or for a kernel: nothing half written stays.
 func TestFullDisk(t *testing.T) {
-	cmd := exec.Command("/proc/self/exe", "full", t.TempDir())
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}, GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		unable(t, "no file system can be mounted here: %v: %s", err, out)
-	}
-	got := string(out)
-	if !strings.HasPrefix(got, "left 0: initramfs: ") || !strings.Contains(got, "no space left on device") || !strings.Contains(got, "make room") {
-		t.Errorf("got %q: want nothing left, and the cause with a remedy", got)
+	apart(t)
+	for what, remedy := range map[string]string{"initramfs": "make room", "fetch": "fetch kernel debian-cloud"} {
+		t.Run(what, func(t *testing.T) {
+			cmd := exec.Command("/proc/self/exe", "full", what, t.TempDir())
+			cmd.SysProcAttr = &syscall.SysProcAttr{
+				Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+				UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}, GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+			}
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				unable(t, "no file system can be mounted here: %v: %s", err, out)
+			}
+			got := string(out)
+			if !strings.HasPrefix(got, "left []: ") || !strings.Contains(strings.ToLower(got), "no space left on device") || !strings.Contains(got, remedy) {
+				t.Errorf("got %q: want nothing left, and the cause with %q", got, remedy)
+			}
+		})
 	}
 }
 

@@ -19,15 +19,16 @@ import (
 	"github.com/modebench/modebench/topology/space"
 )
 
-// Driver is a lab.Driver whose hosts are guests, each with a kernel of its own. Tors and external machines stay
-// namespaces. A cable of a host ends in a namespace of its own, from where a wire takes frames to the guest's NIC: that needs
+// Driver is a lab.Driver whose hosts are guests, each with a kernel of its own. External machines stay namespaces, and tors
+// too, where this machine's kernel has what they need. A cable of a guest ends in a namespace of its own, from where a wire takes frames to the guest's NIC: that needs
 // no device file of the machine, and no right that the owner of the namespace does not have.
 type Driver struct {
 	Kernel   Kernel
 	Cache    string   // as in Guest
 	Memory   int64    // of each guest, bytes; 0: 256 MiB
 	Features []string // of the kernel, as in Guest
-	NIC      string   // model of the hosts' NICs under QEMU, one of NICs; "": the first
+	Lacking  []string // features that this machine's kernel lacks: where a plan's tors need one, they are guests, too
+	NIC      string   // model of the guests' NICs under QEMU, one of NICs; "": the first
 }
 
 var _ lab.Driver = Driver{}
@@ -95,13 +96,17 @@ func (d Driver) Boot(ctx context.Context, p *topology.Plan) (lab.Booted, error) 
 		return lab.Booted{}, err
 	}
 	d.Kernel = k
-	return netns.Driver{Start: d.start}.Boot(ctx, p)
+	tors := slices.ContainsFunc(p.SwitchNeeds(), func(need string) bool { return slices.Contains(d.Lacking, need) })
+	return netns.Driver{Start: func(ctx context.Context, m *topology.Machine, spaces map[string]*space.Space, cabled <-chan struct{}) (netns.Machine, error) {
+		if m.Role == topology.RoleHost || tors && m.Role == topology.RoleTor {
+			return d.start(ctx, m, spaces, cabled)
+		}
+		return netns.Start(ctx, m.Name, spaces[m.Name])
+	}}.Boot(ctx, p)
 }
 
+// start starts a machine that is a guest.
 func (d Driver) start(ctx context.Context, m *topology.Machine, spaces map[string]*space.Space, cabled <-chan struct{}) (_ netns.Machine, err error) {
-	if m.Role != topology.RoleHost {
-		return netns.Start(ctx, m.Name, spaces[m.Name])
-	}
 	select {
 	case <-cabled:
 	case <-ctx.Done():
