@@ -20,6 +20,8 @@ type Spec struct {
 	Name    string // what is done, in a sentence
 	// Needs is what the experiment needs of a kernel besides what the mode does: one without it cannot say.
 	Needs []modes.Kernel
+	// Programs are programs of others that the experiment runs on a host, by name, each with the distribution's package that has it.
+	Programs map[string]string
 	// Machines says that the question is one of hosts that are machines: on others it is not applicable, and sabotages are
 	// in vain.
 	Machines bool

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/suites"
 	"github.com/modebench/modebench/topology/daemons"
 )
 
@@ -91,6 +92,11 @@ func doctorCommand() *cobra.Command {
 					fmt.Fprintf(out, "  ✓ mode %s\n", a.Name)
 				}
 				able++
+			}
+			for _, s := range suites.Specs() {
+				if why := own.absent(s.Programs); why != "" {
+					fmt.Fprintf(out, "  ✗ experiment %s\n      %s\n", s.Feature.Name, why)
+				}
 			}
 			for _, g := range ks.grounds {
 				if g.guest != nil && g.guest.Unaccelerated != "" {

@@ -16,6 +16,7 @@ import (
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/daemons"
 	"github.com/modebench/modebench/topology/host"
+	others "github.com/modebench/modebench/topology/host/program"
 	"github.com/modebench/modebench/topology/vm"
 )
 
@@ -370,22 +371,23 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 		more := map[string]*assignment{} // by what is needed
 		var order []string
 		for _, s := range suites.Specs() {
-			if len(s.Needs) == 0 || a.why != "" || !slices.Contains(o.suites, s.Suite) || len(o.features) > 0 && !slices.Contains(o.features, s.Feature.Name) {
+			if len(s.Needs)+len(s.Programs) == 0 || a.why != "" || !slices.Contains(o.suites, s.Suite) || len(o.features) > 0 && !slices.Contains(o.features, s.Feature.Name) {
 				continue
 			}
 			var needs []string
 			for _, k := range s.Needs {
 				needs = append(needs, string(k))
 			}
-			why := a.ground.lacks(needs)
-			if why == "" {
+			why, absent := a.ground.lacks(needs), a.ground.absent(s.Programs)
+			if why == "" && absent == "" {
 				continue
 			}
 			a.except = append(a.except, s.Feature.Name)
-			if key := strings.Join(needs, " "); more[key] == nil {
+			key := strings.Join(needs, " ") + absent
+			if more[key] == nil {
 				b := a
-				b.only, b.except, b.since, b.why = nil, nil, why, why
-				if o.kernels[0] == autoKernel {
+				b.only, b.except, b.since, b.why = nil, nil, why, cmp.Or(absent, why)
+				if o.kernels[0] == autoKernel && absent == "" {
 					if other, err := ks.able(ctx, append(a.Requires(a.plan), needs...)); err == nil {
 						b.ground, b.why = other, ""
 					} else {
@@ -395,8 +397,7 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 				more[key] = &b
 				order = append(order, key)
 			}
-			b := more[strings.Join(needs, " ")]
-			b.only = append(b.only, s.Feature.Name)
+			more[key].only = append(more[key].only, s.Feature.Name)
 		}
 		out = append(out, a)
 		for _, key := range order {
@@ -406,19 +407,32 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 	return out
 }
 
-// asks are the features that a run observes of the assignment; empty: all.
-func (a assignment) asks(o options) []string {
+// absent tells which of the programs that a spec runs are not there, and what has them; empty: all are there.
+func (g *ground) absent(programs map[string]string) string {
+	for _, name := range slices.Sorted(maps.Keys(programs)) {
+		if g.guest != nil || g.driver == vmDriver {
+			return "the experiment runs " + name + ", and in guests there is no program but this one"
+		}
+		if !others.Exists(name) {
+			return fmt.Sprintf("the experiment runs %s, which is not there: sudo apt install %s", name, programs[name])
+		}
+	}
+	return ""
+}
+
+// asks are the features that a run observes of the assignment; empty: all. It is false where all that is asked for is observed
+// elsewhere, or cannot be.
+func (a assignment) asks(o options) (list []string, any bool) {
 	switch {
 	case len(a.only) > 0:
-		return a.only
+		return a.only, true
 	case len(a.except) == 0:
-		return o.features
+		return o.features, true
 	}
-	var list []string
 	for _, s := range suites.Specs() {
 		if name := s.Feature.Name; !slices.Contains(a.except, name) && (len(o.features) == 0 || slices.Contains(o.features, name)) {
 			list = append(list, name)
 		}
 	}
-	return list
+	return list, len(list) > 0
 }

@@ -287,8 +287,12 @@ func word(text string) string {
 
 // owed is the manifest of one mode on its ground, of some suites.
 func owed(o options, a assignment, of []string) (out []cell) {
-	r := &suites.Run{Modes: []modes.Mode{a.Mode}, Suites: observed(of), Features: a.asks(o)}
-	cells := r.Cells()
+	r := &suites.Run{Modes: []modes.Mode{a.Mode}}
+	var cells []suites.Cell
+	if features, any := a.asks(o); any {
+		r.Suites, r.Features = observed(of), features
+		cells = r.Cells()
+	}
 	if len(a.only) == 0 {
 		r.Suites, r.Features = measured(of), o.features
 		cells = append(cells, r.Cells()...)
@@ -444,11 +448,12 @@ func phases(o options, all []assignment, source string) (out []phase) {
 	if len(observing) > 0 {
 		add("observe", together, func(g *ground, base job) (ts []task) {
 			for _, a := range on[g] {
-				j := base
-				j.Suites, j.Modes, j.Memory, j.Features = observing, []string{a.Name}, observingMemory, a.asks(o)
-				if len(owed(o, a, observing)) == 0 || len(a.only) == 0 && len(a.except) > 0 && len(j.Features) == 0 {
+				if len(owed(o, a, observing)) == 0 {
 					continue // all that is asked for is measured, or observed elsewhere
 				}
+				j := base
+				j.Suites, j.Modes, j.Memory = observing, []string{a.Name}, observingMemory
+				j.Features, _ = a.asks(o)
 				// A few features of several modes share a worker: what they take is the boot of a guest.
 				if i := slices.IndexFunc(ts, func(t task) bool {
 					return len(a.only) > 0 && len(t.of[0].only) > 0 && slices.Equal(t.Features, j.Features)

@@ -143,6 +143,12 @@ func (p *program) placedAll(all []string) []string {
 	return out
 }
 
+// Exists tells whether the machine has a program (as topology.Program.Path).
+func Exists(path string) bool {
+	_, err := find(path)
+	return err == nil
+}
+
 // find tells where a program is: an absolute path, or a name that is looked for where shells look, and where daemons are.
 func find(path string) (string, error) {
 	found, err := exec.LookPath(path)
