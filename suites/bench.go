@@ -353,13 +353,18 @@ func (b *Bench) Attach(ctx context.Context, c topology.Container, host string) (
 }
 
 func (b *Bench) attach(ctx context.Context, c topology.Container, host string) (Place, error) {
+	return b.attachAs(ctx, c, host, func(steps []topology.Step) []topology.Step { return steps })
+}
+
+// attachAs attaches a container as the mode does, but for a change of its steps.
+func (b *Bench) attachAs(ctx context.Context, c topology.Container, host string, change func([]topology.Step) []topology.Step) (Place, error) {
 	p := Place{host, c.Name}
 	if b.mode.Admit != nil {
 		if err := b.mode.Admit(b.plan, b.plan.Machine(host), c); err != nil {
 			return p, fmt.Errorf("attach %s: %w", p, err)
 		}
 	}
-	steps := b.mode.Attach(b.plan, b.plan.Machine(host), c)
+	steps := change(b.mode.Attach(b.plan, b.plan.Machine(host), c))
 	if b.rewire != nil {
 		steps = b.rewire(steps)
 	}

@@ -23,16 +23,11 @@ func attachSilently(ctx context.Context, b *Bench, c topology.Container, host st
 			announcements = append(announcements, s)
 		}
 	}
-	usual := b.rewire
-	defer func() { b.rewire = usual }()
-	b.rewire = func(steps []topology.Step) []topology.Step {
-		if usual != nil {
-			steps = usual(steps)
-		}
-		return silent(steps)
+	if p, err = b.attachAs(ctx, c, host, silent); err != nil {
+		return p, nil, err
 	}
-	p, err = b.Attach(ctx, c, host)
-	return p, announcements, err
+	b.atEnd(func(ctx context.Context) error { return b.Detach(ctx, p) })
+	return p, announcements, b.settled(ctx, host)
 }
 
 var _ = registerFamilies(func(f Family) Spec {

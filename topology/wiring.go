@@ -52,6 +52,9 @@ type Step struct {
 	Endpoint *Endpoint
 	Program  *Program
 	Reserve  *Reserve
+
+	DHCPServer *DHCPServer
+	DHCP       *DHCP
 }
 
 // Space makes the network namespace of a container, with its loopback up.
@@ -238,6 +241,23 @@ type Range struct {
 	Subnet      netip.Prefix
 	First, Last netip.Addr // invalid: the subnet's
 	Gateway     netip.Addr // invalid: the first of the subnet
+}
+
+// DHCPServer has the machine give out addresses on the segment of a device (RFC 2131). Undoing it forgets all leases.
+type DHCPServer struct {
+	Link  string
+	Addr  netip.Addr    // own, on that segment
+	Range Range         // of IPv4
+	Lease time.Duration // whole seconds; clients renew after half of it
+}
+
+// DHCP has a device get an address from a server on its segment, which it renews. The step is carried out when it has it. Undoing it gives
+// the address back.
+type DHCP struct {
+	Link      string
+	ClientID  string        // by which servers know the client, whatever its hardware address
+	Broadcast bool          // have answers sent to all: the device hears none that is for an address which it does not have yet
+	Within    time.Duration // or else it is an error; 0: 1.5 s
 }
 
 // Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
@@ -437,6 +457,10 @@ func (s Step) String() string {
 		return s.Program.line(at, s.Remove)
 	case s.Reserve != nil:
 		return s.Reserve.line(at, s.Remove)
+	case s.DHCPServer != nil:
+		return s.DHCPServer.line(at, s.Remove)
+	case s.DHCP != nil:
+		return s.DHCP.line(at, s.Remove)
 	}
 	return "# " + at + ": nothing"
 }
@@ -780,6 +804,39 @@ func (r Reserve) line(at string, remove bool) string {
 	return fmt.Sprintf(`CNI_COMMAND=%s CNI_CONTAINERID=%s CNI_IFNAME=%s CNI_NETNS=/run/netns/%s CNI_PATH=/opt/cni/bin host-local <<'END'
 {"cniVersion":"1.1.0","name":%q,%s"ipam":{"type":"host-local","dataDir":"/run/%s-ipam","ranges":[%s]}}
 END`, strings.ToUpper(addDel(remove)), r.ID, r.Link, space(at, r.ID), r.Pool, args, at, strings.Join(ranges, ","))
+}
+
+// line is ISC's dhcpd, with its files named after the machine.
+func (d DHCPServer) line(at string, remove bool) string {
+	file := "/run/" + at + "-dhcpd"
+	if remove {
+		return fmt.Sprintf("kill $(cat %s.pid) && rm %s.*", file, file)
+	}
+	first, last := d.Range.First, d.Range.Last
+	return fmt.Sprintf(`cat >%s.conf <<'END'
+authoritative; default-lease-time %d; max-lease-time %[2]d;
+subnet %s netmask %s { range %s %s; }
+END
+touch %[1]s.leases && ip netns exec %[7]s dhcpd -4 -cf %[1]s.conf -lf %[1]s.leases -pf %[1]s.pid %[8]s`,
+		file, int(d.Lease.Seconds()), d.Range.Subnet.Addr(), net.IP(net.CIDRMask(d.Range.Subnet.Bits(), 32)), first, last, at, d.Link)
+}
+
+// line is dhcpcd's.
+func (d DHCP) line(at string, remove bool) string {
+	w := words{"ip netns exec", at, "dhcpcd"}
+	if remove {
+		w.add("-k", d.Link)
+		return w.String()
+	}
+	w.add("-4 -w -I", quote(d.ClientID))
+	if d.Broadcast {
+		w.add("-J")
+	}
+	if d.Within != 0 {
+		w.add("-t", fmt.Sprintf("%.0f", max(d.Within.Seconds(), 1)))
+	}
+	w.add(d.Link)
+	return w.String()
 }
 
 // line configures FRR's bgpd.

@@ -264,6 +264,22 @@ END`,
 END`,
 		},
 		{
+			topology.Step{DHCPServer: &topology.DHCPServer{
+				Link: "eth0", Addr: addr("10.0.0.1"), Lease: time.Minute,
+				Range: topology.Range{Subnet: pfx("10.0.0.0/24"), First: addr("10.0.0.100"), Last: addr("10.0.0.109")},
+			}},
+			`cat >/run/h1-dhcpd.conf <<'END'
+authoritative; default-lease-time 60; max-lease-time 60;
+subnet 10.0.0.0 netmask 255.255.255.0 { range 10.0.0.100 10.0.0.109; }
+END
+touch /run/h1-dhcpd.leases && ip netns exec h1 dhcpd -4 -cf /run/h1-dhcpd.conf -lf /run/h1-dhcpd.leases -pf /run/h1-dhcpd.pid eth0`,
+			"kill $(cat /run/h1-dhcpd.pid) && rm /run/h1-dhcpd.*",
+		},
+		{
+			topology.Step{In: "c9", DHCP: &topology.DHCP{Link: "eth0", ClientID: "h1/c9/blue/eth0", Broadcast: true, Within: 3 * time.Second}},
+			"ip netns exec h1-c9 dhcpcd -4 -w -I h1/c9/blue/eth0 -J -t 3 eth0", "ip netns exec h1-c9 dhcpcd -k eth0",
+		},
+		{
 			topology.Step{Link: &topology.Link{Name: "vxlan0", Kind: "vxlan", Parent: "eth0", Local: addr("198.18.0.1"), VNI: 4096, Port: 4789, Learning: true, Group: addr("239.1.1.1")}},
 			"ip -n h1 link add name vxlan0 type vxlan id 4096 local 198.18.0.1 group 239.1.1.1 dev eth0 dstport 4789", "ip -n h1 link del dev vxlan0",
 		},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/modebench/modebench/topology/host/bgp"
 	"github.com/modebench/modebench/topology/host/capture"
+	"github.com/modebench/modebench/topology/host/dhcp"
 	"github.com/modebench/modebench/topology/host/gossip"
 	"github.com/modebench/modebench/topology/host/ipam"
 	"github.com/modebench/modebench/topology/host/probe"
@@ -35,6 +36,7 @@ type Host struct {
 	gossip   *gossip.Service
 	programs *program.Service
 	pools    *ipam.Service
+	dhcp     *dhcp.Service
 	made     atomic.Int32             // devices with another end elsewhere
 	pairs    map[int]*nl.SocketHandle // by protocol: sockets for making veth pairs; nil: one is opened for each
 
@@ -51,7 +53,7 @@ type Host struct {
 type undo struct {
 	in   string // the container whose namespace is changed; empty: the machine's own
 	made string // the container whose namespace the step made; empty: none
-	link bool   // removes a device: done even where the namespace goes, so that the parent or peer is free at once
+	also bool   // done even where the namespace goes: it removes a device, whose parent or peer is then free at once, or tells others
 	back func(*walk) error
 }
 
@@ -86,6 +88,8 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	h.programs = program.New(name)
 	defer h.programs.Close()
 	h.pools = ipam.NewService(name)
+	h.dhcp = dhcp.New(name, h.find)
+	defer h.dhcp.Close()
 	agents := traffic.New(h.find)
 	// Verbs that still wait for something when the stream ends would hold its end up.
 	ended := sync.OnceFunc(func() {
@@ -95,7 +99,7 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	})
 	defer ended()
 	s := rpc.NewServer()
-	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip, "Program": h.programs, "IPAM": h.pools} {
+	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip, "Program": h.programs, "IPAM": h.pools, "DHCP": h.dhcp} {
 		if err := s.RegisterName(verb, service); err != nil {
 			return err
 		}
@@ -139,7 +143,7 @@ func (h *Host) Apply(a lab.Apply, _ *lab.Nothing) error {
 				return errors.Join(fmt.Errorf("%s: %w", s, err), w.back(done))
 			}
 			if back != nil {
-				u := undo{in: s.In, link: s.Link != nil, back: back}
+				u := undo{in: s.In, also: s.Link != nil || s.DHCP != nil, back: back}
 				if s.Space != nil {
 					u.made = s.Space.Name
 				}
@@ -176,7 +180,7 @@ func (w *walk) back(done []undo) error {
 	var errs []error
 	for i := len(done) - 1; i >= 0; i-- {
 		u := done[i]
-		if going[u.in] && !u.link {
+		if going[u.in] && !u.also {
 			continue
 		}
 		if err := u.back(w); err != nil && !gone(err) {

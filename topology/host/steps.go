@@ -256,6 +256,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.run(s)
 	case s.Reserve != nil:
 		return w.reserve(s)
+	case s.DHCPServer != nil || s.DHCP != nil:
+		return w.lease(s)
 	}
 	nl, err := w.netlink(s.In)
 	if err != nil {
@@ -386,6 +388,21 @@ func (w *walk) reserve(s topology.Step) (func(*walk) error, error) {
 	}
 	undo, err := w.pools.Reserve(*s.Reserve)
 	return func(*walk) error { undo(); return nil }, err
+}
+
+// lease makes the machine's DHCP server, or has a device get an address from one.
+func (w *walk) lease(s topology.Step) (func(*walk) error, error) {
+	if s.Remove || s.DHCPServer != nil && s.In != "" {
+		return nil, errors.New("a DHCP server is a machine's own, and leases and servers end by being undone only")
+	}
+	var undo func() error
+	var err error
+	if s.DHCPServer != nil {
+		undo, err = w.dhcp.Serve(*s.DHCPServer)
+	} else {
+		undo, err = w.dhcp.Lease(s.In, *s.DHCP)
+	}
+	return func(*walk) error { return undo() }, err
 }
 
 // either does a thing or its opposite, and returns the other one.

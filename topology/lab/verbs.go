@@ -42,6 +42,8 @@ import (
 //	Program.Start string  → Nothing      starts one that has ended again, with the files that it left, and waits until it is ready
 //	Program.Find  string  → string       where the machine has a program (as topology.Program.Path); empty: it has none
 //	IPAM.State    string → []Reservation of the pool of that name, by address; none where there is no such pool
+//	DHCP.State    Nothing  → DHCPState   of the machine's server; zero where there is none
+//	DHCP.Inform   Inform   → Duration    until a DHCP server has answered
 //	Traffic.*     see traffic.go
 
 // Nothing is sent or answered where a verb needs no value.
@@ -292,6 +294,7 @@ type Packet struct {
 	Payload  []byte         // at most 128 bytes of it
 	BGP      []BGPMessage   // those that a segment from or to port 179 holds whole. Not read by Send
 	Groups   []Group        // of an IGMP or MLD message
+	DHCP     *DHCP          // of a datagram to port 67 or 68. Not read by Send
 	VXLAN    *VXLAN         // of a datagram to port 4789 or 8472. Not read by Send
 	Inner    *Packet        // what a VXLAN, IP in IP or flannel (UDP port 8285) packet carries, without a place and without its frame. Not read by Send
 	Text     string         // one line a person reads
@@ -417,6 +420,42 @@ type ProgramState struct {
 type Reservation struct {
 	ID, Link string
 	Addrs    []netip.Addr // one of each range, in their order
+}
+
+// DHCPState is what a server knows.
+type DHCPState struct {
+	Running bool
+	Leases  []DHCPLease // that hold, by address
+	Refused int         // questions for an address that came when there was none left
+}
+
+// DHCPLease is an address of a client.
+type DHCPLease struct {
+	ClientID []byte // with its type
+	MAC      net.HardwareAddr
+	Addr     netip.Addr
+	Bound    bool // and not only offered
+	Until    time.Time
+}
+
+// Inform asks a DHCP server for parameters, from an address that the device has (RFC 2131 section 4.4.3). It asks for no address.
+type Inform struct {
+	In, Device   string
+	From, Server netip.Addr
+}
+
+// DHCP is a message of RFC 2131.
+type DHCP struct {
+	Kind           string // discover, offer, request, decline, ack, nak, release, inform
+	Reply          bool   // BOOTREPLY
+	XID            uint32
+	Broadcast      bool             // the flag
+	Client, Your   netip.Addr       // ciaddr, yiaddr; invalid: 0
+	MAC            net.HardwareAddr // chaddr
+	ClientID       []byte           // option 61
+	Requested      netip.Addr       // option 50; invalid: none
+	Server         netip.Addr       // option 54; invalid: none
+	Lease, Renewal time.Duration    // options 51 and 58
 }
 
 // BGPState is a speaker's view.

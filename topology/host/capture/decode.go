@@ -188,6 +188,8 @@ func (d *decoder) transport(src, dst netip.Addr, proto layers.IPProtocol, b []by
 			first, second := binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])
 			p.VXLAN = &lab.VXLAN{Flags: uint8(first >> 24), VNI: int(second >> 8), Reserved: first<<8 | second&0xff}
 			d.inner(b[16:], true, 0)
+		} else if port == dhcpServerPort || port == dhcpClientPort {
+			p.DHCP = dhcpMessage(b[8:])
 		} else if port == flannelPort && len(b) > 8 && b[8]>>4 == 4 {
 			d.inner(b[8:], false, uint16(layers.EthernetTypeIPv4))
 		}
@@ -477,6 +479,9 @@ func (d *decoder) text() string {
 		}
 		for _, m := range p.BGP {
 			t.WriteString(bgpText(m))
+		}
+		if p.DHCP != nil {
+			t.WriteString(dhcpText(*p.DHCP))
 		}
 		fmt.Fprintf(&t, ", ttl %d", p.IP.TTL)
 		if p.IP.DontFragment {

@@ -1,0 +1,555 @@
+package suites
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/lab"
+)
+
+// allStations is the broadcast address of Ethernet.
+var allStations = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// leasing is a DHCP server on the segment of the first host's uplink, and containers of that host that are its clients.
+type leasing struct {
+	b      *Bench
+	host   string
+	at     Place // of the server
+	server topology.DHCPServer
+	named  int // clients so far
+}
+
+// leases starts a server that has so many addresses, until the spec ends, and makes room for a container.
+func leases(ctx context.Context, b *Bench, size int, lease time.Duration) (*leasing, error) {
+	const far = 30 // from the containers that specs attach otherwise
+	l := &leasing{b: b, host: firstHost(b), at: station(b)}
+	if _, err := another(b, l.host, network(b), far+size); err != nil {
+		return nil, err
+	}
+	first, last := spareOf(b.plan, l.host, far+1).Segment4, spareOf(b.plan, l.host, far+size).Segment4
+	nic := wire(b, l.at)
+	l.server = topology.DHCPServer{
+		Link: nic.Name, Addr: nic.V4.Addr(), Lease: lease,
+		Range: topology.Range{Subnet: first.Masked(), First: first.Addr(), Last: last.Addr()},
+	}
+	if err := b.Apply(ctx, topology.Step{On: l.at.Machine, DHCPServer: &l.server}); err != nil {
+		return nil, err
+	}
+	return l, room(ctx, b, l.host, network(b))
+}
+
+// unstationed says why a question about leases makes no sense where containers are no stations of the segment on which a server would
+// be; nil where they are.
+func unstationed(b *Bench) *Observation {
+	if o := unmanaged(b); o != nil {
+		return o
+	}
+	if c := spareOf(b.plan, firstHost(b), 1); b.mode.Addrs(b.plan, b.plan.Machine(firstHost(b)), c)[0] != c.Segment4 {
+		o := notApplicable("containers are no stations of the segment, and get no lease there")
+		return &o
+	}
+	return nil
+}
+
+// client is a container that has, or wants, a lease.
+type client struct {
+	Place
+	id   string // by which the server knows it, as CNI's plugin makes it (plugins/ipam/dhcp/lease.go)
+	addr netip.Addr
+}
+
+// attach attaches a container that has no IPv4 address but what it is leased. Without a lease it is not attached, and refusal says why.
+func (l *leasing) attach(ctx context.Context, broadcast bool) (who client, refusal error, err error) {
+	l.named++
+	b, c := l.b, spareOf(l.b.plan, l.host, l.named)
+	device := b.mode.Device
+	who = client{id: strings.Join([]string{c.ID(), c.Network, device}, "/")}
+	step := topology.Step{On: l.host, In: c.Name, DHCP: &topology.DHCP{Link: device, ClientID: who.id, Broadcast: broadcast}}
+	who.Place, err = b.attachAs(ctx, c, l.host, func(steps []topology.Step) []topology.Step {
+		unnumbered := slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool {
+			return s.In == c.Name && (s.Addr != nil && s.Addr.Prefix.Addr().Is4() || s.Route != nil && s.Route.Dst.Addr().Is4())
+		})
+		return append(unnumbered, step)
+	})
+	if refused(err) {
+		return who, err, nil
+	} else if err != nil {
+		return who, nil, err
+	}
+	b.atEnd(func(ctx context.Context) error { return b.Detach(ctx, who.Place) })
+	s, err := b.State(ctx, l.host)
+	if err != nil {
+		return who, nil, err
+	}
+	for _, a := range s.Spaces[who.Container].Addrs {
+		if a.Link == device && a.Prefix.Addr().Is4() {
+			who.addr = a.Prefix.Addr()
+		}
+	}
+	if !who.addr.IsValid() {
+		return who, nil, fmt.Errorf("%s was attached, and has no address", who)
+	}
+	return who, nil, b.settled(ctx, l.host)
+}
+
+func (l *leasing) state(ctx context.Context) (s lab.DHCPState, err error) {
+	err = l.b.Do(ctx, l.at.Machine, "DHCP.State", lab.Nothing{}, &s)
+	return s, err
+}
+
+// control shows that the server answers the host, which has an address and asks for none.
+func (l *leasing) control(ctx context.Context) (reports.Evidence, error) {
+	var took time.Duration
+	nic := uplink(l.b)
+	err := l.b.Do(ctx, l.host, "DHCP.Inform", lab.Inform{Device: nic.Name, From: nic.V4.Addr(), Server: l.server.Addr}, &took)
+	if err != nil {
+		return reports.Evidence{}, fmt.Errorf("no control is alive: nothing can be concluded from silence: %s: %w", l.host, err)
+	}
+	return reports.Evidence{At: l.host, Saw: fmt.Sprintf("control: %s, at %s, answered a DHCPINFORM after %s", l.at, l.server.Addr, took.Round(time.Microsecond))}, nil
+}
+
+// of are a client's messages and their answers, which repeat its identifier (RFC 6842).
+func (c client) of(p lab.Packet) bool {
+	d := carriedIn(p).DHCP
+	return d != nil && string(bytes.TrimPrefix(d.ClientID, []byte{0})) == c.id
+}
+
+// here tells whether a packet is at the client's own device, on its way in or out.
+func (c client) here(p lab.Packet, outgoing bool) bool {
+	return p.Machine == c.Machine && p.In == c.Container && p.Outgoing == outgoing
+}
+
+// lease has a container get a lease and shows that it is reached by it, or where its question, or the answer, was last seen.
+func lease(ctx context.Context, b *Bench, broadcast bool) (Observation, error) {
+	l, err := leases(ctx, b, 4, time.Minute)
+	if err != nil {
+		return Observation{}, err
+	}
+	recorded, err := b.Record(ctx)
+	if err != nil {
+		return Observation{}, err
+	}
+	who, refusal, err := l.attach(ctx, broadcast)
+	if err != nil {
+		return Observation{}, err
+	}
+	if refusal == nil {
+		port, err := serve(ctx, b, who.Place, unspecified(IPv4))
+		if err != nil {
+			return Observation{}, err
+		}
+		t, err := try(ctx, b, external(b), who.Place, netip.AddrPortFrom(who.addr, port), protos...)
+		o := t.observation()
+		o.Detail = fmt.Sprintf("%s was leased %s by %s; %s", who, who.addr, l.at, o.Detail)
+		return o, err
+	}
+	alive, err := l.control(ctx)
+	if err != nil {
+		return Observation{}, err
+	}
+	packets, err := recorded(ctx, who.of)
+	if err != nil {
+		return Observation{}, err
+	}
+	if !slices.ContainsFunc(packets, func(p lab.Packet) bool { return who.here(p, true) }) {
+		return Observation{}, fmt.Errorf("%s sent nothing: %w", who, refusal)
+	}
+	// An answer went further than the question did.
+	last := packets[0]
+	for _, p := range packets {
+		if d := carriedIn(p).DHCP; d.Reply || !carriedIn(last).DHCP.Reply {
+			last = p
+		}
+	}
+	o := blocked("%s asked for a lease, by broadcast of answers: %t; it got none; last seen at %s (%s)", who, broadcast, at(last), last.Text)
+	for _, p := range packets {
+		if e := seen(p); !slices.Contains(o.Evidence, e) && len(o.Evidence) < 16 {
+			o.Evidence = append(o.Evidence, e)
+		}
+	}
+	o.Evidence = append(o.Evidence, alive)
+	return o.with(l.host, "%v", refusal), nil
+}
+
+// leased is an experiment on a container with a lease of a server that has so many addresses, where containers are stations of the segment.
+// What was recorded since before it asked can be had.
+func leased(size int, lease time.Duration, run func(ctx context.Context, l *leasing, who client, recorded recording) (Observation, error)) func(context.Context, *Bench) (Observation, error) {
+	return func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := unstationed(b); o != nil {
+			return *o, nil
+		}
+		l, err := leases(ctx, b, size, lease)
+		if err != nil {
+			return Observation{}, err
+		}
+		recorded, err := b.Record(ctx)
+		if err != nil {
+			return Observation{}, err
+		}
+		who, refusal, err := l.attach(ctx, true)
+		if err != nil {
+			return Observation{}, err
+		}
+		if refusal != nil {
+			return Observation{Status: "mixed", Detail: fmt.Sprintf("%s got no lease: %v", who, refusal)}, nil
+		}
+		return run(ctx, l, who, recorded)
+	}
+}
+
+// recording is what Bench.Record returns.
+type recording = func(context.Context, func(lab.Packet) bool) ([]lab.Packet, error)
+
+// unheard drops what a server gets that is for it alone, from clients that have an address; unserved all that is for servers.
+func unheard(p *topology.Plan) []topology.Step {
+	x := p.Externals()[0]
+	return []topology.Step{dropping(topology.Step{On: x.Name}, "input", destined(x.NICs[0].V4.Addr()), topology.Match{Field: "udp dport", Value: "67"})}
+}
+
+func unserved(p *topology.Plan) []topology.Step {
+	return []topology.Step{dropping(topology.Step{On: p.Externals()[0].Name}, "input", topology.Match{Field: "udp dport", Value: "67"}, topology.Match{Field: "ip saddr", Value: "0.0.0.0"})}
+}
+
+// clients changes the clients that attaching makes.
+func clients(change func(*topology.DHCP)) func([]topology.Step) []topology.Step {
+	return func(steps []topology.Step) []topology.Step {
+		steps = slices.Clone(steps)
+		for i, s := range steps {
+			if s.DHCP != nil {
+				d := *s.DHCP
+				change(&d)
+				steps[i].DHCP = &d
+			}
+		}
+		return steps
+	}
+}
+
+var _ = register(Spec{
+	Suite: "conformance",
+	Feature: Feature{
+		Name: "dhcp-lease", Group: "addresses",
+		Doc: "Does a container get its IPv4 address from a DHCP server on the segment, if it asks for answers by broadcast, and is it reached at that address?",
+	},
+	Name: "a container is attached whose address a server on the segment of the host's interface is to lease, and an external machine asks it there",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := unmanaged(b); o != nil {
+			return *o, nil
+		}
+		return lease(ctx, b, true)
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the server hears nobody without an address", Steps: unserved},
+		{Mode: "bridge", Doc: "the host's interface is a port of the bridge", Steps: bridged(0)},
+		{Mode: "ipvlan-l2", Doc: "clients want answers for themselves alone", Rewire: clients(func(d *topology.DHCP) { d.Broadcast = false })},
+	},
+})
+
+var _ = register(Spec{
+	Suite: "conformance",
+	Feature: Feature{
+		Name: "dhcp-unicast", Group: "addresses",
+		Doc: "Does a container get a lease without asking for answers by broadcast (RFC 2131 section 4.1)?",
+	},
+	Name: "a container is attached that wants a lease, with the flag BROADCAST clear",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := unstationed(b); o != nil {
+			return *o, nil
+		}
+		return lease(ctx, b, false)
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the server hears nobody without an address", Steps: unserved},
+		{Mode: "ipvlan-l2", Doc: "clients want answers by broadcast", Rewire: clients(func(d *topology.DHCP) { d.Broadcast = true })},
+	},
+})
+
+var _ = register(Spec{
+	Suite: "conformance",
+	Feature: Feature{
+		Name: "dhcp-two-clients", Group: "addresses",
+		Doc: "Do two containers of one host get two leases, told apart by their client identifiers?",
+	},
+	Name: "two containers of one host are attached that want leases",
+	Run: leased(4, time.Minute, func(ctx context.Context, l *leasing, _ client, _ recording) (Observation, error) {
+		if l.b.mode.Limit == 1 {
+			return oneContainer(), nil
+		}
+		second, refusal, err := l.attach(ctx, true)
+		if err != nil {
+			return Observation{}, err
+		}
+		if refusal != nil {
+			return Observation{Status: "mixed", Detail: fmt.Sprintf("%s got no lease beside the first: %v", second, refusal)}, nil
+		}
+		s, err := l.state(ctx)
+		if err != nil {
+			return Observation{}, err
+		}
+		var wrong []string
+		var o Observation
+		macs := map[string]bool{}
+		if len(s.Leases) != 2 {
+			wrong = append(wrong, fmt.Sprintf("the server has %d leases", len(s.Leases)))
+		}
+		for i, lease := range s.Leases {
+			o = o.with(l.at.String(), "leased %s to client %q with hardware address %s", lease.Addr, lease.ClientID, lease.MAC)
+			macs[lease.MAC.String()] = true
+			if i > 0 && bytes.Equal(lease.ClientID, s.Leases[i-1].ClientID) {
+				wrong = append(wrong, fmt.Sprintf("both are client %q", lease.ClientID))
+			}
+		}
+		return summed(wrong, o.Evidence, "two containers of %s got %d leases with %d client identifiers, and %d hardware addresses", l.host, len(s.Leases), len(s.Leases), len(macs)), nil
+	}),
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the server has lost its clients' messages", Steps: unserved},
+		{Mode: "ipvlan-l2", Doc: "clients name themselves by their hardware address", Rewire: clients(func(d *topology.DHCP) { d.ClientID = "the host's" })},
+	},
+})
+
+var _ = register(Spec{
+	Suite: "packets",
+	Feature: Feature{
+		Name: "dhcp-exchange", Group: "packets",
+		Doc: "Are the four messages by which a container gets a lease as RFC 2131 has them: transaction, hardware address, client identifier, what is asked for and offered, and to whom they go?",
+	},
+	Name: "a container is attached that wants a lease, and each field of DISCOVER, OFFER, REQUEST and ACK is read at its device",
+	Run: leased(4, time.Minute, func(ctx context.Context, l *leasing, who client, recorded recording) (Observation, error) {
+		s, err := l.b.State(ctx, who.Machine)
+		if err != nil {
+			return Observation{}, err
+		}
+		link, err := linkWith(s.Spaces[who.Container], who.addr)
+		if err != nil {
+			return Observation{}, err
+		}
+		packets, err := recorded(ctx, func(p lab.Packet) bool { return p.DHCP != nil && who.here(p, !p.DHCP.Reply) })
+		if err == nil && len(packets) == 0 {
+			err = fmt.Errorf("%s has %s, and no message of its was recorded", who, who.addr)
+		}
+		if err != nil {
+			return Observation{}, err
+		}
+		var wrong, kinds []string
+		var evidence []reports.Evidence
+		xid := packets[0].DHCP.XID
+		for _, p := range packets {
+			d := p.DHCP
+			kinds = append(kinds, d.Kind)
+			evidence = append(evidence, seen(p))
+			check := func(ok bool, format string, args ...any) {
+				if !ok {
+					wrong = append(wrong, d.Kind+": "+fmt.Sprintf(format, args...))
+				}
+			}
+			check(d.XID == xid, "transaction %08x, after %08x", d.XID, xid)
+			check(bytes.Equal(d.MAC, link.MAC), "hardware address %s of a device that has %s", d.MAC, link.MAC)
+			check(string(d.ClientID) == "\x00"+who.id, "client identifier %q", d.ClientID)
+			check(d.Broadcast, "the flag BROADCAST is clear")
+			check(!d.Client.IsValid(), "from client address %s", d.Client)
+			check(p.Dst.Addr() == everybody && bytes.Equal(p.EthDst, allStations), "to %s in a frame to %s", p.Dst, p.EthDst)
+			check(d.Reply == (p.Dst.Port() == 68) && p.Src.Port()+p.Dst.Port() == 67+68, "from port %d to port %d", p.Src.Port(), p.Dst.Port())
+			check(p.IP.Transport == "ok" || p.IP.Transport == "unfinished" || p.IP.Transport == "none", "checksum %s", p.IP.Transport)
+			if d.Reply {
+				check(d.Your == who.addr && l.server.Range.Subnet.Contains(d.Your), "address %s, and the container has %s", d.Your, who.addr)
+				check(d.Server == l.server.Addr && p.Src.Addr() == l.server.Addr, "server %s at %s", d.Server, p.Src)
+				check(d.Lease == l.server.Lease && d.Renewal == d.Lease/2, "lease %s, to be renewed after %s", d.Lease, d.Renewal)
+			} else {
+				check(p.Src.Addr().IsUnspecified(), "from %s", p.Src)
+				check(!d.Your.IsValid(), "your address %s", d.Your)
+				is := d.Requested == who.addr && d.Server == l.server.Addr
+				check(d.Kind == "discover" && !d.Server.IsValid() || d.Kind == "request" && is, "wants %s of server %s", d.Requested, d.Server)
+			}
+		}
+		if !slices.Equal(kinds, []string{"discover", "offer", "request", "ack"}) {
+			// What was lost on its way is sent again, and is no fault of the exchange.
+			if sorted := slices.Compact(slices.Clone(kinds)); len(kinds) < 4 || sorted[0] != "discover" || sorted[len(sorted)-1] != "ack" {
+				wrong = append(wrong, "the messages were "+strings.Join(kinds, ", "))
+			}
+		}
+		return summed(wrong, evidence, "%s got %s in transaction %08x: %s", who, who.addr, xid, strings.Join(kinds, ", ")), nil
+	}),
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "clients name themselves otherwise", Rewire: clients(func(d *topology.DHCP) { d.ClientID += "x" })},
+		{Mode: "macvlan-private", Doc: "clients want answers for themselves alone", Rewire: clients(func(d *topology.DHCP) { d.Broadcast = false })},
+	},
+})
+
+// short is a lease that is renewed while one watches.
+const short = 2 * time.Second
+
+// alone says what of a message from a client that has its address is not for the server alone.
+func (l *leasing) alone(p lab.Packet, who client) (wrong []string) {
+	d := p.DHCP
+	if p.Dst.Addr() != l.server.Addr || p.Src.Addr() != who.addr || bytes.Equal(p.EthDst, allStations) {
+		wrong = append(wrong, fmt.Sprintf("%s: from %s to %s in a frame to %s", d.Kind, p.Src, p.Dst, p.EthDst))
+	}
+	if d.Client != who.addr || d.Requested.IsValid() || string(d.ClientID) != "\x00"+who.id {
+		wrong = append(wrong, fmt.Sprintf("%s: client address %s, wants %s, client identifier %q", d.Kind, d.Client, d.Requested, d.ClientID))
+	}
+	return wrong
+}
+
+var _ = register(Spec{
+	Suite: "packets",
+	Feature: Feature{
+		Name: "dhcp-renewal", Group: "packets",
+		Doc: "Does a container renew its lease after half of its time, by asking the server alone from the address that it has, and keep the address beyond the first lease?",
+	},
+	Name: "a container has a lease of two seconds, and is watched for longer than that",
+	Run: leased(4, short, func(ctx context.Context, l *leasing, who client, recorded recording) (Observation, error) {
+		var acks, renewals []lab.Packet
+		ok, err := eventually(ctx, patience, func() (bool, error) {
+			packets, err := recorded(ctx, func(p lab.Packet) bool { return who.of(p) && who.here(p, !p.DHCP.Reply) })
+			acks, renewals = nil, nil
+			for _, p := range packets {
+				switch {
+				case p.DHCP.Kind == "ack":
+					acks = append(acks, p)
+				case p.DHCP.Kind == "request" && len(acks) > 0:
+					renewals = append(renewals, p)
+				}
+			}
+			return len(acks) > 1 && acks[len(acks)-1].When.Sub(acks[0].When) >= short, err
+		})
+		if err != nil {
+			return Observation{}, err
+		}
+		var wrong []string
+		var evidence []reports.Evidence
+		for _, p := range slices.Concat(acks, renewals) {
+			evidence = append(evidence, seen(p))
+		}
+		for _, p := range renewals {
+			wrong = append(wrong, l.alone(p, who)...)
+			if p.DHCP.Server.IsValid() {
+				wrong = append(wrong, fmt.Sprintf("a renewal names the server %s", p.DHCP.Server))
+			}
+		}
+		if !ok || len(renewals) == 0 {
+			return summed(append(wrong, fmt.Sprintf("%d renewals were sent, and %d leases got", len(renewals), len(acks))), evidence, ""), nil
+		}
+		s, err := l.b.State(ctx, who.Machine)
+		if err != nil {
+			return Observation{}, err
+		}
+		if _, err := linkWith(s.Spaces[who.Container], who.addr); err != nil {
+			wrong = append(wrong, err.Error())
+		}
+		after := renewals[0].When.Sub(acks[0].When)
+		if after < short/2 {
+			wrong = append(wrong, fmt.Sprintf("renewed after %s", after))
+		}
+		return summed(wrong, evidence, "%s has %s for %s, asked %s for it again after %.3f s, and had it %.3f s later", who, who.addr, short, l.at,
+			after.Seconds(), acks[len(acks)-1].When.Sub(acks[0].When).Seconds()).value("sec", after.Seconds()), nil
+	}),
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the server does not hear what is for it alone", Steps: unheard},
+	},
+})
+
+var _ = register(Spec{
+	Suite: "packets",
+	Feature: Feature{
+		Name: "dhcp-release", Group: "packets",
+		Doc: "Does a container that is detached give its lease back, by telling the server alone from the address that it had, and does the server then have it to give?",
+	},
+	Name: "a container with a lease is detached, and what the server is told and has after that is read",
+	Run: leased(4, time.Minute, func(ctx context.Context, l *leasing, who client, recorded recording) (Observation, error) {
+		if err := l.b.Detach(ctx, who.Place); err != nil {
+			return Observation{}, err
+		}
+		var s lab.DHCPState
+		free, err := eventually(ctx, retry, func() (yes bool, err error) {
+			s, err = l.state(ctx)
+			return len(s.Leases) == 0, err
+		})
+		if err != nil {
+			return Observation{}, err
+		}
+		packets, err := recorded(ctx, func(p lab.Packet) bool { return who.of(p) && p.DHCP.Kind == "release" })
+		if err != nil {
+			return Observation{}, err
+		}
+		var wrong []string
+		var evidence []reports.Evidence
+		for _, p := range packets {
+			evidence = append(evidence, seen(p))
+			wrong = append(wrong, l.alone(p, who)...)
+			if p.DHCP.Server != l.server.Addr {
+				wrong = append(wrong, fmt.Sprintf("release: server %s", p.DHCP.Server))
+			}
+		}
+		if len(packets) == 0 {
+			wrong = append(wrong, "no release was sent")
+		}
+		if !free {
+			wrong = append(wrong, fmt.Sprintf("%s still has %d leases", l.at, len(s.Leases)))
+		}
+		return summed(wrong, evidence, "%s was detached: %s was told that %s is free, and has no lease any more", who, l.at, who.addr), nil
+	}),
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the server does not hear what is for it alone", Steps: unheard},
+	},
+})
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{
+		Name: "dhcp-exhaustion", Group: "lifecycle",
+		Doc: "When a DHCP server has no address left, does attaching a container end in bounded time with an error and nothing left of it, and does the next one work once a lease was given back?",
+	},
+	Name: "a server with one address leases it; a second container is to be attached; then the first is detached and a third attached",
+	Run: leased(1, time.Minute, func(ctx context.Context, l *leasing, first client, _ recording) (Observation, error) {
+		b := l.b
+		if b.mode.Limit == 1 {
+			return oneContainer(), nil
+		}
+		before, err := steady(ctx, b, l.host)
+		if err != nil {
+			return Observation{}, err
+		}
+		began := time.Now()
+		second, refusal, err := l.attach(ctx, true)
+		if err != nil {
+			return Observation{}, err
+		}
+		took := time.Since(began)
+		if refusal == nil {
+			return Observation{Status: "mixed", Detail: fmt.Sprintf("%s got %s, too, of a server with one address, which %s has", second, second.addr, first)}, nil
+		}
+		diff, err := restored(ctx, b, l.host, before)
+		if err != nil {
+			return Observation{}, err
+		}
+		s, err := l.state(ctx)
+		if err != nil {
+			return Observation{}, err
+		}
+		if err := b.Detach(ctx, first.Place); err != nil {
+			return Observation{}, err
+		}
+		third, again, err := l.attach(ctx, true)
+		if err != nil {
+			return Observation{}, err
+		}
+		o := Observation{}.with(l.host, "%v", refusal).differences(l.host, diff).with(l.at.String(), "%d questions for an address came when there was none left", s.Refused)
+		if again != nil {
+			o = o.with(l.host, "%v", again)
+		}
+		return concluded(o, len(diff) == 0 && s.Refused > 0 && again == nil && third.addr == first.addr && took < patience,
+			"%s has the only address, %s; %s was refused after %.3f s, with %d differences to the host before; after %s was detached, %s got %s",
+			first, first.addr, second, took.Seconds(), len(diff), first, third, third.addr).value("sec", took.Seconds()), nil
+	}),
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the server does not hear what is for it alone", Steps: unheard},
+	},
+})
