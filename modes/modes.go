@@ -97,7 +97,7 @@ func Find(name string) (Mode, bool) {
 
 // Plan is NewPlan of the topology on the fabric that the mode asks for. A container that the mode does not admit is an error.
 func (m Mode) Plan(t topology.Topology) (*topology.Plan, error) {
-	if m.Fabric != "" {
+	if m.Fabric != (topology.Fabric{}) {
 		t.Fabric = m.Fabric
 	}
 	p, err := topology.NewPlan(t)

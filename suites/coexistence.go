@@ -159,7 +159,7 @@ func carries(b *Bench, m modes.Mode, c topology.Container) bool {
 	if of := block(m); of.IsValid() && of == block(b.mode) {
 		return false
 	}
-	return m.Fabric == b.mode.Fabric || m.Fabric == "" && (m.Addrs == nil ||
+	return m.Fabric == b.mode.Fabric || m.Fabric == (topology.Fabric{}) && (m.Addrs == nil ||
 		m.Addrs(b.plan, b.plan.Machine(c.Host), c)[0].Addr() != c.Segment4.Addr())
 }
 

@@ -88,7 +88,7 @@ func fabricOf(m modes.Mode) topology.Fabric { return cmp.Or(m.Fabric, topology.O
 func (r *Run) on(f topology.Fabric) reports.Fidelity {
 	out := r.Fidelity
 	if f != topology.Open {
-		out.Fabric = string(f)
+		out.Fabric = f.String()
 	}
 	return out
 }

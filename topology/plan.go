@@ -129,13 +129,13 @@ func NewPlan(t Topology) (*Plan, error) {
 	p := &Plan{Topology: t}
 	for i, name := range names(t.Segments) {
 		s := PlannedSegment{Name: name, V4: t.Segments[name].V4, V6: t.Segments[name].V6, MTU: cmp.Or(t.Segments[name].MTU, 1500)}
-		if t.Fabric == Trunk {
+		if t.Fabric.Tagged {
 			s.VLAN = vid(i)
 		}
 		p.Segments = append(p.Segments, s)
 	}
 	ends := p.ends(RoleHost, t.hostNICs())
-	if t.Fabric == Trunk {
+	if t.Fabric.Tagged {
 		for i := range ends {
 			p.trunk(&ends[i])
 		}
@@ -143,7 +143,7 @@ func NewPlan(t Topology) (*Plan, error) {
 	for i, name := range names(t.Networks) {
 		n := t.Networks[name]
 		nic := n.NIC
-		if t.Fabric == Trunk { // the same on every host, as checked
+		if t.Fabric.Tagged { // the same on every host, as checked
 			nic = tagged(ends[0].NICs[0].Name, p.segment(t.Hosts[ends[0].Name].NICs[n.NIC].Segment).VLAN)
 		}
 		p.Networks = append(p.Networks, PlannedNetwork{
@@ -286,15 +286,9 @@ func (p *Plan) trunk(host *Machine) {
 }
 
 // Needs is what the fabric and the impairments need of a kernel, sorted, by the names that the program on a machine
-// knows: underlay always, 802.1q and vlan-filtering on a Trunk fabric, nft-bridge on a VPC one, tbf for rates, netem for delays and losses.
+// knows: those of the fabric, tbf for rates, netem for delays and losses.
 func (p *Plan) Needs() []string {
-	needs := []string{"underlay"}
-	switch p.Topology.Fabric {
-	case Trunk:
-		needs = append(needs, "802.1q", "vlan-filtering")
-	case VPC:
-		needs = append(needs, "nft-bridge")
-	}
+	needs := p.Topology.Fabric.Needs()
 	for _, m := range p.Machines {
 		for _, nic := range m.NICs {
 			switch {

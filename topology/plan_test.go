@@ -33,12 +33,18 @@ func TestPlan(t *testing.T) {
 	}
 	for _, fabric := range fabrics[1:] {
 		p := planOn(t, fabric, "topologies/rated.yaml")
-		golden(t, "testdata/rated."+string(fabric)+".plan.txt", describe(p))
-		golden(t, "testdata/rated."+string(fabric)+".underlay.txt", underlay(p))
+		golden(t, "testdata/rated."+fabric.String()+".plan.txt", describe(p))
+		golden(t, "testdata/rated."+fabric.String()+".underlay.txt", underlay(p))
 	}
 }
 
-var fabrics = []topology.Fabric{topology.Open, topology.Routed, topology.Trunk, topology.VPC}
+var fabrics = []topology.Fabric{
+	topology.Open, topology.Routed, topology.Trunk, topology.VPC,
+	{Reflective: true, Snooping: true},
+	{Kind: "port-security", Violation: "protect"},
+	{Kind: "port-security", MACs: 3, Violation: "shutdown", Recovery: "300s", Tagged: true},
+	{Kind: "nic", Filters: 512, Overflow: "promisc"},
+}
 
 func planOn(t testing.TB, fabric topology.Fabric, name string) *topology.Plan {
 	t.Helper()
@@ -76,7 +82,7 @@ func TestNeeds(t *testing.T) {
 		{late, "[netem tbf underlay]"},
 	} {
 		if got := fmt.Sprint(c.plan.Needs()); got != c.want {
-			t.Errorf("%s on %q needs %s, want %s", c.plan.Topology.Name, c.plan.Topology.Fabric, got, c.want)
+			t.Errorf("%s on %s needs %s, want %s", c.plan.Topology.Name, c.plan.Topology.Fabric, got, c.want)
 		}
 	}
 }
@@ -113,7 +119,13 @@ func TestFabricRefuses(t *testing.T) {
 			t.Hosts["h2"] = h
 			t.Networks = map[string]topology.Network{"blue": t.Networks["blue"]}
 		}, "hosts.h2.nics: the first interface of h2 is a, and that of h1 eth0: want one name: on the fabric trunk a host's first interface is its cable, and every host has network blue on the same device"},
-		{"ring", func(*topology.Topology) {}, `fabric: unknown fabric "ring": want one of open, routed-bgp, trunk, vpc`},
+		{topology.Fabric{Kind: "ring"}, func(*topology.Topology) {}, `fabric.kind: kind "ring": want one of open, port-security, nic, routed-bgp, vpc`},
+		{topology.Fabric{Kind: "vpc", Tagged: true}, func(*topology.Topology) {}, `fabric.tagged: a fabric of the kind vpc has no tagged: want it of switches`},
+		{topology.Fabric{MACs: 2}, func(*topology.Topology) {}, `fabric.macs: a fabric of the kind open has no macs: want it of port-security`},
+		{topology.Fabric{Kind: "port-security", Violation: "ignore"}, func(*topology.Topology) {}, `fabric.violation: violation "ignore": want one of protect, restrict, shutdown`},
+		{topology.Fabric{Kind: "port-security", Recovery: "5s"}, func(*topology.Topology) {}, `fabric.recovery: nothing is shut down that could recover: want violation: shutdown with it`},
+		{topology.Fabric{Kind: "nic"}, func(*topology.Topology) {}, `fabric.filters: 0 filters of a NIC: want 1 to 8192`},
+		{topology.Fabric{Kind: "nic", Filters: 8, Overflow: "burst"}, func(*topology.Topology) {}, `fabric.overflow: overflow "burst": want one of drop, promisc`},
 	} {
 		lab, err := topology.Read("", source(t, "topologies/two-hosts.yaml"))
 		if err != nil {

@@ -127,7 +127,8 @@ func (d *decoder) decode(path []string, n ast.Node, v reflect.Value) error {
 	if v.Type() == reflect.TypeFor[NIC]() && n.Type() == ast.StringType {
 		return d.decode(path, n, v.FieldByName("Segment"))
 	}
-	if text, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	_, mapping := n.(*ast.MappingNode)
+	if text, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok && !(mapping && v.Type() == reflect.TypeFor[Fabric]()) {
 		want := examples[v.Type()]
 		_, number := v.Interface().(BitRate)
 		if n.Type() != ast.StringType && !(number && n.Type() == ast.IntegerType) {
@@ -151,6 +152,9 @@ func (d *decoder) decode(path []string, n ast.Node, v reflect.Value) error {
 			field, ok := fields[key.Value]
 			if !ok {
 				return d.at(key, fmt.Sprintf("unknown key %q", key.Value), "one of "+list(keys))
+			}
+			if value, ok := value.(*ast.StringNode); ok && v.Type() == reflect.TypeFor[Fabric]() && key.Value == "kind" && value.Value == openName {
+				return nil
 			}
 			return d.decode(append(path, key.Value), value, field)
 		})
@@ -193,6 +197,13 @@ func (d *decoder) decode(path []string, n ast.Node, v reflect.Value) error {
 			return d.at(i.Token, fmt.Sprintf("%s is too large a number", i.Token.Value), "a smaller one")
 		}
 		v.SetInt(int64(whole))
+		return nil
+	case reflect.Bool:
+		b, ok := n.(*ast.BoolNode)
+		if !ok {
+			return wrong("true or false")
+		}
+		v.SetBool(b.Value)
 		return nil
 	case reflect.Float64:
 		switch f := n.(type) {
@@ -241,10 +252,12 @@ var (
 	nouns = map[reflect.Type]string{
 		reflect.TypeFor[netip.Prefix](): "an address block",
 		reflect.TypeFor[BitRate]():      "a rate",
+		reflect.TypeFor[Fabric]():       "a fabric",
 	}
 	examples = map[reflect.Type]string{
 		reflect.TypeFor[netip.Prefix](): "an address and a length, such as 198.18.0.0/22 or 2001:db8:18::/64",
 		reflect.TypeFor[BitRate]():      "bits a second, such as 100Mbit/s or 1Gbit/s",
+		reflect.TypeFor[Fabric]():       fabricNames,
 	}
 )
 
@@ -423,8 +436,6 @@ var (
 	titleForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 )
 
-var fabrics = []Fabric{Open, Routed, Trunk, VPC}
-
 // check is the first flaw of the topology, or nil: the whole of what NewPlan may rely on.
 func (t Topology) check() *flaw {
 	switch {
@@ -432,10 +443,8 @@ func (t Topology) check() *flaw {
 		return &flaw{path: []string{"name"}, problem: "the topology has no name", remedy: "name: two-hosts"}
 	case !titleForm.MatchString(t.Name):
 		return &flaw{path: []string{"name"}, problem: fmt.Sprintf("name %q", t.Name), remedy: "a small letter, then up to 31 small letters, digits and hyphens"}
-	case t.Fabric != "" && !slices.Contains(fabrics, t.Fabric):
-		return &flaw{path: []string{"fabric"}, problem: fmt.Sprintf("unknown fabric %q", t.Fabric), remedy: fmt.Sprintf("one of %s, %s, %s, %s", Open, Routed, Trunk, VPC)}
 	}
-	for _, check := range []func() *flaw{t.checkNames, t.checkSegments, t.checkTors, t.checkNICs, t.checkNetworks, t.checkFabric, t.checkBlocks, t.checkContainers} {
+	for _, check := range []func() *flaw{t.Fabric.check, t.checkNames, t.checkSegments, t.checkTors, t.checkNICs, t.checkNetworks, t.checkFabric, t.checkBlocks, t.checkContainers} {
 		if f := check(); f != nil {
 			return f
 		}
@@ -665,14 +674,14 @@ func (t Topology) checkNetworks() *flaw {
 // checkFabric checks what only one fabric asks.
 func (t Topology) checkFabric() *flaw {
 	hosts, segments := names(t.Hosts), names(t.Segments)
-	switch t.Fabric {
-	case Routed:
+	switch {
+	case t.Fabric == Routed:
 		if most := lastAS - torAS; len(hosts) > most {
 			return &flaw{path: []string{"hosts"}, problem: fmt.Sprintf("%d hosts, each an autonomous system of its own", len(hosts)), remedy: fmt.Sprintf("at most %d on the fabric %s (RFC 6996)", most, Routed)}
 		}
-	case Trunk:
+	case t.Fabric.Tagged:
 		if vid(len(segments)-1) > 4094 {
-			return &flaw{path: []string{"segments"}, problem: fmt.Sprintf("%d segments, each a VLAN", len(segments)), remedy: fmt.Sprintf("at most %d on the fabric %s", 4094/vid(0), Trunk)}
+			return &flaw{path: []string{"segments"}, problem: fmt.Sprintf("%d segments, each a VLAN", len(segments)), remedy: fmt.Sprintf("at most %d on the fabric %s", 4094/vid(0), t.Fabric)}
 		}
 		tors := map[string]string{}
 		for tor, joins := range t.Tors {
@@ -689,7 +698,7 @@ func (t Topology) checkFabric() *flaw {
 			}
 			for _, nic := range names(nics) {
 				if one, other := tors[nics[first].Segment], tors[nics[nic].Segment]; one != other {
-					return &flaw{path: []string{"hosts", host, "nics", nic}, problem: fmt.Sprintf("%s is on segments of the tors %s and %s", host, one, other), remedy: fmt.Sprintf("those of one tor: on the fabric %s a host has one cable", Trunk)}
+					return &flaw{path: []string{"hosts", host, "nics", nic}, problem: fmt.Sprintf("%s is on segments of the tors %s and %s", host, one, other), remedy: fmt.Sprintf("those of one tor: on the fabric %s a host has one cable", t.Fabric)}
 				}
 			}
 		}
@@ -697,10 +706,10 @@ func (t Topology) checkFabric() *flaw {
 			nic := t.Networks[name].NIC
 			for _, host := range hosts {
 				if first := names(t.Hosts[host].NICs)[0]; first != cable {
-					return &flaw{path: []string{"hosts", host, "nics"}, problem: fmt.Sprintf("the first interface of %s is %s, and that of %s %s", host, first, by, cable), remedy: fmt.Sprintf("one name: on the fabric %s a host's first interface is its cable, and every host has network %s on the same device", Trunk, name)}
+					return &flaw{path: []string{"hosts", host, "nics"}, problem: fmt.Sprintf("the first interface of %s is %s, and that of %s %s", host, first, by, cable), remedy: fmt.Sprintf("one name: on the fabric %s a host's first interface is its cable, and every host has network %s on the same device", t.Fabric, name)}
 				}
 				if one, other := t.Hosts[by].NICs[nic].Segment, t.Hosts[host].NICs[nic].Segment; one != other {
-					return &flaw{path: []string{"networks", name, "nic"}, problem: fmt.Sprintf("interface %s is on segment %s of %s and on %s of %s", nic, one, by, other, host), remedy: fmt.Sprintf("one segment: on the fabric %s a network is on the same VLAN everywhere", Trunk)}
+					return &flaw{path: []string{"networks", name, "nic"}, problem: fmt.Sprintf("interface %s is on segment %s of %s and on %s of %s", nic, one, by, other, host), remedy: fmt.Sprintf("one segment: on the fabric %s a network is on the same VLAN everywhere", t.Fabric)}
 				}
 			}
 		}

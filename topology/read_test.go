@@ -74,6 +74,10 @@ var edits = []edit{
 	{"no name", "name: two-hosts", "fabric: open", true},
 	{"name with a space", "name: two-hosts", "name: two hosts", true},
 	{"unknown fabric", "name: two-hosts", "name: two-hosts\nfabric: filtered", true},
+	{"fabric with what another has", "name: two-hosts", "name: two-hosts\nfabric: {kind: vpc, filters: 512}", false},
+	{"fabric with an unknown violation", "name: two-hosts", "name: two-hosts\nfabric:\n  kind: port-security\n  violation: ignore", true},
+	{"fabric with an unknown setting", "name: two-hosts", "name: two-hosts\nfabric: {kind: port-security, mac: 4}", true},
+	{"fabric with a text for a truth value", "name: two-hosts", "name: two-hosts\nfabric: {reflective: maybe}", true},
 	{"block too small for links", "name: two-hosts\n\n# A segment is a layer-2 network. The first quarter of its block numbers machines; the rest is divided among the\n# hosts, for the containers of modes that put them on the segment itself.\nsegments:\n  rack:\n    v4: 198.18.0.0/22", "name: two-hosts\nfabric: routed-bgp\nsegments:\n  rack:\n    v4: 198.18.0.0/27", false},
 	{"host name too long", "  h2:", "  host00002:", true},
 	{"host name with a hyphen", "  h2:", "  h-2:", true},
@@ -190,6 +194,29 @@ func TestReadImpairments(t *testing.T) {
 }
 
 // A topology is stored in results as JSON, and comes back as it was.
+// A fabric's mapping is the fabric of a name, and the name is what it is called.
+func TestReadFabrics(t *testing.T) {
+	for name, mapping := range map[string]string{
+		"open": "{kind: open}", "open-reflective": "{kind: open, reflective: true}", "open-snooping": "{snooping: true}", "trunk": "{tagged: true}",
+		"port-security": "{kind: port-security}", "port-security-4-protect": "{kind: port-security, macs: 4, violation: protect}",
+		"port-security-shutdown-1m30s-tagged": "{kind: port-security, violation: shutdown, recovery: 1m30s, tagged: true}",
+		"nic-512":                             "{kind: nic, filters: 512}", "nic-8-promisc": "{kind: nic, filters: 8, overflow: promisc}",
+		"routed-bgp": "{kind: routed-bgp}", "vpc": "{kind: vpc}",
+	} {
+		var said []topology.Fabric
+		for _, text := range []string{name, mapping} {
+			lab, err := topology.Read("lab.yaml", []byte(strings.Replace(string(source(t, "topologies/two-hosts.yaml")), "name: two-hosts", "name: two-hosts\nfabric: "+text, 1)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			said = append(said, lab.Fabric)
+		}
+		if said[0] != said[1] || said[1].String() != name {
+			t.Errorf("%s is %#v, and %s %#v, called %s", name, said[0], mapping, said[1], said[1])
+		}
+	}
+}
+
 func TestTopologyJSON(t *testing.T) {
 	for _, name := range files(t) {
 		lab, err := topology.Read(name, source(t, name))

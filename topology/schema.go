@@ -22,7 +22,19 @@ func JSONSchema() ([]byte, error) {
 	types := map[reflect.Type]*jsonschema.Schema{
 		reflect.TypeFor[netip.Prefix](): {Type: "string", Pattern: "^[0-9a-f.:]+/[0-9]+$"},
 		reflect.TypeFor[BitRate]():      rate,
-		reflect.TypeFor[Fabric]():       {Type: "string", Enum: []any{string(Open), string(Routed), string(Trunk), string(VPC)}},
+	}
+	fabric, err := jsonschema.For[Fabric](&jsonschema.ForOptions{TypeSchemas: types})
+	if err != nil {
+		return nil, fmt.Errorf("schema of a fabric: %w", err)
+	}
+	for key, words := range fabricWords {
+		for _, w := range words {
+			fabric.Properties[key].Enum = append(fabric.Properties[key].Enum, w)
+		}
+	}
+	types[reflect.TypeFor[Fabric]()] = &jsonschema.Schema{
+		Description: "its name, such as port-security or nic-512, or a mapping",
+		OneOf:       []*jsonschema.Schema{{Type: "string", Pattern: fabricForm.String()}, fabric},
 	}
 	nic, err := jsonschema.For[NIC](&jsonschema.ForOptions{TypeSchemas: types})
 	if err != nil {

@@ -18,25 +18,6 @@ type Topology struct {
 	Networks map[string]Network  `yaml:"networks" json:"networks"`
 }
 
-// Fabric is what the underlay is and allows.
-type Fabric string
-
-// The fabrics. The zero value means Open.
-const (
-	// Open is a learning, flooding switch: every frame is switched, none is filtered.
-	Open Fabric = "open"
-	// Routed is a router: each interface of a host or external machine has a link of its own to the tor (RFC 3021,
-	// RFC 6164), which forwards between links and speaks BGP with hosts that do (RFC 4271).
-	Routed Fabric = "routed-bgp"
-	// Trunk is a switch that keeps segments apart by tags (IEEE 802.1Q): each segment is a VLAN, each host has one cable,
-	// on which all its segments are tagged, and external machines have access ports.
-	Trunk Fabric = "trunk"
-	// VPC is what a public cloud gives machines instead of a segment: each interface has a port of its own to a router, which
-	// answers for every address of the segment, forwards what has the source MAC and IP address that the interface was
-	// given, by a table of routes to machines that holds so many (Tor.Routes), and drops and counts all else.
-	VPC Fabric = "vpc"
-)
-
 // Segment is a layer-2 network.
 type Segment struct {
 	V4  netip.Prefix `yaml:"v4" json:"v4"`                       // the block that machines and containers on the segment are numbered from

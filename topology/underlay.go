@@ -43,6 +43,16 @@ func Underlay(p *Plan) []Step {
 				sysctl("net/ipv6/conf/"+device+"/disable_ipv6", "1")
 			}
 			p.bridges(m, add)
+			if p.Topology.Fabric.Kind == security {
+				t := p.security(m)
+				add(Step{Table: &t})
+			}
+			for _, port := range m.NICs {
+				if p.Filters(p.Machine(port.Peer.Machine)) {
+					t := p.nicFilter(port)
+					add(Step{Table: &t})
+				}
+			}
 		default:
 			for _, device := range []string{"all", "default"} {
 				// A machine's own link-local addresses are usable at once: a router without one cannot ask for neighbours.
@@ -140,7 +150,7 @@ func (p *Plan) speaker(tor *Machine) BGP {
 
 // bridges are a tor's segments, or the one switch of all where VLANs keep them apart.
 func (p *Plan) bridges(tor *Machine, add func(Step)) {
-	number := 0
+	fabric, number := p.Topology.Fabric, 0
 	for i, name := range names(p.Topology.Tors) {
 		if name == tor.Name {
 			number = i + 1
@@ -148,17 +158,21 @@ func (p *Plan) bridges(tor *Machine, add func(Step)) {
 	}
 	bridge := func(name string, at, mtu int, ports func(Interface) bool) {
 		// Its own MAC, or the bridge would take its ports' lowest and change it when they do.
-		add(Step{Link: &Link{Name: name, Kind: "bridge", MAC: mac(macTor, number, 0xff00+at), NoSnooping: true, VLANFiltering: p.Topology.Fabric == Trunk, Up: true}})
+		add(Step{Link: &Link{Name: name, Kind: "bridge", MAC: mac(macTor, number, 0xff00+at), NoSnooping: !fabric.Snooping, Querier: fabric.Snooping, VLANFiltering: fabric.Tagged, Up: true}})
 		// Set once it is there, the MTU stays; it would follow the ports' otherwise (br_mtu_auto_adjust).
 		add(Step{Set: &LinkSet{Name: name, MTU: mtu}})
 		for _, port := range tor.NICs {
 			if ports(port) {
-				add(Step{Set: &LinkSet{Name: port.Name, Master: name, State: "up"}})
+				set := LinkSet{Name: port.Name, Master: name, State: "up"}
+				if fabric.Reflective {
+					set.Hairpin = "on"
+				}
+				add(Step{Set: &set})
 			}
 		}
 	}
 	joins := p.Topology.Tors[tor.Name].Joins
-	if p.Topology.Fabric != Trunk {
+	if !fabric.Tagged {
 		for i, segment := range p.Segments {
 			if slices.Contains(joins, segment.Name) {
 				bridge(segment.Name, i, segment.MTU, func(port Interface) bool { return port.Segment == segment.Name })

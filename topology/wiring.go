@@ -82,6 +82,7 @@ type Link struct {
 
 	// bridge
 	NoSnooping    bool // flood all multicast: no IGMP and MLD snooping
+	Querier       bool // ask for members of groups itself (RFC 3376, RFC 3810), and believe after a second that all have told
 	VLANFiltering bool // keep VLANs apart (IEEE 802.1Q); ports are in none until a step VLAN puts them there
 
 	// macvlan, ipvlan, vlan: made in In on a parent of the machine's own namespace, as is a vxlan with a group
@@ -98,6 +99,9 @@ type Link struct {
 	Learning bool       // vxlan: make entries for senders of what arrives; else it has those alone that it is given
 	Group    netip.Addr // vxlan: multicast group, joined on Parent, for frames that no entry is for; invalid: none
 }
+
+// QueryResponse is the time in which members of groups answer a bridge that asks (Link.Querier).
+const QueryResponse = time.Second
 
 // LinkSet changes a device. Zero fields stay as they are.
 type LinkSet struct {
@@ -315,7 +319,17 @@ func (s Shape) Bucket() (burst, limit uint32) {
 type Table struct {
 	Family string // ip, ip6, inet, arp, bridge, netdev
 	Name   string
+	Sets   []Set
 	Chains []Chain
+}
+
+// Set is MAC addresses that rules of its table look up, by its name after an @.
+type Set struct {
+	Name     string
+	Size     int  // most that it can have; 0: no limit
+	Dynamic  bool // rules add to it (Match.Learn)
+	Interval bool // its elements are ranges
+	Values   []string
 }
 
 // Chain is a base chain where Hook is set, else a regular one.
@@ -342,7 +356,8 @@ type Rule struct {
 type Match struct {
 	Field string
 	Not   bool
-	Value string // an address, a prefix, a port, a name, or for ct state a comma-separated list
+	Value string // an address, a prefix, a port, a name, for ct state a comma-separated list; of MAC addresses also one and a mask of its bits after a slash, or @ and a set
+	Learn bool   // add the field to the set that Value names, or to several, instead of looking it up; holds where the sets have room
 }
 
 // Verdict is what a rule does.
@@ -515,6 +530,9 @@ func (l Link) line(at, on, in string, remove bool) string {
 	w.add("type", l.Kind)
 	if l.NoSnooping {
 		w.add("mcast_snooping 0")
+	}
+	if l.Querier {
+		w.add("mcast_querier 1 mcast_query_response_interval", fmt.Sprint(QueryResponse.Milliseconds()/10))
 	}
 	if l.VLANFiltering {
 		w.add("vlan_filtering 1 vlan_default_pvid 0")
@@ -931,6 +949,22 @@ func (t Table) line(at string, remove bool) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "ip netns exec %s nft -f - <<'END'\ntable %s %s {\n", at, t.Family, t.Name)
+	for _, set := range t.Sets {
+		fmt.Fprintf(&b, "\tset %s {\n\t\ttype ether_addr\n", set.Name)
+		if set.Size > 0 {
+			fmt.Fprintf(&b, "\t\tsize %d\n", set.Size)
+		}
+		switch {
+		case set.Dynamic:
+			b.WriteString("\t\tflags dynamic\n")
+		case set.Interval:
+			b.WriteString("\t\tflags interval\n")
+		}
+		if len(set.Values) > 0 {
+			fmt.Fprintf(&b, "\t\telements = { %s }\n", strings.Join(set.Values, ", "))
+		}
+		b.WriteString("\t}\n\n")
+	}
 	for i, c := range t.Chains {
 		if i > 0 {
 			b.WriteString("\n")
@@ -959,7 +993,19 @@ func (t Table) line(at string, remove bool) string {
 func (r Rule) line(family string) string {
 	var w words
 	for _, m := range r.Match {
+		if m.Learn {
+			for set := range strings.SplitSeq(m.Value, ",") {
+				w.add("add", set, "{", m.Field, "}")
+			}
+			continue
+		}
 		w.add(m.Field)
+		value, mask, masked := strings.Cut(m.Value, "/")
+		masked = masked && strings.HasPrefix(m.Field, "ether")
+		if masked {
+			w.add("&", mask, "==")
+			m.Value = value
+		}
 		if m.Not {
 			w.add("!=")
 		}

@@ -72,7 +72,7 @@ func modesPage(t *testing.T) string {
 		if needs = append(needs, m.Programs...); len(needs) > 0 {
 			fmt.Fprintf(&b, "**Needs** %s.\n\n", strings.Join(needs, ", "))
 		}
-		if m.Fabric != "" {
+		if m.Fabric != (topology.Fabric{}) {
 			fmt.Fprintf(&b, "**Fabric** %s ([fabrics](fabrics.md)).\n\n", m.Fabric)
 		}
 		p, err := m.Plan(two)

@@ -128,8 +128,8 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	if err := o.checkDriver(); err != nil {
 		return nil, "", nil, err
 	}
-	if f := p.Topology.Fabric; f != "" && f != topology.Open {
-		return nil, "", nil, input("%s: fabric %q: modes choose their fabric: want open, or none", o.topology, f)
+	if f := cmp.Or(p.Topology.Fabric, topology.Open); f != topology.Open {
+		return nil, "", nil, input("%s: fabric %s: modes choose their fabric: want open, or none", o.topology, f)
 	}
 	if err := suites.Fits(p); err != nil {
 		return nil, "", nil, input("%s: %w", o.topology, err)
@@ -375,8 +375,8 @@ func (b *book) unable(a assignment, of []string, why string, saw []reports.Evide
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := a.ground.fidelity()
-	if a.plan != nil && a.plan.Topology.Fabric != topology.Open {
-		f.Fabric = string(a.plan.Topology.Fabric)
+	if a.plan != nil && cmp.Or(a.plan.Topology.Fabric, topology.Open) != topology.Open {
+		f.Fabric = a.plan.Topology.Fabric.String()
 	}
 	for _, c := range owed(b.o, a, of) {
 		if b.got[c] {

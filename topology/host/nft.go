@@ -141,6 +141,20 @@ func compile(t topology.Table) ([]change, error) {
 	}
 	table := &nftables.Table{Family: family, Name: t.Name}
 	changes := []change{{"", func(c *nftables.Conn) { c.CreateTable(table) }}}
+	sets := map[string]*nftables.Set{}
+	for _, of := range t.Sets {
+		set, elements, err := compileSet(table, of)
+		if err != nil {
+			return nil, fmt.Errorf("set %s: %w", of.Name, err)
+		}
+		sets[of.Name] = set
+		changes = append(changes, change{"set " + of.Name, func(c *nftables.Conn) {
+			again := *set // each transaction numbers its own
+			if err := c.AddSet(&again, elements); err != nil {
+				panic("host: " + err.Error()) // of anonymous sets and maps, which none is
+			}
+		}})
+	}
 	chains := map[string]*nftables.Chain{}
 	for _, c := range t.Chains {
 		chain, err := compileChain(t.Family, table, c)
@@ -159,7 +173,7 @@ func compile(t topology.Table) ([]change, error) {
 			if r.Comment != "" {
 				place += fmt.Sprintf(" %q", r.Comment)
 			}
-			exprs, err := compileRule(t.Family, c, r)
+			exprs, err := compileRule(t.Family, sets, c, r)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", place, err)
 			}
@@ -220,12 +234,26 @@ func compileChain(family string, table *nftables.Table, c topology.Chain) (*nfta
 	return chain, nil
 }
 
-func compileRule(family string, c topology.Chain, r topology.Rule) ([]expr.Any, error) {
+// compileSet is a set of MAC addresses, and what is in it.
+func compileSet(table *nftables.Table, s topology.Set) (*nftables.Set, []nftables.SetElement, error) {
+	set := &nftables.Set{Table: table, Name: s.Name, KeyType: nftables.TypeEtherAddr, Dynamic: s.Dynamic, Interval: s.Interval, Size: uint32(s.Size)}
+	var elements []nftables.SetElement
+	for _, v := range s.Values {
+		t, err := etherAddr(v)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%q: %w", v, err)
+		}
+		elements = append(elements, nftables.SetElement{Key: t.want})
+	}
+	return set, elements, nil
+}
+
+func compileRule(family string, sets map[string]*nftables.Set, c topology.Chain, r topology.Rule) ([]expr.Any, error) {
 	known := protocols{}
 	maps.Copy(known, carries[family])
 	var exprs []expr.Any
 	for _, m := range r.Match {
-		es, err := compileMatch(family, known, m)
+		es, err := compileMatch(family, sets, known, m)
 		if err != nil {
 			return nil, fmt.Errorf("%s %q: %w", m.Field, m.Value, err)
 		}
@@ -353,14 +381,33 @@ var (
 	}
 )
 
-func compileMatch(family string, known protocols, m topology.Match) ([]expr.Any, error) {
+func compileMatch(family string, sets map[string]*nftables.Set, known protocols, m topology.Match) ([]expr.Any, error) {
 	f, ok := fields[m.Field]
 	if !ok {
 		return nil, fmt.Errorf("no such field: want one of %s", names(fields))
 	}
-	t, err := f.parse(m.Value)
-	if err != nil {
-		return nil, err
+	var t test
+	var in []expr.Any
+	var err error
+	look, looked := strings.CutPrefix(m.Value, "@")
+	switch {
+	case m.Learn:
+		for name := range strings.SplitSeq(m.Value, ",") {
+			name = strings.TrimPrefix(name, "@")
+			if sets[name] == nil || !sets[name].Dynamic {
+				return nil, fmt.Errorf("no such dynamic set in the table: %s", name)
+			}
+			in = append(in, &expr.Dynset{SrcRegKey: 1, SetName: name, Operation: uint32(unix.NFT_DYNSET_OP_ADD)})
+		}
+	case looked:
+		if sets[look] == nil {
+			return nil, errors.New("no such set in the table")
+		}
+		in = append(in, &expr.Lookup{SourceRegister: 1, SetName: look, Invert: m.Not})
+	default:
+		if t, err = f.parse(m.Value); err != nil {
+			return nil, err
+		}
 	}
 	var exprs []expr.Any
 	if f.layer != "" {
@@ -386,6 +433,9 @@ func compileMatch(family string, known protocols, m topology.Match) ([]expr.Any,
 		}
 	}
 	exprs = append(exprs, f.load)
+	if in != nil {
+		return append(exprs, in...), nil
+	}
 	if t.mask != nil {
 		exprs = append(exprs, &expr.Bitwise{
 			SourceRegister: 1, DestRegister: 1, Len: uint32(len(t.mask)), Mask: t.mask, Xor: make([]byte, len(t.mask)),
@@ -412,12 +462,18 @@ func device(v string) (test, error) {
 	return test{want: want}, nil
 }
 
-func etherAddr(v string) (test, error) {
-	mac, err := net.ParseMAC(v)
-	if err != nil || len(mac) != 6 {
-		return test{}, errors.New("want an Ethernet address such as 02:00:00:00:00:01")
+func etherAddr(v string) (t test, err error) {
+	value, mask, masked := strings.Cut(v, "/")
+	mac, err := net.ParseMAC(value)
+	t.want = mac
+	if masked && err == nil {
+		mac, err = net.ParseMAC(mask)
+		t.mask = mac
 	}
-	return test{want: mac}, nil
+	if err != nil || len(t.want) != 6 || masked && len(t.mask) != 6 {
+		return test{}, errors.New("want an Ethernet address such as 02:00:00:00:00:01, or one and a mask of its bits after a slash")
+	}
+	return t, nil
 }
 
 // etherTypes are names as nft(8) knows them, of linux/if_ether.h.

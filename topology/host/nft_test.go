@@ -122,6 +122,18 @@ var samples = []topology.Table{
 			rule("drop", "broadcast", "ether daddr == ff:ff:ff:ff:ff:ff", "ether type != arp"),
 		}},
 	}},
+	{Family: "bridge", Name: "secure", Sets: []topology.Set{
+		{Name: "p1", Size: 2, Dynamic: true, Values: []string{"02:00:00:00:00:01"}},
+		{Name: "all", Size: 9, Dynamic: true},
+		{Name: "ranges", Interval: true},
+	}, Chains: []topology.Chain{
+		{Name: "ports", Type: "filter", Hook: "prerouting", Priority: -300, Rules: []topology.Rule{
+			rule("accept", "", "iifname == p1", "ether saddr == @p1"),
+			rule("drop", "elsewhere", "ether saddr != @all"),
+			{Match: []topology.Match{{Field: "ether saddr", Value: "@p1,@all", Learn: true}}, Verdict: topology.Verdict{Kind: "accept"}},
+			rule("count", "", "ether daddr == @ranges", "ether daddr == 01:00:00:00:00:00/01:00:00:00:00:00"),
+		}},
+	}},
 	{Family: "netdev", Name: "port", Chains: []topology.Chain{
 		{Name: "rx", Type: "filter", Hook: "ingress", Device: "lo", Priority: -500, Rules: []topology.Rule{
 			rule("drop", "", "ip6 daddr == fd00::5", "udp dport == 53"),

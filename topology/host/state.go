@@ -170,7 +170,7 @@ func (r reader) links(s *lab.SpaceState) error {
 		link := lab.Link{
 			Name: a.Name, Index: a.Index, Kind: l.Type(), MAC: a.HardwareAddr, MTU: a.MTU,
 			Up: a.RawFlags&unix.IFF_UP != 0, Oper: strings.ReplaceAll(a.OperState.String(), "-", ""),
-			Master: r.names[a.MasterIndex], Parent: a.ParentIndex, Promiscuity: a.Promisc,
+			Master: r.names[a.MasterIndex], Parent: a.ParentIndex, Promiscuity: a.Promisc, Alias: a.Alias,
 		}
 		if a.RawFlags&unix.IFF_LOOPBACK != 0 {
 			link.Kind = "loopback"

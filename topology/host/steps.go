@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/topology"
@@ -626,7 +627,37 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 	default:
 		return fmt.Errorf("link kind %q is not known here", l.Kind)
 	}
-	return request.LinkAdd(link)
+	if err := request.LinkAdd(link); err != nil || !l.Querier {
+		return err
+	}
+	if err := w.enter(in); err != nil {
+		return err
+	}
+	return asking(l.Name)
+}
+
+// asking has a bridge of the namespace of the calling thread ask for members of groups: over IPv6 by an address of its own, which
+// it needs for that.
+func asking(bridge string) error {
+	if _, err := setSysctl("net/ipv6/conf/"+bridge+"/disable_ipv6", "0"); err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return err
+	}
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(link.Attrs().Index)
+	req.AddData(msg)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	data.AddRtAttr(nl.IFLA_BR_MCAST_QUERY_RESPONSE_INTVL, nl.Uint64Attr(uint64(topology.QueryResponse.Milliseconds()/10))) // in clock_t: 10 ms
+	data.AddRtAttr(nl.IFLA_BR_MCAST_QUERIER, nl.Uint8Attr(1))
+	req.AddData(info)
+	_, err = req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // stacked is a device on a parent.

@@ -313,8 +313,15 @@ func TestFabrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, fabric := range []topology.Fabric{topology.Open, topology.Routed, topology.Trunk, topology.VPC} {
-		t.Run(string(fabric), func(t *testing.T) {
+	for _, fabric := range []topology.Fabric{
+		topology.Open,
+		{Reflective: true, Snooping: true},
+		topology.Routed, topology.Trunk, topology.VPC,
+		{Kind: "port-security"},
+		{Kind: "port-security", MACs: 3, Violation: "shutdown", Tagged: true},
+		{Kind: "nic", Filters: 2},
+	} {
+		t.Run(fabric.String(), func(t *testing.T) {
 			top := top
 			top.Fabric = fabric
 			p, err := topology.NewPlan(top)

@@ -122,6 +122,9 @@ func (w *Wire) stop() error {
 	return nil
 }
 
+// allProtocols is ETH_P_ALL in the order of the network.
+var allProtocols = binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL & 0xff})
+
 // tap opens a device of the namespace of the calling thread: all that it receives, and what is sent by it. Nothing else
 // of the namespace says anything there.
 func tap(device string) (end *os.File, index int, err error) {
@@ -139,11 +142,10 @@ func tap(device string) (end *os.File, index int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	all := binary.NativeEndian.Uint16([]byte{unix.ETH_P_ALL >> 8, unix.ETH_P_ALL & 0xff})
 	if err := errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1), // where the kernel puts a frame's tag (packet(7))
-		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Attrs().Index}),
+		unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: allProtocols, Ifindex: link.Attrs().Index}),
 	); err != nil {
 		return nil, 0, errors.Join(err, unix.Close(fd))
 	}

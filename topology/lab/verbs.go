@@ -122,6 +122,7 @@ type Link struct {
 	Promiscuity                     int
 	Driver                          string // of a NIC, as ethtool(8) -i tells; empty: it is none
 	Flags                           []string
+	Alias                           string // what else it is called: of a switch's port that was taken down, why
 	RxPackets, TxPackets, RxDropped uint64
 }
 

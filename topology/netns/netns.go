@@ -89,8 +89,11 @@ func (d Driver) Boot(ctx context.Context, p *topology.Plan) (_ lab.Booted, err e
 			return err
 		})
 	}
-	g.Go(func() error {
+	g.Go(func() (err error) {
 		if err := host.Cables(p, spaces); err != nil {
+			return err
+		}
+		if b.hardware, err = host.NewHardware(p, spaces); err != nil {
 			return err
 		}
 		close(cabled)
@@ -114,6 +117,7 @@ type booted struct {
 
 	mu       sync.Mutex
 	machines []Machine // in the plan's order; nil: not running
+	hardware *host.Hardware
 }
 
 func (b *booted) reboot(ctx context.Context, machine string) (_ io.ReadWriteCloser, err error) {
@@ -135,6 +139,9 @@ func (b *booted) reboot(ctx context.Context, machine string) (_ io.ReadWriteClos
 	if err := host.Recable(b.plan, spaces, m); err != nil {
 		return nil, err
 	}
+	if err := b.hardware.Replace(spaces, m); err != nil {
+		return nil, err
+	}
 	cabled := make(chan struct{})
 	close(cabled)
 	started, err := b.start(ctx, m, spaces, cabled)
@@ -148,6 +155,7 @@ func (b *booted) reboot(ctx context.Context, machine string) (_ io.ReadWriteClos
 func (b *booted) stop() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.hardware.Close()
 	var g errgroup.Group
 	for _, m := range b.machines {
 		if m != nil {
