@@ -124,13 +124,13 @@ var samples = []topology.Table{
 	}},
 	{Family: "bridge", Name: "secure", Sets: []topology.Set{
 		{Name: "p1", Size: 2, Dynamic: true, Values: []string{"02:00:00:00:00:01"}},
-		{Name: "all", Size: 9, Dynamic: true},
+		{Name: "every", Size: 9, Dynamic: true},
 		{Name: "ranges", Interval: true},
 	}, Chains: []topology.Chain{
 		{Name: "ports", Type: "filter", Hook: "prerouting", Priority: -300, Rules: []topology.Rule{
 			rule("accept", "", "iifname == p1", "ether saddr == @p1"),
-			rule("drop", "elsewhere", "ether saddr != @all"),
-			{Match: []topology.Match{{Field: "ether saddr", Value: "@p1,@all", Learn: true}}, Verdict: topology.Verdict{Kind: "accept"}},
+			rule("drop", "elsewhere", "ether saddr != @every"),
+			{Match: []topology.Match{{Field: "ether saddr", Value: "@p1,@every", Learn: true}}, Verdict: topology.Verdict{Kind: "accept"}},
 			rule("count", "", "ether daddr == @ranges", "ether daddr == 01:00:00:00:00:00/01:00:00:00:00:00"),
 		}},
 	}},
