@@ -148,6 +148,13 @@ const (
 // answered, refused, or shown to be lost: a control that was sent after the messages, over the same first hop where there
 // is one, has come back, the target has answered someone, and the messages have had as much time again as that took.
 func try(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort, protos ...string) (trip, error) {
+	return tryBy(ctx, b, from, to, target, func(ctx context.Context, proto, token string) (lab.Answer, error) {
+		return b.Ask(ctx, from, lab.Ask{Proto: proto, To: target, Token: token, Wait: patience})
+	}, protos...)
+}
+
+// tryBy does so by questions that carry a token and wait for their answers as long as patience is.
+func tryBy(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort, ask func(ctx context.Context, proto, token string) (lab.Answer, error), protos ...string) (trip, error) {
 	t := trip{from: from, to: to, target: target, tokens: map[string]string{}, answers: map[string]lab.Answer{}}
 	recorded, err := b.Record(ctx)
 	if err != nil {
@@ -167,7 +174,7 @@ func try(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort, p
 		token := b.newToken()
 		t.tokens[proto] = token
 		go func() {
-			a, err := b.Ask(ctx, from, lab.Ask{Proto: proto, To: target, Token: token, Wait: patience})
+			a, err := ask(ctx, proto, token)
 			replies <- reply{proto, a, err}
 		}()
 	}
@@ -543,11 +550,11 @@ func (t trip) sightings() []reports.Evidence {
 	return out
 }
 
-// delivered are the devices that the datagram (or else the echo) crossed.
+// delivered are the devices that the datagram (or else the echo, or the question to a resolver) crossed.
 func (t trip) delivered() []lab.Packet {
 	token := t.tokens["udp"]
 	if token == "" {
-		token = t.tokens["icmp"]
+		token = cmp.Or(t.tokens["icmp"], t.tokens[dns])
 	}
 	var out []lab.Packet
 	for _, p := range t.packets {

@@ -114,12 +114,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			o, _, err := reach(ctx, b, container(b), Place{Machine: firstHost(b)}, f)
 			return o, err
 		},
-		Sabotage: []Sabotage{
-			{Mode: "bridge", Doc: "the host's packet filter drops what containers send to it", Steps: filtered("input", "iifname")},
-			{Mode: "macvlan-bridge", Doc: "the host has a macvlan device of its own on the interface", Steps: shim(f, "macvlan", "bridge")},
-			{Mode: "ipvlan-l2", Doc: "the host has an ipvlan device of its own on the interface", Steps: shim(f, "ipvlan", "l2")},
-			{Mode: "ipvlan-l3", Doc: "the host's way to its own containers leads by the router", Steps: reachable},
-		},
+		Sabotage: hostward(f),
 	}
 })
 
@@ -382,6 +377,16 @@ func orNone(names []string) string {
 }
 
 // Sabotages that several specs have in common.
+
+// hostward are those of what a container asks its host.
+func hostward(f Family) []Sabotage {
+	return []Sabotage{
+		{Mode: "bridge", Doc: "the host's packet filter drops what containers send to it", Steps: filtered("input", "iifname")},
+		{Mode: "macvlan-bridge", Doc: "the host has a macvlan device of its own on the interface", Steps: shim(f, "macvlan", "bridge")},
+		{Mode: "ipvlan-l2", Doc: "the host has an ipvlan device of its own on the interface", Steps: shim(f, "ipvlan", "l2")},
+		{Mode: "ipvlan-l3", Doc: "the host's way to its own containers leads by the router", Steps: reachable},
+	}
+}
 
 // isolated keeps the first host's containers of the first network apart on their bridge.
 func isolated(p *topology.Plan) (steps []topology.Step) {

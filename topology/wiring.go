@@ -52,6 +52,8 @@ type Step struct {
 	Endpoint *Endpoint
 	Program  *Program
 	Reserve  *Reserve
+	Resolver *Resolver
+	Name     *Name
 
 	DHCPServer *DHCPServer
 	DHCP       *DHCP
@@ -262,6 +264,20 @@ type DHCP struct {
 	ClientID  string        // by which servers know the client, whatever its hardware address
 	Broadcast bool          // have answers sent to all: the device hears none that is for an address which it does not have yet
 	Within    time.Duration // or else it is an error; 0: 1.5 s
+}
+
+// Resolver is a DNS server (RFC 1035), by UDP and TCP, that knows the names which its machine was given and answers that there are
+// no others. In a container's namespace it is what Docker has at 127.0.0.11.
+type Resolver struct {
+	Addr netip.AddrPort
+	TTL  time.Duration // for which who asks may keep an answer, in whole seconds
+}
+
+// Name gives addresses of the lab a name that resolvers of the machine tell: by records A, AAAA and PTR. Several may have the same one;
+// then each question is answered with all their addresses, each time another one first.
+type Name struct {
+	Name  string // without a dot at its end, such as h1-c1.blue
+	Addrs []netip.Addr
 }
 
 // Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
@@ -476,6 +492,10 @@ func (s Step) String() string {
 		return s.DHCPServer.line(at, s.Remove)
 	case s.DHCP != nil:
 		return s.DHCP.line(at, s.Remove)
+	case s.Resolver != nil:
+		return s.Resolver.line(at, s.On, s.Remove)
+	case s.Name != nil:
+		return s.Name.line(at, s.Remove)
 	}
 	return "# " + at + ": nothing"
 }
@@ -855,6 +875,31 @@ func (d DHCP) line(at string, remove bool) string {
 	}
 	w.add(d.Link)
 	return w.String()
+}
+
+// line is dnsmasq's, of which all on a machine read the names in one directory, named after the machine.
+func (r Resolver) line(at, on string, remove bool) string {
+	pid := fmt.Sprintf("/run/%s-dns-%s-%d.pid", at, r.Addr.Addr(), r.Addr.Port())
+	if remove {
+		return fmt.Sprintf("kill $(cat %s)", pid)
+	}
+	return fmt.Sprintf("mkdir -p /run/%s-names && ip netns exec %s dnsmasq --conf-file=/dev/null --no-hosts --no-resolv --local=/#/ "+
+		"--bind-interfaces --listen-address=%s --port=%d --local-ttl=%d --hostsdir=/run/%s-names --pid-file=%s",
+		on, at, r.Addr.Addr(), r.Addr.Port(), int(r.TTL.Seconds()), on, pid)
+}
+
+// line is a file of hosts(5).
+func (n Name) line(at string, remove bool) string {
+	file := fmt.Sprintf("/run/%s-names/%s", at, n.Name)
+	var lines words
+	for _, a := range n.Addrs {
+		file += "-" + a.String()
+		lines.add(fmt.Sprintf("'%s %s'", a, n.Name))
+	}
+	if remove {
+		return "rm " + file
+	}
+	return fmt.Sprintf("printf '%%s\\n' %s >%s", lines, file)
 }
 
 // line configures FRR's bgpd.

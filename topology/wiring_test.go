@@ -250,6 +250,16 @@ until ip netns exec h1 nc -z 198.18.0.1 2379; do sleep 0.1; done`,
 			"mkdir /run/h1-bird\nip netns exec h1 env -C /run/h1-bird /usr/sbin/bird -f & echo $! >/run/h1-bird/pid", "kill $(cat /run/h1-bird/pid) && rm -r /run/h1-bird",
 		},
 		{
+			topology.Step{In: "c1", Resolver: &topology.Resolver{Addr: netip.MustParseAddrPort("127.0.0.11:53"), TTL: 600 * time.Second}},
+			"mkdir -p /run/h1-names && ip netns exec h1-c1 dnsmasq --conf-file=/dev/null --no-hosts --no-resolv --local=/#/ --bind-interfaces --listen-address=127.0.0.11 --port=53 --local-ttl=600 --hostsdir=/run/h1-names --pid-file=/run/h1-c1-dns-127.0.0.11-53.pid",
+			"kill $(cat /run/h1-c1-dns-127.0.0.11-53.pid)",
+		},
+		{
+			topology.Step{Name: &topology.Name{Name: "h1-c1.blue", Addrs: []netip.Addr{addr("172.17.0.2"), addr("fd17::2")}}},
+			`printf '%s\n' '172.17.0.2 h1-c1.blue' 'fd17::2 h1-c1.blue' >/run/h1-names/h1-c1.blue-172.17.0.2-fd17::2`,
+			"rm /run/h1-names/h1-c1.blue-172.17.0.2-fd17::2",
+		},
+		{
 			topology.Step{Reserve: &topology.Reserve{
 				Pool: "blue", ID: "c9", Link: "eth0",
 				Ranges: []topology.Range{

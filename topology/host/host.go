@@ -17,6 +17,7 @@ import (
 	"github.com/modebench/modebench/topology/host/bgp"
 	"github.com/modebench/modebench/topology/host/capture"
 	"github.com/modebench/modebench/topology/host/dhcp"
+	"github.com/modebench/modebench/topology/host/dns"
 	"github.com/modebench/modebench/topology/host/gossip"
 	"github.com/modebench/modebench/topology/host/ipam"
 	"github.com/modebench/modebench/topology/host/probe"
@@ -37,6 +38,7 @@ type Host struct {
 	programs *program.Service
 	pools    *ipam.Service
 	dhcp     *dhcp.Service
+	names    *dns.Service
 	made     atomic.Int32             // devices with another end elsewhere
 	pairs    map[int]*nl.SocketHandle // by protocol: sockets for making veth pairs; nil: one is opened for each
 
@@ -90,6 +92,8 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	h.pools = ipam.NewService(name)
 	h.dhcp = dhcp.New(name, h.find)
 	defer h.dhcp.Close()
+	h.names = dns.New(h.find, h.probes.Ask)
+	defer h.names.Close()
 	agents := traffic.New(h.find)
 	// Verbs that still wait for something when the stream ends would hold its end up.
 	ended := sync.OnceFunc(func() {
@@ -99,7 +103,7 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	})
 	defer ended()
 	s := rpc.NewServer()
-	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip, "Program": h.programs, "IPAM": h.pools, "DHCP": h.dhcp} {
+	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip, "Program": h.programs, "IPAM": h.pools, "DHCP": h.dhcp, "DNS": h.names} {
 		if err := s.RegisterName(verb, service); err != nil {
 			return err
 		}

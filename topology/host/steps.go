@@ -259,6 +259,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.reserve(s)
 	case s.DHCPServer != nil || s.DHCP != nil:
 		return w.lease(s)
+	case s.Resolver != nil || s.Name != nil:
+		return w.name(s)
 	}
 	nl, err := w.netlink(s.In)
 	if err != nil {
@@ -406,6 +408,20 @@ func (w *walk) lease(s topology.Step) (func(*walk) error, error) {
 	return func(*walk) error { return undo() }, err
 }
 
+// name has the machine's resolvers know a name, or makes a resolver in a namespace.
+func (w *walk) name(s topology.Step) (func(*walk) error, error) {
+	if s.Remove || s.Name != nil && s.In != "" {
+		return nil, errors.New("names are a machine's, and are taken away by undoing their step only, as resolvers are")
+	}
+	undo, err := func() {}, error(nil)
+	if s.Name != nil {
+		undo, err = w.names.Know(*s.Name)
+	} else {
+		undo, err = w.names.Serve(s.In, *s.Resolver)
+	}
+	return func(*walk) error { undo(); return nil }, err
+}
+
 // either does a thing or its opposite, and returns the other one.
 func (w *walk) either(remove bool, add, del func(*walk) error) (func(*walk) error, error) {
 	if remove {
@@ -493,6 +509,7 @@ func (w *walk) letGo(container string) error {
 		// A socket would keep the namespace alive.
 		h.capture.Forget(container)
 		h.probes.Forget(container)
+		h.names.Forget(container)
 	}
 	return s.Close()
 }

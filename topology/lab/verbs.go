@@ -44,6 +44,7 @@ import (
 //	IPAM.State    string → []Reservation of the pool of that name, by address; none where there is no such pool
 //	DHCP.State    Nothing  → DHCPState   of the machine's server; zero where there is none
 //	DHCP.Inform   Inform   → Duration    until a DHCP server has answered
+//	DNS.Lookup    Lookup → Found         asks a DNS server
 //	Traffic.*     see traffic.go
 
 // Nothing is sent or answered where a verb needs no value.
@@ -229,6 +230,7 @@ type Ask struct {
 	Device     string        // bind to it
 	Reuse      bool          // SO_REUSEADDR on From
 	Wait       time.Duration // until when an answer counts; 0: 1 s
+	Message    []byte        // udp: sent instead of a payload of the token, for captures to find the token in; whatever the target sends back answers it
 }
 
 // Answer is what came of an Ask.
@@ -242,6 +244,32 @@ type Answer struct {
 	TTL      int            // of the answer; 0: unknown
 	RTT      time.Duration  // of tcp with the time to connect
 	MTU      int            // path MTU as the kernel knows it afterwards; 0: unknown
+	Message  []byte         // that answered the Ask's
+}
+
+// Lookup asks a DNS server about a name, by udp (RFC 1035).
+type Lookup struct {
+	In     string
+	Server netip.AddrPort
+	Name   string        // of type PTR an address
+	Type   string        // A, AAAA, PTR
+	Token  string        // carried in an option of the question (RFC 6891) for captures to find it
+	Wait   time.Duration // as that of an Ask
+}
+
+// Found is what came of a Lookup.
+type Found struct {
+	Answer
+	Code          string // such as NOERROR or NXDOMAIN; empty: nobody answered
+	Authoritative bool
+	Records       []Record // in the order of the answer
+}
+
+// Record is one of a DNS server's.
+type Record struct {
+	Name, Type string // Name without the dot at its end
+	Data       string // an address, or a name
+	TTL        time.Duration
 }
 
 // Flow asks again and again, by udp. The tokens of its messages are Token.0, Token.1 and so on.

@@ -28,6 +28,7 @@ type decoder struct {
 	p          *lab.Packet
 	unfinished bool
 	size       int    // of the payload, bytes
+	said       string // of a DNS message
 	note       string // what is odd
 }
 
@@ -184,6 +185,9 @@ func (d *decoder) transport(src, dst netip.Addr, proto layers.IPProtocol, b []by
 		}
 		d.ports(b)
 		d.payload(b[8:])
+		if p.Src.Port() == dnsPort || p.Dst.Port() == dnsPort {
+			d.dns(b[8:])
+		}
 		if port := p.Dst.Port(); (port == vxlanPort || port == oldVXLANPort) && len(b) >= 16 {
 			first, second := binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint32(b[12:])
 			p.VXLAN = &lab.VXLAN{Flags: uint8(first >> 24), VNI: int(second >> 8), Reserved: first<<8 | second&0xff}
@@ -242,6 +246,32 @@ const (
 
 // flannelPort is that of flannel's backend udp, whose datagrams are packets of IPv4 (pkg/backend/udp).
 const flannelPort = 8285
+
+const dnsPort = 53
+
+// dns says what a DNS message asks or answers (RFC 1035); of what is none, or cut, nothing.
+func (d *decoder) dns(b []byte) {
+	var m layers.DNS
+	if m.DecodeFromBytes(b, gopacket.NilDecodeFeedback) != nil {
+		return
+	}
+	for _, q := range m.Questions {
+		d.said += fmt.Sprintf(" %s %s?", q.Type, q.Name)
+	}
+	if !m.QR {
+		return
+	}
+	if m.ResponseCode != layers.DNSResponseCodeNoErr {
+		d.said += " " + strings.ToLower(m.ResponseCode.String())
+	}
+	for _, r := range m.Answers {
+		data := string(r.PTR)
+		if r.IP != nil {
+			data = r.IP.String()
+		}
+		d.said += fmt.Sprintf(" %s for %d s", data, r.TTL)
+	}
+}
 
 // inner reads what a tunnel's packet carries.
 func (d *decoder) inner(b []byte, ethernet bool, etherType uint16) {
@@ -483,6 +513,7 @@ func (d *decoder) text() string {
 		if p.DHCP != nil {
 			t.WriteString(dhcpText(*p.DHCP))
 		}
+		t.WriteString(d.said)
 		fmt.Fprintf(&t, ", ttl %d", p.IP.TTL)
 		if p.IP.DontFragment {
 			t.WriteString(" DF")

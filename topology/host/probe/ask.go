@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -49,6 +50,8 @@ func newQuestion(a lab.Ask) (q question, err error) {
 		return q, errors.New("no address to ask")
 	case q.From.Addr().Is6() != q.v6:
 		return q, fmt.Errorf("from %v: not of the family of %v", q.From, to)
+	case a.Message != nil && a.Proto != "udp":
+		return q, fmt.Errorf("a message of its own by %s: is of udp", a.Proto)
 	case a.Proto != "udp" && a.Proto != "tcp" && a.Proto != "icmp":
 		return q, fmt.Errorf("protocol %q: want udp, tcp or icmp", a.Proto)
 	case len(q.Token) > lab.TokenMax:
@@ -258,6 +261,9 @@ func (q question) byDatagram(k *socket, to unix.Sockaddr, reply *lab.Answer) err
 		reply.From = q.own(k)
 	}
 	data := lab.Payload(q.Token, q.Size)
+	if q.Message != nil {
+		data = q.Message
+	}
 	var id uint16
 	if q.icmp {
 		id = uint16(echoes.Add(1))
@@ -324,6 +330,10 @@ func (q question) own(k *socket) netip.AddrPort {
 
 // answeredBy tells the answer of this question from whatever else comes.
 func (q question) answeredBy(m message, id uint16, reply *lab.Answer) bool {
+	if q.Message != nil {
+		reply.Answered, reply.Message = true, bytes.Clone(m.data)
+		return true
+	}
 	if !q.icmp {
 		seen, ok := parseAnswer(m.data)
 		if !ok || seen.Token != q.Token {
