@@ -21,6 +21,7 @@ var _ = register(40, Mode{
 	Setup:   bridgeSetup,
 	Attach:  bridgeAttach,
 	Publish: publish,
+	Policy:  byDevices("bridge", ownDevice),
 	Addrs:   privateAddrs,
 	Device:  eth0,
 })

@@ -28,6 +28,9 @@ var _ = register(30, Mode{
 	Publish: func(p *topology.Plan, host *topology.Machine, c topology.Container, port Port) []topology.Step {
 		return publish(p, host, owner(host, c), port)
 	},
+	Policy: byDevices("bridge", func(host *topology.Machine, c topology.Container) []string {
+		return []string{owner(host, c).Device}
+	}),
 	Addrs: func(p *topology.Plan, host *topology.Machine, c topology.Container) []netip.Prefix {
 		return privateAddrs(p, host, owner(host, c))
 	},

@@ -53,6 +53,7 @@ var _ = register(400, Mode{
 		s.announce(p, host, c)
 		return s.all
 	},
+	Policy: byDevices("inet", ownDevice),
 	Addrs:  hostAddrs,
 	Device: eth0,
 })

@@ -18,8 +18,12 @@ var _ = register(20, Mode{
 		s.enter(c, "host")
 		return s.all
 	},
-	Addrs: func(p *topology.Plan, host *topology.Machine, c topology.Container) []netip.Prefix {
-		n := nic(p, host, c.Network)
-		return []netip.Prefix{n.V4, n.V6}
-	},
+	Policy: asHost(nicAddrs),
+	Addrs:  nicAddrs,
 })
+
+// nicAddrs are those of the host's own interface.
+func nicAddrs(p *topology.Plan, host *topology.Machine, c topology.Container) []netip.Prefix {
+	n := nic(p, host, c.Network)
+	return []netip.Prefix{n.V4, n.V6}
+}

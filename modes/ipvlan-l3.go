@@ -8,4 +8,5 @@ var _ = register(110, routed(Mode{
 		"and no hop or translation on the host.",
 	BadFor: "Networks whose router does not take routes from hosts, containers that talk to their own host, discovery by " +
 		"broadcast or multicast, and stateful rules on the host, which sees only what leaves.",
+	Policy: onParent(hostAddrs),
 }, "l3"))

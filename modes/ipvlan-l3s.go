@@ -7,4 +7,5 @@ var _ = register(120, routed(Mode{
 	GoodFor: "What ipvlan-l3 is good for, where the host has to filter its containers' traffic by connection.",
 	BadFor: "Networks whose router does not take routes from hosts, containers that talk to their own host, discovery by " +
 		"broadcast or multicast, and captures in the container, which do not see what comes from outside.",
+	Policy: asHost(hostAddrs),
 }, "l3s"))

@@ -21,6 +21,7 @@ func switched(m Mode) Mode {
 		s.start(c, eth0, c.Segment4, c.Segment6)
 		return s.all
 	}
+	m.Policy = onParent(segmentAddrs)
 	m.Addrs = segmentAddrs
 	m.Device = eth0
 	return m

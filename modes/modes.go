@@ -31,6 +31,8 @@ type Mode struct {
 	Attach func(*topology.Plan, *topology.Machine, topology.Container) []topology.Step
 	// Publish maps a port of the host to a port of a container that is attached to it. Nil: the mode maps no ports.
 	Publish func(*topology.Plan, *topology.Machine, topology.Container, Port) []topology.Step
+	// Policy denies a container that is attached to the host all but one port, at the place that the host has for it. Nil: it has none.
+	Policy func(*topology.Plan, *topology.Machine, topology.Container, Policy) []topology.Step
 	// Addrs are the addresses, IPv4 before IPv6, by which the container is reached when attached to the host, with the
 	// length of their subnet. Nil: none beyond the loopback's.
 	Addrs func(*topology.Plan, *topology.Machine, topology.Container) []netip.Prefix
@@ -67,6 +69,7 @@ const (
 	IPIP     Kernel = "ipip"
 	TUN      Kernel = "tun"            // devices whose packets a program reads and writes
 	NFBridge Kernel = "nft-bridge"     // nftables for bridged frames, of which a topology.VPC fabric is made
+	NFNetdev Kernel = "nft-netdev"     // nftables at devices, for what comes in by them and what leaves
 	Trunk    Kernel = "vlan-filtering" // bridges that filter by VLAN, of which a topology.Trunk fabric is made
 )
 

@@ -48,6 +48,7 @@ var _ = register(50, Mode{
 		return s.all
 	},
 	Publish: publish,
+	Policy:  byDevices("inet", ownDevice),
 	Addrs:   ptpAddrs,
 	Device:  eth0,
 })

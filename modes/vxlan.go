@@ -66,7 +66,7 @@ func overlay(m Mode, tunnel func(p *topology.Plan, host *topology.Machine, n top
 	}
 	m.Attach = func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
 		n, mtu := p.Network(c.Network), nic(p, host, c.Network).MTU
-		gate := "gate-" + c.Name
+		gate := exitDevice(c)
 		s := steps{on: host.Name}
 		s.own(c)
 		s.pair(c, overlayBridge(n.Name), mtu-vxlanOverhead)
@@ -84,9 +84,13 @@ func overlay(m Mode, tunnel func(p *topology.Plan, host *topology.Machine, n top
 		}
 		return s.all
 	}
+	m.Policy = byDevices("bridge", func(_ *topology.Machine, c topology.Container) []string { return []string{c.Device, exitDevice(c)} })
 	m.Publish, m.Addrs, m.Device, m.Exit = publish, overlayAddrs, eth0, outside
 	return m
 }
+
+// exitDevice is the host's end of a container's second pair.
+func exitDevice(c topology.Container) string { return "gate-" + c.Name }
 
 // exitMAC is that of a container's second device: the plan's for the first, with a role that no machine has.
 func exitMAC(c topology.Container) net.HardwareAddr {

@@ -325,11 +325,7 @@ var _ = register(Spec{
 				return Observation{}, err
 			}
 			targets[f] = target
-			// Twice: the first question may wait for a link-layer address.
-			if ok, err := eventually(ctx, patience, func() (bool, error) {
-				a, err := b.Ask(ctx, x, lab.Ask{Proto: "udp", To: target, Wait: hopeful})
-				return a.Answered, err
-			}); err != nil || !ok {
+			if ok, err := insists(ctx, b, x, target); err != nil || !ok {
 				return Observation{}, fmt.Errorf("%s does not reach %s at %s: %w", x, c, target, context.Cause(ctx))
 			}
 		}

@@ -139,21 +139,25 @@ var _ = register(Spec{
 		return o, nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "the container has a macvlan device on the host's interface, too", Steps: func(p *topology.Plan) []topology.Step {
-			h := p.Hosts()[0]
-			c := h.Containers[0]
-			beside := []topology.Step{{Link: &topology.Link{Name: "beside", Kind: "macvlan", Parent: h.NICs[0].Name, ParentMode: "bridge"}}}
-			beside = append(beside,
-				topology.Step{Addr: &topology.Addr{Link: "beside", Prefix: c.Segment4}},
-				topology.Step{Addr: &topology.Addr{Link: "beside", Prefix: c.Segment6, NoDAD: true}},
-				topology.Step{Set: &topology.LinkSet{Name: "beside", State: "up"}})
-			for i := range beside {
-				beside[i].On, beside[i].In = h.Name, c.Name
-			}
-			return beside
-		}},
+		{Mode: "bridge", Doc: "the container has a macvlan device on the host's interface, too", Steps: beside},
 	},
 })
+
+// beside gives the first container a macvlan device on its host's interface, too, with its address on the segment.
+func beside(p *topology.Plan) []topology.Step {
+	h := p.Hosts()[0]
+	c := h.Containers[0]
+	steps := []topology.Step{
+		{Link: &topology.Link{Name: "beside", Kind: "macvlan", Parent: h.NICs[0].Name, ParentMode: "bridge"}},
+		{Addr: &topology.Addr{Link: "beside", Prefix: c.Segment4}},
+		{Addr: &topology.Addr{Link: "beside", Prefix: c.Segment6, NoDAD: true}},
+		{Set: &topology.LinkSet{Name: "beside", State: "up"}},
+	}
+	for i := range steps {
+		steps[i].On, steps[i].In = h.Name, c.Name
+	}
+	return steps
+}
 
 // spawn starts a process in a place until the spec ends.
 func spawn(ctx context.Context, b *Bench, at Place, separate ...string) (lab.Process, error) {

@@ -64,6 +64,12 @@ var kernels = map[string][]topology.Step{
 			}}},
 		}},
 	},
+	"nft-netdev": {
+		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
+		{Table: &topology.Table{Family: "netdev", Name: "t", Chains: []topology.Chain{
+			{Name: "in", Type: "filter", Hook: "ingress", Device: "a"}, {Name: "out", Type: "filter", Hook: "egress", Device: "a"},
+		}}},
+	},
 	"tbf": {
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
 		{Shape: &topology.Shape{Link: "a", Rate: 1e9}},
