@@ -960,7 +960,7 @@ var _ = register(Spec{
 		if addrOf(b, first, IPv4) == addrOf(b, second, IPv4) {
 			return notApplicable("the containers share one interface, and with it its MAC address"), nil
 		}
-		c, err := b.plan.Container(first.Machine, network(b), spare)
+		c, err := another(b, first.Machine, network(b), 1)
 		if err != nil {
 			return Observation{}, err
 		}

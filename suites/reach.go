@@ -69,7 +69,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			from, to := container(b), b.Containers(secondHost(b), network(b))[0]
 			if taken(b, from.Machine, addrOf(b, to, f)) && b.mode.Limit == 0 {
 				// The private blocks are the same on both hosts: one whose address no container here has.
-				c, err := b.plan.Container(to.Machine, network(b), spare)
+				c, err := another(b, to.Machine, network(b), 1)
 				if err != nil {
 					return Observation{}, err
 				}
@@ -352,9 +352,6 @@ var _ = register(Spec{
 		{Mode: "container", Doc: "each container has a namespace of its own", Rewire: separated},
 	},
 })
-
-// spare is the number of a container that no topology attaches.
-const spare = 9
 
 // taken tells whether a container of a host has an address.
 func taken(b *Bench, host string, a netip.Addr) bool {

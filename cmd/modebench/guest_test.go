@@ -157,7 +157,7 @@ func busy(pid int) (d time.Duration) {
 }
 
 // TestGuestFails has the guest of one mode killed, or hang, at its boot or amid its specs: what that mode still owed is unable,
-// with the console's last lines, and the other mode is observed.
+// with the console's last lines, and the other mode is observed. Where it is one host of a lab, that is one spec, or a few.
 func TestGuestFails(t *testing.T) {
 	name := guestKernel(t)
 	for _, c := range []struct {
@@ -165,15 +165,17 @@ func TestGuestFails(t *testing.T) {
 		by    syscall.Signal
 		after time.Duration // of processor time
 		want  string
+		args  []string
 	}{
-		{"killed at boot", syscall.SIGKILL, 0, "the machine ended"},
-		{"killed amid specs", syscall.SIGKILL, 4 * time.Second, "the machine ended"},
-		{"hangs amid specs", syscall.SIGSTOP, 4 * time.Second, "it has said nothing for " + patience.String()},
+		{"killed at boot", syscall.SIGKILL, 0, "the machine ended", []string{"--suite", "conformance"}},
+		{"killed amid specs", syscall.SIGKILL, 4 * time.Second, "the machine ended", []string{"--suite", "conformance,packets,lifecycle"}},
+		{"hangs amid specs", syscall.SIGSTOP, 4 * time.Second, "it has said nothing for " + patience.String(), []string{"--suite", "conformance,packets,lifecycle"}},
+		{"a host killed amid specs", syscall.SIGKILL, 2 * time.Second, "the machine ended", []string{"--suite", "conformance", "--driver", "vm"}},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			cmd := modebench(t, dir, "run", "-m", "none,macvlan-bridge", "--kernel", name, "--suite", "conformance", "--seed", "7")
+			cmd := modebench(t, dir, append([]string{"run", "-m", "none,macvlan-bridge", "--kernel", name, "--seed", "7"}, c.args...)...)
 			var words bytes.Buffer
 			cmd.Stderr = &words
 			if err := cmd.Start(); err != nil {
@@ -199,9 +201,9 @@ func TestGuestFails(t *testing.T) {
 			unable, passed := map[string]int{}, map[string]int{}
 			for _, r := range res.Results {
 				switch {
-				case r.Outcome == reports.Unable && strings.Contains(r.Detail, "guest kernel "+name) && strings.Contains(r.Detail, c.want):
+				case r.Outcome == reports.Unable && strings.Contains(r.Detail, "kernel "+name) && strings.Contains(r.Detail, c.want):
 					unable[r.Mode]++
-					if c.after > 0 && !slices.ContainsFunc(r.Evidence, func(e reports.Evidence) bool { return e.At == "console" }) {
+					if c.after > 0 && !strings.Contains(r.Detail, "its console:\n") && !slices.ContainsFunc(r.Evidence, func(e reports.Evidence) bool { return e.At == "console" }) {
 						t.Fatalf("%s: %+v: want the console's last lines", r.Feature, r)
 					}
 				case r.Outcome == reports.Pass:
@@ -258,9 +260,13 @@ func TestGuestEndsWithTheCommand(t *testing.T) {
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d", seed)
-	for _, by := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL, syscall.SIGINT, syscall.SIGKILL} {
+	for i, by := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL, syscall.SIGINT, syscall.SIGKILL} {
 		dir := t.TempDir()
-		cmd := modebench(t, dir, "run", "-m", "none,macvlan-bridge", "--kernel", name, "--seed", "7", "--quick")
+		guests := []string{"--quick"} // whole labs, then hosts alone
+		if i > 1 {
+			guests = []string{"--driver", "vm", "--suite", "conformance"}
+		}
+		cmd := modebench(t, dir, append([]string{"run", "-m", "none,macvlan-bridge", "--kernel", name, "--seed", "7"}, guests...)...)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
