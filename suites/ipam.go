@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -34,6 +33,7 @@ func unmanaged(b *Bench) *Observation {
 // pool is a range of each family that a host's address manager gives out for a network.
 type pool struct {
 	b      *Bench
+	name   string // by which the address manager knows it
 	host   string
 	ranges []topology.Range
 	size   int // containers that it has addresses for
@@ -43,11 +43,11 @@ type pool struct {
 // eth0 is the name of the device that modes make in a container.
 const eth0 = "eth0"
 
-// poolName is what the address manager knows it by.
+// poolName is a pool that a sabotage can find.
 const poolName = "pool"
 
 // managed makes room for containers that are numbered by a pool of so many addresses, or of as many as the mode can attach.
-func managed(ctx context.Context, b *Bench, size int) (*pool, error) {
+func managed(ctx context.Context, b *Bench, name string, size int) (*pool, error) {
 	host := firstHost(b)
 	if b.mode.Limit > 0 {
 		size = min(size, b.mode.Limit)
@@ -55,7 +55,7 @@ func managed(ctx context.Context, b *Bench, size int) (*pool, error) {
 	if _, err := another(b, host, network(b), 3*size); err != nil { // the last that could be asked for
 		return nil, err
 	}
-	return &pool{b: b, host: host, size: size, ranges: ranged(b.plan, b.mode, size)}, room(ctx, b, host, network(b))
+	return &pool{b: b, name: name, host: host, size: size, ranges: ranged(b.plan, b.mode, size)}, room(ctx, b, host, network(b))
 }
 
 // ranged are the addresses of so many containers of the first host beyond those that the plan attaches.
@@ -94,7 +94,7 @@ func (p *pool) next() topology.Container {
 func (p *pool) attach(ctx context.Context, c topology.Container, want ...netip.Addr) (Place, error) {
 	b, at := p.b, Place{p.host, c.Name}
 	owner := "attach " + at.String()
-	reserve := topology.Reserve{Pool: poolName, ID: c.Name, Link: b.mode.Device, Ranges: p.ranges, Want: want}
+	reserve := topology.Reserve{Pool: p.name, ID: c.Name, Link: b.mode.Device, Ranges: p.ranges, Want: want}
 	if err := b.lab.Apply(ctx, owner, []topology.Step{{On: p.host, Reserve: &reserve}}); err != nil {
 		return at, err
 	}
@@ -105,7 +105,7 @@ func (p *pool) attach(ctx context.Context, c topology.Container, want ...netip.A
 	}
 	i := slices.IndexFunc(held, func(r lab.Reservation) bool { return r.ID == c.Name })
 	if i < 0 {
-		return fail(fmt.Errorf("%s has nothing of %s after it was given something", at, poolName))
+		return fail(fmt.Errorf("%s has nothing of %s after it was given something", at, p.name))
 	}
 	numbered := c
 	for n := 1; !slices.Equal(p.addrs(numbered), held[i].Addrs); n++ {
@@ -117,6 +117,13 @@ func (p *pool) attach(ctx context.Context, c topology.Container, want ...netip.A
 	numbered.Name, numbered.MAC, numbered.Device = c.Name, c.MAC, c.Device
 	if _, err := b.Attach(ctx, numbered, p.host); err != nil {
 		return fail(err)
+	}
+	// As CNI's plugins do once all operates (plugins/main/bridge/bridge.go): the kernel tells neighbours when a device comes up, and a
+	// bridge forwards nothing of its port until the link watch has been there (net/core/link_watch.c).
+	for _, a := range held[i].Addrs {
+		if err := announce(ctx, b, at, a); err != nil && !errors.Is(err, errNotThere) { // the questions will find that it is not
+			return fail(err)
+		}
 	}
 	return at, nil
 }
@@ -131,7 +138,7 @@ func (p *pool) addrs(c topology.Container) (as []netip.Addr) {
 
 // state is who holds what.
 func (p *pool) state(ctx context.Context) (held []lab.Reservation, err error) {
-	err = p.b.Do(ctx, p.host, "IPAM.State", poolName, &held)
+	err = p.b.Do(ctx, p.host, "IPAM.State", p.name, &held)
 	return held, err
 }
 
@@ -199,19 +206,18 @@ var _ = register(Spec{
 		if o := unmanaged(b); o != nil {
 			return *o, nil
 		}
-		p, err := managed(ctx, b, 3)
+		p, err := managed(ctx, b, poolName, 3)
 		if err != nil {
 			return Observation{}, err
 		}
 		var o Observation
 		var places []Place
-		good := true
 		for range p.size {
 			at, ok, err := p.works(ctx, &o)
-			if err != nil {
-				return o, err
+			if err != nil || !ok {
+				return concluded(o, false, "%s, number %d of the %d that are to be numbered, does not work", at, len(places)+1, p.size), err
 			}
-			places, good = append(places, at), good && ok
+			places = append(places, at)
 		}
 		clean, err := p.refuses(ctx, &o, "one more", "no IP addresses available", p.next())
 		if err != nil {
@@ -226,8 +232,8 @@ var _ = register(Spec{
 			return o, err
 		}
 		again := ok && addrOf(b, at, b.families()[0]) == freed
-		return concluded(o, good && clean && again, "%d containers were numbered from %d addresses, and work: %t; one more was refused and left nothing: %t; the next, after %s was given back, has it and works: %t",
-			len(places), p.size, good, clean, freed, again), nil
+		return concluded(o, clean && again, "%d containers were numbered from as many addresses, and work; one more was refused and left nothing: %t; the next, after %s was given back, has it and works: %t",
+			len(places), clean, freed, again), nil
 	},
 	Sabotage: []Sabotage{
 		{Mode: "ptp", Doc: "forwarding is off", Steps: forwardingOff(IPv4)},
@@ -257,7 +263,7 @@ var _ = register(Spec{
 		if o := unmanaged(b); o != nil {
 			return *o, nil
 		}
-		p, err := managed(ctx, b, 3)
+		p, err := managed(ctx, b, poolName, 3)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -311,88 +317,93 @@ var _ = register(Spec{
 // remembered is how long peers may take to find the new holder of an address.
 const remembered = 3 * time.Second
 
-var _ = register(Spec{
-	Suite: "lifecycle",
-	Feature: Feature{
-		Name: "address-reuse", Group: "lifecycle",
-		Doc: "Is an address that was given back given out again only when the others had their turn, and do all who knew its old holder reach the new one within 3 s?",
-	},
-	Name: "a container that others have talked to is detached, the next is given another address, and the one after that the first's, where the others ask again",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := unmanaged(b); o != nil {
-			return *o, nil
-		}
-		p, err := managed(ctx, b, 2)
-		if err != nil {
-			return Observation{}, err
-		}
-		var o Observation
-		old, ok, err := p.works(ctx, &o)
-		if err != nil || !ok {
-			return concluded(o, false, "the first container, %s, does not work", old), err
-		}
-		a, port := addrOf(b, old, IPv4), b.freePort()
-		knowing, end, err := p.peers(ctx, old, port, 3*slow, p.others(old))
-		if err != nil {
-			return o, err
-		}
-		if len(knowing) == 0 {
-			return o, fmt.Errorf("nobody reaches %s: there is nobody whom its end could concern", old)
-		}
-		if err := errors.Join(end(), b.Detach(ctx, old)); err != nil {
-			return o, err
-		}
-		fair := p.size == 1
-		if !fair {
-			between, ok, err := p.works(ctx, &o)
+var _ = registerFamilies(func(f Family) Spec {
+	return Spec{
+		Suite: "lifecycle",
+		Feature: Feature{
+			Name: "address-reuse", Group: "lifecycle",
+			Doc: "Is an address that was given back given out again only when the others had their turn, and do all who knew its old holder reach the new one within 3 s?",
+		},
+		Name: "a container that others have talked to is detached, the next is given another address, and the one after that the first's, where the others ask again",
+		Run: func(ctx context.Context, b *Bench) (Observation, error) {
+			if o := unmanaged(b); o != nil {
+				return *o, nil
+			}
+			if o := numberless(b, f); o != nil {
+				return *o, nil
+			}
+			p, err := managed(ctx, b, b.newToken(), 2) // nothing was ever given out of it
+			if err != nil {
+				return Observation{}, err
+			}
+			var o Observation
+			old, ok, err := p.works(ctx, &o)
+			if err != nil || !ok {
+				return concluded(o, false, "the first container, %s, does not work", old), err
+			}
+			a, port := addrOf(b, old, f), b.freePort()
+			knowing, end, err := p.peers(ctx, f, old, port, 3*slow, p.others(old))
 			if err != nil {
 				return o, err
 			}
-			fair = ok && addrOf(b, between, IPv4) != a
-			if err := b.Detach(ctx, between); err != nil {
+			if len(knowing) == 0 {
+				return o, fmt.Errorf("nobody reaches %s: there is nobody whom its end could concern", old)
+			}
+			if err := errors.Join(end(), b.Detach(ctx, old)); err != nil {
 				return o, err
 			}
-		}
-		now, ok, err := p.works(ctx, &o)
-		if err != nil {
-			return o, err
-		}
-		again := ok && addrOf(b, now, IPv4) == a
-		began := time.Now()
-		reaching, _, err := p.peers(ctx, now, port, remembered, knowing)
-		if err != nil {
-			return o, err
-		}
-		took := time.Since(began)
-		lost := slices.DeleteFunc(slices.Clone(knowing), func(q Place) bool { return slices.Contains(reaching, q) })
-		seen := concluded(o, fair && again,
-			"%s had %s, and %v reached it; the next container was given another: %t; %s after it was given the same: %t; of those who knew %s, %d did not reach %s within %s",
-			old, a, knowing, fair, now, again, old, len(lost), now, remembered).value("sec", took.Seconds())
-		if len(lost) == 0 || seen.Status != reports.Works {
+			fair := p.size == 1
+			if !fair {
+				between, ok, err := p.works(ctx, &o)
+				if err != nil {
+					return o, err
+				}
+				fair = ok && addrOf(b, between, f) != a
+				if err := b.Detach(ctx, between); err != nil {
+					return o, err
+				}
+			}
+			now, ok, err := p.works(ctx, &o)
+			if err != nil {
+				return o, err
+			}
+			again := ok && addrOf(b, now, f) == a
+			began := time.Now()
+			reaching, _, err := p.peers(ctx, f, now, port, remembered, knowing)
+			if err != nil {
+				return o, err
+			}
+			took := time.Since(began)
+			lost := slices.DeleteFunc(slices.Clone(knowing), func(q Place) bool { return slices.Contains(reaching, q) })
+			seen := concluded(o, fair && again,
+				"%s had %s, and %v reached it; the next container was given another: %t; %s after it was given the same: %t; of those who knew %s, %d did not reach %s within %s",
+				old, a, knowing, fair, now, again, old, len(lost), now, remembered).value("sec", took.Seconds())
+			if len(lost) == 0 || seen.Status != reports.Works {
+				return seen, nil
+			}
+			t, err := try(ctx, b, lost[0], now, netip.AddrPortFrom(a, port), "udp")
+			if err != nil {
+				return o, err
+			}
+			if _, no := t.answered(); len(no) > 0 {
+				seen.Status, seen.Detail = reports.Blocked, fmt.Sprintf("%s; %s asked again: %s", seen.Detail, lost[0], t.lost())
+			} else {
+				seen.Status = "mixed" // they do by now
+			}
+			seen.Evidence = slices.Concat(seen.Evidence, t.sightings(), t.control)
 			return seen, nil
-		}
-		t, err := try(ctx, b, lost[0], now, netip.AddrPortFrom(a, port), "udp")
-		if err != nil {
-			return o, err
-		}
-		if _, no := t.answered(); len(no) > 0 {
-			seen.Status, seen.Detail = reports.Blocked, fmt.Sprintf("%s; %s asked again: %s", seen.Detail, lost[0], t.lost())
-		} else {
-			seen.Status = "mixed" // they do by now
-		}
-		seen.Evidence = slices.Concat(seen.Evidence, t.sightings(), t.control)
-		return seen, nil
-	},
-	Sabotage: []Sabotage{
-		{Mode: "macvlan-bridge", Doc: "an external machine remembers the old holder for good", Steps: func(p *topology.Plan) []topology.Step {
-			x := p.Externals()[0]
-			return []topology.Step{{On: x.Name, Neigh: oldHolder(p, x.NICs[0].Name, func(c topology.Container) netip.Prefix { return c.Segment4 })}}
-		}},
-		{Mode: "bridge", Doc: "the host remembers the old holder for good", Steps: func(p *topology.Plan) []topology.Step {
-			return []topology.Step{{On: p.Hosts()[0].Name, Neigh: oldHolder(p, p.Networks[0].Bridge, func(c topology.Container) netip.Prefix { return c.Private4 })}}
-		}},
-		{Mode: "ptp", Doc: "containers number themselves", Rewire: ofSpares(selfNumbered)},
-	},
+		},
+		Sabotage: []Sabotage{
+			{Mode: "macvlan-bridge", Doc: "an external machine remembers the old holder for good", Steps: func(p *topology.Plan) []topology.Step {
+				x := p.Externals()[0]
+				return []topology.Step{{On: x.Name, Neigh: oldHolder(p, f, x.NICs[0].Name, func(c topology.Container) (_, _ netip.Prefix) { return c.Segment4, c.Segment6 })}}
+			}},
+			{Mode: "bridge", Doc: "the host remembers the old holder for good", Steps: func(p *topology.Plan) []topology.Step {
+				return []topology.Step{{On: p.Hosts()[0].Name, Neigh: oldHolder(p, f, p.Networks[0].Bridge, func(c topology.Container) (_, _ netip.Prefix) { return c.Private4, c.Private6 })}}
+			}},
+			{Mode: "ptp", Doc: "containers number themselves", Rewire: ofSpares(selfNumbered)},
+		},
+	}
 })
 
 // others are all who may know a container: its host, the containers of its network, and an external machine.
@@ -407,13 +418,13 @@ func (p *pool) others(of Place) []Place {
 // peers are those of some places that reach a container within a time, the external machine where the container is known there. All
 // ask from one port of theirs, so that what is left of a connection to an earlier holder of the address would matter. What is
 // returned ends the container's server.
-func (p *pool) peers(ctx context.Context, of Place, port uint16, within time.Duration, among []Place) (reaching []Place, end func() error, err error) {
-	b, a := p.b, netip.AddrPortFrom(addrOf(p.b, of, IPv4), port)
-	s, err := serveUDP(ctx, b, of, IPv4, port)
+func (p *pool) peers(ctx context.Context, f Family, of Place, port uint16, within time.Duration, among []Place) (reaching []Place, end func() error, err error) {
+	b, a := p.b, netip.AddrPortFrom(addrOf(p.b, of, f), port)
+	s, err := serveUDP(ctx, b, of, f, port)
 	if err != nil {
 		return nil, nil, err
 	}
-	abroad, withdraw, err := known(ctx, b, attachedAt(b, of), p.host, IPv4, port)
+	abroad, withdraw, err := known(ctx, b, attachedAt(b, of), p.host, f, port)
 	if refused(err) {
 		return nil, nil, err
 	} else if err != nil { // it is not known there
@@ -428,7 +439,7 @@ func (p *pool) peers(ctx context.Context, of Place, port uint16, within time.Dur
 		}
 		g.Go(func() error {
 			yes, err := eventually(ctx, within, func() (bool, error) {
-				r, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", From: netip.AddrPortFrom(unspecified(IPv4), port), Reuse: true, To: to, Wait: 100 * time.Millisecond})
+				r, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", From: netip.AddrPortFrom(unspecified(f), port), Reuse: true, To: to, Wait: 100 * time.Millisecond})
 				return r.Answered, err
 			})
 			if yes {
@@ -470,9 +481,7 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		// Section 2.1.1: the sender's IP address is zero, lest others' tables be changed, and so is the target's MAC address.
-		// A device that drops it at once says so (net_xmit_errno()).
-		err = b.Send(ctx, asker, device, lab.Packet{ARP: &lab.ARP{Op: 1, SenderMAC: l.MAC, SenderIP: unspecified(IPv4), TargetIP: a}})
-		if err != nil && !strings.Contains(err.Error(), syscall.ENOBUFS.Error()) {
+		if err := tell(ctx, b, asker, device, lab.Packet{ARP: &lab.ARP{Op: 1, SenderMAC: l.MAC, SenderIP: unspecified(IPv4), TargetIP: a}}); err != nil {
 			return Observation{}, err
 		}
 		var packets []lab.Packet
@@ -555,7 +564,8 @@ func reservedBefore(mode string) func(*topology.Plan) []topology.Step {
 }
 
 // oldHolder is a permanent entry of the first address of a pool of two with the MAC address of the first container that gets it.
-func oldHolder(p *topology.Plan, link string, of func(topology.Container) netip.Prefix) *topology.Neigh {
+func oldHolder(p *topology.Plan, f Family, link string, of func(topology.Container) (v4, v6 netip.Prefix)) *topology.Neigh {
 	h := p.Hosts()[0].Name
-	return &topology.Neigh{Link: link, IP: of(spareOf(p, h, 1)).Addr(), MAC: spareOf(p, h, 3).MAC}
+	v4, v6 := of(spareOf(p, h, 1))
+	return &topology.Neigh{Link: link, IP: map[Family]netip.Addr{IPv4: v4.Addr(), IPv6: v6.Addr()}[f], MAC: spareOf(p, h, 3).MAC}
 }
