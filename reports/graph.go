@@ -201,7 +201,8 @@ func byKind(list []*box) [][]*box {
 	return slices.DeleteFunc(columns, func(c []*box) bool { return len(c) == 0 })
 }
 
-// byDistance parts the boxes inside one into columns by their distance from what leaves it.
+// byDistance parts the boxes inside one into columns by their distance from what leaves it. Those that are joined to each other
+// only, as what a host routes to, follow: by their distance from a bridge, or else from the one that most are joined to.
 func byDistance(list []*box, g Graph, parent map[string]string, id string) [][]*box {
 	// own is the box of the list that a node is in; "" for a node outside.
 	own := func(node string) string {
@@ -232,16 +233,35 @@ func byDistance(list []*box, g Graph, parent map[string]string, id string) [][]*
 			reach(b.ID, 0)
 		}
 	}
-	for len(queue) > 0 {
-		node := queue[0]
-		queue = queue[1:]
-		for _, n := range next[node] {
-			reach(n, distance[node]+1)
+	far := 0
+	spread := func() {
+		for len(queue) > 0 {
+			node := queue[0]
+			queue = queue[1:]
+			far = max(far, distance[node])
+			for _, n := range next[node] {
+				reach(n, distance[node]+1)
+			}
 		}
 	}
-	far := 0
-	for _, d := range distance {
-		far = max(far, d)
+	spread()
+	apart := slices.Clone(list)
+	degree := func(b *box) int {
+		if b.Kind == "bridge" {
+			return len(g.Edges) + 1
+		}
+		return len(next[b.ID])
+	}
+	slices.SortStableFunc(apart, func(a, b *box) int { return degree(b) - degree(a) })
+	first := 0
+	if len(distance) > 0 {
+		first = far + 1
+	}
+	for _, b := range apart {
+		if len(next[b.ID]) > 0 {
+			reach(b.ID, first)
+			spread()
+		}
 	}
 	columns := make([][]*box, far+1)
 	for _, b := range list {

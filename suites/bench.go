@@ -62,8 +62,8 @@ func newBench(ctx context.Context, d lab.Driver, p *topology.Plan, m modes.Mode,
 	return startBench(ctx, &Bench{driver: d, plan: p, mode: m, rewire: rewire})
 }
 
-// newQuietBench is the same without any recording: no socket sees a packet that is not its own.
-func newQuietBench(ctx context.Context, d lab.Driver, p *topology.Plan, m modes.Mode) (*Bench, error) {
+// NewQuietBench is the same without any recording: no socket sees a packet that is not its own.
+func NewQuietBench(ctx context.Context, d lab.Driver, p *topology.Plan, m modes.Mode) (*Bench, error) {
 	b := &Bench{driver: d, plan: p, mode: m, quiet: true}
 	if p.Steer != nil {
 		b.rewire = func(steps []topology.Step) []topology.Step { return steered(steps, p.Steer) }

@@ -32,6 +32,8 @@ type Run struct {
 
 	Emit func(Event)                                        // what happens, as it happens
 	Keep func(name string, ps []lab.Packet) (string, error) // keeps a failed spec's packets; gives the file's name
+	// Leave takes over the lab in which a spec failed, as the spec left it, and tells whether it did. Nil: none is left.
+	Leave func(b *Bench, feature string) bool
 }
 
 // Event is one thing that happened: a mode's lab is being started or was, a cell has its result.
@@ -218,7 +220,8 @@ func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error)
 	}
 	got, err = s.Run(ctx, o.bench)
 	want, _ := o.run.expectation(o.mode, s)
-	if o.run.Keep != nil && (err != nil || got.Status != want.Expect) {
+	failed := err == nil && got.Status != want.Expect
+	if o.run.Keep != nil && (err != nil || failed) {
 		if ps, recordErr := recorded(context.WithoutCancel(ctx), nil); recordErr == nil && len(ps) > 0 {
 			if name, keepErr := o.run.Keep(o.mode.Name+"-"+s.Feature.Name, ps); keepErr == nil {
 				got.capture = name
@@ -227,6 +230,10 @@ func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error)
 	}
 	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), within)
 	defer cancel()
+	if failed && o.run.Leave != nil && o.run.Leave(o.bench, s.Feature.Name) {
+		o.start(ctx)
+		return got, err
+	}
 	if spoilt := o.bench.reset(ctx); spoilt != nil {
 		closed := o.bench.Close()
 		o.start(ctx)

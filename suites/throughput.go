@@ -245,7 +245,7 @@ func (g *rig) start(ctx context.Context) {
 		}
 		p.Steer = &cpu
 	}
-	if g.bench, g.failed = newQuietBench(ctx, g.run.Driver, &p, g.mode); g.failed == nil {
+	if g.bench, g.failed = NewQuietBench(ctx, g.run.Driver, &p, g.mode); g.failed == nil {
 		g.failed = g.bench.Apply(ctx, g.steps...)
 	}
 }

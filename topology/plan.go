@@ -496,11 +496,14 @@ func names[T any](m map[string]T) []string {
 	for k := range m {
 		keys = append(keys, k)
 	}
-	slices.SortFunc(keys, func(a, b string) int {
-		stemA, stemB := strings.TrimRight(a, "0123456789"), strings.TrimRight(b, "0123456789")
-		return cmp.Or(cmp.Compare(stemA, stemB), cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
-	})
+	slices.SortFunc(keys, ByNumber)
 	return keys
+}
+
+// ByNumber compares names of machines or containers: h2 comes before h10.
+func ByNumber(a, b string) int {
+	stemA, stemB := strings.TrimRight(a, "0123456789"), strings.TrimRight(b, "0123456789")
+	return cmp.Or(cmp.Compare(stemA, stemB), cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
 }
 
 func list(names []string) string { return strings.Join(names, ", ") }

@@ -193,8 +193,8 @@ func try(t *testing.T, dir string, c *cobra.Command, args []string) (code int, s
 	case c.Name() == "run":
 		isolated(t)
 		code, stdout, stderr = result(t, modebench(t, dir, args...))
-	case c.Parent() != nil && c.Parent().Name() == "kernel": // boots and fetches: that there is such a line is all that is asked
-		code, stdout, stderr = result(t, modebench(t, dir, append(args, "--help")...))
+	case c.Parent() != nil && slices.Contains([]string{"kernel", "lab"}, c.Parent().Name()): // boots, fetches, stays: that there is such a line is all that is asked
+		code, stdout, stderr = result(t, modebench(t, dir, slices.Insert(args, 2, "--help")...))
 	case c.Name() == "recommend": // the results at hand are of few cells
 		code, stdout, stderr = result(t, modebench(t, dir, args...))
 		if code == exitUnexpected && strings.Contains(stdout, "rule: ") {

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/onsi/ginkgo/v2"
@@ -22,6 +25,7 @@ import (
 	"github.com/modebench/modebench/topology/host/capture"
 	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/netns"
+	"github.com/modebench/modebench/topology/space"
 	"github.com/modebench/modebench/topology/vm"
 )
 
@@ -48,6 +52,8 @@ type job struct {
 	File     []string // as in suites.Run
 	Ground   []string // likewise
 	Measure  suites.Measure
+	Up       bool     // only start a lab: with the mode, or of hosts only where there is none
+	Lab      *address // where the lab can be asked: the one of Up, or the first one of a run in which a spec fails; nil: none is kept
 }
 
 // message is one line of a worker's answer, on its standard output. An empty one says that the worker is alive.
@@ -55,6 +61,8 @@ type message struct {
 	suites.Event
 	Missing map[string]string `json:"missing,omitempty"` // answer to Kernel: what cannot be had, in the kernel's words
 	File    *file             `json:"file,omitempty"`    // of the report, such as the packets of a failed spec
+	Lab     *status           `json:"lab,omitempty"`     // a lab that stays
+	Stays   bool              `json:"stays,omitempty"`   // the worker's last word: it goes on, as the supervisor of a lab
 	Error   string            `json:"error,omitempty"`   // the worker could not do its job
 }
 
@@ -94,61 +102,97 @@ func work(in io.Reader) error {
 		}
 		return nil
 	}
+	var stays atomic.Bool
 	go func() {
 		var stop json.RawMessage
-		if err := json.NewDecoder(rest).Decode(&stop); err != nil { // the end of input is the end of the command
+		err := json.NewDecoder(rest).Decode(&stop)
+		if err == nil && !j.Up {
+			_ = unix.Kill(os.Getpid(), unix.SIGTERM) // ginkgo heeds it
+			_, _ = io.Copy(io.Discard, rest)
+		}
+		if !stays.Load() { // the end of input is the end of the command
 			os.Exit(exitUnexpected)
 		}
-		_ = unix.Kill(os.Getpid(), unix.SIGTERM) // ginkgo heeds it
-		_, _ = io.Copy(io.Discard, rest)
-		os.Exit(exitUnexpected)
 	}()
 	go func() {
 		for range time.Tick(heartbeat) {
 			say(message{})
 		}
 	}()
-	if err := do(j, say); err != nil {
+	kept, err := do(j, say)
+	if err != nil {
 		say(message{Error: err.Error()})
 	}
-	return nil
+	if kept == nil {
+		return nil
+	}
+	stays.Store(true)
+	if err := stay(out, say); err != nil {
+		return err
+	}
+	kept.busy.Store(false)
+	space.Adopt(kept.down)
+	return kept.bench.Close()
+}
+
+// stay makes a worker go on when the command has ended, and takes nothing of the command's along.
+func stay(messages io.Closer, say func(message)) error {
+	if err := space.Outlive(); err != nil {
+		return err
+	}
+	say(message{Stays: true})
+	none, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer none.Close()
+	for fd := range 3 {
+		if err := unix.Dup3(int(none.Fd()), fd, 0); err != nil {
+			return err
+		}
+	}
+	return errors.Join(os.Chdir("/"), messages.Close())
 }
 
 // heartbeat is how often a worker says that it is alive.
 const heartbeat = 2 * time.Second
 
-func do(j job, say func(message)) error {
+// do does a job. Where a lab of it is to stay, it gives the lab's supervisor.
+func do(j job, say func(message)) (kept *supervisor, err error) {
 	if j.Kernel != nil {
 		missing, err := host.Kernel(j.Kernel)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		m := message{Missing: map[string]string{}}
 		for name, err := range missing {
 			m.Missing[name] = err.Error()
 		}
 		say(m)
-		return nil
+		return nil, nil
 	}
 	if j.Programs != "" { // where hosts look for programs
 		if err := os.Setenv("PATH", j.Programs+":"+os.Getenv("PATH")); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	t, err := topology.Read(j.Name, []byte(j.Topology))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	expectations, err := modes.Expectations(fixtures.FS)
+	if j.Up {
+		return up(j, t, say)
+	}
+	expected, err := expectations()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var driver lab.Driver = netns.Driver{}
 	if j.Hosts != nil {
 		driver = vm.Driver{Kernel: *j.Hosts, Cache: j.Cache, Features: host.Features(), Lacking: j.Lacking, NIC: j.Fidelity.NIC}
 	}
 	run := &suites.Run{
-		Driver: driver, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expectations,
+		Driver: driver, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expected,
 		Fidelity: j.Fidelity, Measure: j.Measure, File: j.File, Ground: j.Ground,
 		Emit: func(e suites.Event) { say(message{Event: e}) },
 		Keep: func(name string, ps []lab.Packet) (string, error) {
@@ -161,13 +205,30 @@ func do(j job, say func(message)) error {
 			return f.Name, nil
 		},
 	}
+	if j.Lab != nil {
+		run.Leave = func(b *suites.Bench, feature string) bool {
+			if kept != nil {
+				return false
+			}
+			s, err := supervise(b, *j.Lab, feature)
+			if err == nil {
+				err = s.tell(say)
+			}
+			if err == nil {
+				kept = s
+			} else if !errors.Is(err, errTaken) { // by another worker, which was first
+				say(message{Error: fmt.Sprintf("keep the lab of %s: %v", feature, err)})
+			}
+			return kept != nil
+		}
+	}
 	if j.Hosts == nil {
 		run.Fidelity.Kernel = release()
 	}
 	for _, name := range j.Modes {
 		m, ok := modes.Find(name)
 		if !ok {
-			return fmt.Errorf("mode %q: no such mode", name)
+			return nil, fmt.Errorf("mode %q: no such mode", name)
 		}
 		run.Modes = append(run.Modes, m)
 	}
@@ -177,8 +238,37 @@ func do(j job, say func(message)) error {
 	suite.Timeout = time.Hour
 	reporter.Succinct, reporter.NoColor = true, true
 	ginkgo.RunSpecs(indifferent{}, "modebench", suite, reporter)
-	return nil
+	return kept, nil
 }
+
+// up starts a lab for people.
+func up(j job, t topology.Topology, say func(message)) (*supervisor, error) {
+	var m modes.Mode
+	if len(j.Modes) > 0 {
+		m, _ = modes.Find(j.Modes[0])
+	}
+	p, err := m.Plan(t)
+	if err != nil {
+		return nil, err
+	}
+	if m.Attach == nil { // hosts only
+		for i := range p.Machines {
+			p.Machines[i].Containers = nil
+		}
+	}
+	b, err := suites.NewQuietBench(context.Background(), netns.Driver{}, p, m)
+	if err != nil {
+		return nil, err
+	}
+	s, err := supervise(b, *j.Lab, "")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", j.Lab.path(), err), b.Close())
+	}
+	return s, s.tell(say)
+}
+
+// expectations are what should be seen of each mode. Tests have others.
+var expectations = func() (map[string]map[string]modes.Expectation, error) { return modes.Expectations(fixtures.FS) }
 
 // indifferent takes note of no failure: results tell.
 type indifferent struct{}

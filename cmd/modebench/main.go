@@ -60,6 +60,8 @@ func program(args []string) int {
 			return silent(vm.Exec(args[1:]))
 		case "lacks":
 			return silent(lacksHere(args[1:], os.Stdout))
+		case "record":
+			return record(args[1:])
 		case "worker":
 			return silent(work(os.Stdin))
 		}
@@ -102,7 +104,7 @@ networking mode through the same experiments, and writes a report that compares 
 Exit codes: 0 all as expected, 1 something is not, 2 bad input, 3 nothing could be run.`,
 		SilenceErrors: true, SilenceUsage: true,
 	}
-	root.AddCommand(runCommand(), planCommand(), doctorCommand(), kernelCommand(), reportCommand(), compareCommand(), recommendCommand(), schemaCommand(), versionCommand())
+	root.AddCommand(runCommand(), planCommand(), labCommand(), doctorCommand(), kernelCommand(), reportCommand(), compareCommand(), recommendCommand(), schemaCommand(), versionCommand())
 	return root
 }
 

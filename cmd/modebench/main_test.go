@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
 	"github.com/modebench/modebench/topology/space"
@@ -32,7 +33,7 @@ const asCommand = "MODEBENCH_AS_COMMAND"
 
 func TestMain(m *testing.M) {
 	// In a guest nobody passes the variable on.
-	inside := len(os.Args) > 1 && slices.Contains([]string{"init", "guest", "uml", "lacks", "worker", "host", "agent", "idle"}, os.Args[1])
+	inside := len(os.Args) > 1 && slices.Contains([]string{"init", "guest", "uml", "lacks", "worker", "host", "agent", "idle", "record"}, os.Args[1])
 	if os.Getenv(asCommand) != "" || inside {
 		if file, value, ok := strings.Cut(os.Getenv(forbidding), "="); ok {
 			if err := os.WriteFile(file, []byte(value), 0o644); err != nil {
@@ -41,6 +42,16 @@ func TestMain(m *testing.M) {
 			}
 			os.Unsetenv(forbidding)
 		}
+		if mode, feature, ok := strings.Cut(os.Getenv(misled), "/"); ok {
+			right := expectations
+			expectations = func() (map[string]map[string]modes.Expectation, error) {
+				all, err := right()
+				if err == nil {
+					all[mode][feature] = modes.Expectation{Expect: reports.Blocked, Reason: "a test says so", Source: "this test"}
+				}
+				return all, err
+			}
+		}
 		os.Exit(program(os.Args[1:]))
 	}
 	os.Exit(m.Run())
@@ -48,6 +59,9 @@ func TestMain(m *testing.M) {
 
 // forbidding makes the command set a sysctl of its user namespace first: FILE=VALUE.
 const forbidding = "MODEBENCH_FORBIDDING"
+
+// misled makes the command expect that a mode blocks a feature: MODE/FEATURE.
+const misled = "MODEBENCH_MISLED"
 
 // modebench is the command with arguments, in a directory of its own.
 func modebench(t *testing.T, dir string, args ...string) *exec.Cmd {
@@ -129,6 +143,14 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"nic", nil, []string{"run", "--driver", "vm", "--nic", "e1000"}},
 		{"nic-uml", nil, []string{"run", "--driver", "vm", "--kernel", "uml", "--nic", "e1000e"}},
 		{"nic-namespaces", nil, []string{"run", "--nic", "virtio-net"}},
+		{"keep-machines", nil, []string{"run", "--driver", "vm", "--keep-on-fail"}},
+		{"lab-mode", nil, []string{"lab", "up", "-m", "bridged"}},
+		{"lab-name", nil, []string{"lab", "up", "--name", "../mine"}},
+		{"lab-topology", nil, []string{"lab", "up", "-t", "nowhere.yaml"}},
+		{"lab-exec", nil, []string{"lab", "exec"}},
+		{"lab-program", nil, []string{"lab", "exec", "h1/c1", "--"}},
+		{"lab-shell", nil, []string{"lab", "shell"}},
+		{"lab-command", nil, []string{"lab", "start"}},
 		{"kernel-file", map[string]string{"vmlinuz": "no kernel at all"}, []string{"run", "--kernel", "./vmlinuz"}},
 	} {
 		t.Run(m.name, func(t *testing.T) {

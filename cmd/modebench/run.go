@@ -20,7 +20,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/term"
 
-	"github.com/modebench/modebench/fixtures"
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
@@ -39,6 +38,7 @@ type options struct {
 	programs                string // directory of programs that hosts of some modes run
 	noFetch                 bool
 	quick, strict           bool
+	keep                    bool // leave the first lab in which a spec fails
 	seed                    uint64
 	blocks                  int
 	part                    string // --shard as it was given
@@ -80,6 +80,7 @@ func runCommand() *cobra.Command {
 	f.IntVar(&o.blocks, "blocks", defaultBlocks, "interleaved blocks of measurements")
 	f.Uint64Var(&o.seed, "seed", 0, "seed of everything random; drawn where not given")
 	f.BoolVar(&o.strict, "strict", false, "exit with 1 where this machine could not say")
+	f.BoolVar(&o.keep, "keep-on-fail", false, "leave the first lab in which a spec fails up, as the spec left it, to look around in with modebench lab")
 	f.StringVar(&o.part, "shard", "", "run part I of N parts of the same run, as I/N; modebench report puts their results together")
 	if err := errors.Join(c.RegisterFlagCompletionFunc("modes", completeModes)); err != nil {
 		panic(err)
@@ -127,6 +128,9 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	}
 	if err := o.checkDriver(); err != nil {
 		return nil, "", nil, err
+	}
+	if o.keep && o.driver == vmDriver {
+		return nil, "", nil, input("--keep-on-fail: with --driver vm hosts are guests, where there are no programs to look around with: want --driver netns")
 	}
 	if f := cmp.Or(p.Topology.Fabric, topology.Open); f != topology.Open {
 		return nil, "", nil, input("%s: fabric %s: modes choose their fabric: want open, or none", o.topology, f)
@@ -178,11 +182,11 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 		return coded{err, exitNothing}
 	}
 	all, o.programs = ks.share(ctx, all, o), ks.daemons
-	expectations, err := modes.Expectations(fixtures.FS)
+	expected, err := expectations()
 	if err != nil {
 		return err
 	}
-	b := &book{o: o, expectations: expectations, res: &res, grounds: ks.grounds, got: map[cell]bool{}, counts: map[string]*reports.Counts{}}
+	b := &book{o: o, expectations: expected, res: &res, grounds: ks.grounds, got: map[cell]bool{}, counts: map[string]*reports.Counts{}}
 	for _, a := range all {
 		if a.why != "" {
 			b.unable(a, o.suites, a.why, nil)
@@ -227,7 +231,7 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 	if err := write(o.dir, res); err != nil {
 		return input("out directory: %w", err)
 	}
-	return conclude(o, res, b.failures, ctx.Err() != nil)
+	return conclude(o, res, b, ctx.Err() != nil)
 }
 
 // cell is one planned result on one kernel.
@@ -322,6 +326,7 @@ type book struct {
 	got      map[cell]bool
 	counts   map[string]*reports.Counts // by mode, on the first of its grounds
 	failures []string
+	left     *status // the lab that stays
 }
 
 // note takes note of a message.
@@ -343,6 +348,9 @@ func (b *book) note(t task, m message) {
 		if err := keep(b.o.dir, *m.File); err != nil {
 			b.failures = append(b.failures, fmt.Sprintf("out directory: %v", err))
 		}
+	}
+	if m.Lab != nil {
+		b.left = m.Lab
 	}
 	b.view.event(t.ground, m.Event)
 }
@@ -435,6 +443,9 @@ func phases(o options, all []assignment, source string) (out []phase) {
 				name += " on " + g.name
 			}
 			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Programs: o.programs, Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
+			if o.keep && g.guest == nil {
+				base.Lab = &address{labsDir(), fmt.Sprintf("failed-%d", os.Getpid())}
+			}
 			if o.driver == vmDriver {
 				base.Hosts, base.Lacking = g.guest, g.lacking
 			} else {
@@ -533,14 +544,14 @@ func notes(o options, all []assignment) []string {
 }
 
 // conclude prints what came of the run, and decides the exit code.
-func conclude(o options, res reports.Results, failures []string, interrupted bool) error {
+func conclude(o options, res reports.Results, b *book, interrupted bool) error {
 	width := 0
 	color := term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("NO_COLOR") == ""
 	if w, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 		width = w
 	}
 	fmt.Print(reports.Matrix(res, width, color))
-	for _, f := range failures {
+	for _, f := range b.failures {
 		fmt.Fprintln(os.Stderr, "modebench:", f)
 	}
 	outcomes := map[string]int{}
@@ -550,6 +561,13 @@ func conclude(o options, res reports.Results, failures []string, interrupted boo
 	fmt.Fprintf(os.Stderr, "\n  %d as expected, %d not, %d unable; %.1f s, seed %d\n", outcomes[reports.Pass], outcomes[reports.Fail], outcomes[reports.Unable], res.Run.Seconds, res.Run.Seed)
 	fmt.Fprintln(os.Stderr, "  report:", filepath.Join(o.dir, "index.html"))
 	fmt.Fprintln(os.Stderr, "  choose:", "modebench recommend --need … "+filepath.Join(o.dir, "results.json"))
+	switch {
+	case b.left != nil:
+		fmt.Fprintf(os.Stderr, "\n  the lab of %s is up, as %s left it:\n", b.left.Mode, b.left.Left)
+		suggest(os.Stderr, *b.left, " --name "+b.left.Name)
+	case o.keep && outcomes[reports.Fail] > 0:
+		fmt.Fprintln(os.Stderr, "\n  no lab is left: what failed, failed in a guest, where there are no programs to look around with")
+	}
 	switch {
 	case interrupted:
 		return coded{errors.New("interrupted: the report is of what was done until then"), exitUnexpected}

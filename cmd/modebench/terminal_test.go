@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"io"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -15,23 +13,12 @@ import (
 // end, and every line says how.
 func TestTerminal(t *testing.T) {
 	isolated(t)
-	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	terminal, end, err := openTerminal()
 	if err != nil {
 		unable(t, "%v", err)
 	}
 	defer terminal.Close()
-	n, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(terminal.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err == nil {
-		err = unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 100})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	end, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
+	if err := unix.IoctlSetWinsize(int(end.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 100}); err != nil {
 		t.Fatal(err)
 	}
 	cmd := modebench(t, t.TempDir(), "run", "-m", "none,host,bridge", "--suite", "conformance")

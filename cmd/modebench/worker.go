@@ -37,7 +37,7 @@ func isolationRemedy() string {
 }
 
 // employ starts a worker on a job and hands over each message that it sends. When ctx ends, the worker is asked to stop
-// and given time to say what it has.
+// and given time to say what it has. One that stays as the supervisor of a lab is left to itself.
 func employ(ctx context.Context, j job, each func(message)) error {
 	cmd := exec.Command(space.Self, "worker")
 	var words bytes.Buffer
@@ -59,12 +59,19 @@ func employ(ctx context.Context, j job, each func(message)) error {
 		_ = cmd.Process.Kill()
 		return errors.Join(fmt.Errorf("worker: %w", err), cmd.Wait())
 	}
+	over := make(chan struct{})
+	defer close(over)
 	stopped := context.AfterFunc(ctx, func() {
 		_ = say.Encode("stop") // where it has ended already, there is nothing to stop
-		time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+		select {
+		case <-time.After(10 * time.Second):
+			_ = cmd.Process.Kill()
+		case <-over:
+		}
 	})
 	defer stopped()
 	var failed error
+	stays := false
 	lines := json.NewDecoder(stdout)
 	for {
 		var m message
@@ -78,9 +85,13 @@ func employ(ctx context.Context, j job, each func(message)) error {
 			failed = errors.Join(failed, errors.New(m.Error))
 			continue
 		}
+		stays = stays || m.Stays
 		each(m)
 	}
 	_ = stdin.Close()
+	if stays {
+		return errors.Join(failed, cmd.Process.Release())
+	}
 	if err := cmd.Wait(); err != nil && ctx.Err() == nil {
 		failed = errors.Join(failed, fmt.Errorf("worker: %w: %s", err, lastWords(words.String())))
 	}

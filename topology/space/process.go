@@ -6,12 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Isolate makes cmd start as root in a network namespace that is empty and in a PID namespace of its own: whatever it
 // starts ends with it, and what escapes from a lab finds no network. For an ordinary user both hang on a user namespace
-// in which the user is root (user_namespaces(7)); root needs none. The process is killed when this one ends, and is in
-// a process group of its own, so that a terminal's signals reach only this one.
+// in which the user is root (user_namespaces(7)); root needs none. The process is killed when this one ends, unless it calls
+// Outlive, and is in a session of its own, so that a terminal's signals reach only this one.
 func Isolate(cmd *exec.Cmd) {
 	Contain(cmd)
 	cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET
@@ -22,7 +24,7 @@ func Contain(cmd *exec.Cmd) {
 	a := &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
-		Setpgid:    true,
+		Setsid:     true,
 	}
 	if uid := os.Geteuid(); uid != 0 {
 		a.Cloneflags |= syscall.CLONE_NEWUSER
@@ -66,6 +68,11 @@ func Mortal(cmd *exec.Cmd) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+}
+
+// Outlive makes this process, which another one made Mortal, go on when that one ends. Call it on the first thread, where main is.
+func Outlive() error {
+	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0))
 }
 
 // Start starts cmd from a thread that lasts as long as the process: a parent-death signal follows the thread that

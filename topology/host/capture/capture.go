@@ -126,10 +126,16 @@ func (s *Service) Since(m lab.Mark, reply *[]lab.Packet) error {
 	if err := s.drain(); err != nil {
 		return err
 	}
-	records, err := s.log.since(m.Seq)
+	records, _, err := s.log.since(m.Seq)
 	if err != nil {
 		return err
 	}
+	*reply = s.packets(records)
+	return nil
+}
+
+// packets are records decoded, in the order of their time stamps.
+func (s *Service) packets(records []record) []lab.Packet {
 	packets := make([]lab.Packet, len(records))
 	for i, r := range records {
 		packets[i] = lab.Packet{
@@ -142,8 +148,7 @@ func (s *Service) Since(m lab.Mark, reply *[]lab.Packet) error {
 		decode(&packets[i], r.ethernet, r.etherType, r.unfinished)
 	}
 	slices.SortStableFunc(packets, func(a, b lab.Packet) int { return a.When.Compare(b.When) })
-	*reply = packets
-	return nil
+	return packets
 }
 
 // drain takes over what the kernel has queued on all sockets.
@@ -178,6 +183,8 @@ type record struct {
 
 // recording is a ring of the last records.
 type recording struct {
+	grown chan struct{} // has a value when there may be more than somebody saw; nil: nobody waits for that
+
 	mu   sync.Mutex
 	ring []record
 	next uint64
@@ -188,6 +195,10 @@ func (l *recording) add(r record) {
 	defer l.mu.Unlock()
 	r.seq = l.next
 	l.next++
+	select {
+	case l.grown <- struct{}{}:
+	default: // it has one already, or nobody waits
+	}
 	if len(l.ring) < ringSize {
 		l.ring = append(l.ring, r)
 		return
@@ -201,16 +212,17 @@ func (l *recording) end() uint64 {
 	return l.next
 }
 
-func (l *recording) since(seq uint64) ([]record, error) {
+// since gives what was added from seq on, without gaps, and what comes next. Its error tells of what is missing.
+func (l *recording) since(seq uint64) (records []record, next uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if seq > l.next {
-		return nil, fmt.Errorf("capture: mark %d is not of this recording, which ends at %d", seq, l.next)
+		return nil, l.next, fmt.Errorf("capture: mark %d is not of this recording, which ends at %d", seq, l.next)
 	}
 	if n := l.next - seq; n > ringSize {
-		return nil, fmt.Errorf("capture: %d frames since the mark, of which the first %d are overwritten", n, n-ringSize)
+		return nil, l.next, fmt.Errorf("capture: %d frames since the mark, of which the first %d are overwritten", n, n-ringSize)
 	}
-	records := make([]record, 0, l.next-seq)
+	records = make([]record, 0, l.next-seq)
 	var gaps []error
 	for ; seq < l.next; seq++ {
 		r := l.ring[seq%ringSize]
@@ -220,7 +232,7 @@ func (l *recording) since(seq uint64) ([]record, error) {
 		}
 		records = append(records, r)
 	}
-	return records, errors.Join(gaps...)
+	return records, l.next, errors.Join(gaps...)
 }
 
 // tap is one socket that receives all frames of a namespace.

@@ -227,18 +227,18 @@ func TestAnOverwrittenRecordingIsSaid(t *testing.T) {
 	for range ringSize + 5 {
 		l.add(record{})
 	}
-	if _, err := l.since(4); err == nil {
+	if _, _, err := l.since(4); err == nil {
 		t.Error("frames 4 of a full ring is gone, and since does not say so")
 	}
-	got, err := l.since(5)
+	got, _, err := l.since(5)
 	if err != nil || len(got) != ringSize || got[0].seq != 5 {
 		t.Errorf("%d records, %v", len(got), err)
 	}
 	l.add(record{gap: errors.New("lost")})
-	if _, err := l.since(l.end() - 1); err == nil {
+	if _, _, err := l.since(l.end() - 1); err == nil {
 		t.Error("frames were lost, and since does not say so")
 	}
-	if _, err := l.since(l.end()); err != nil {
+	if _, _, err := l.since(l.end()); err != nil {
 		t.Errorf("frames were lost before the mark: %v", err)
 	}
 }
