@@ -68,6 +68,7 @@ const (
 	VXLAN    Kernel = "vxlan"
 	IPIP     Kernel = "ipip"
 	TUN      Kernel = "tun"            // devices whose packets a program reads and writes
+	Balance  Kernel = "nft-balance"    // nftables that divide connections of both IP families among addresses
 	NFBridge Kernel = "nft-bridge"     // nftables for bridged frames, of which a topology.VPC fabric is made
 	NFNetdev Kernel = "nft-netdev"     // nftables at devices, for what comes in by them and what leaves
 	Trunk    Kernel = "vlan-filtering" // bridges that filter by VLAN, of which a topology.Trunk fabric is made

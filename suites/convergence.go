@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -334,7 +335,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		Suite: "routing",
 		Feature: Feature{
 			Name: "bgp-ecmp", Group: "routing",
-			Doc: "When two hosts announce one address (anycast), does the router use both, for different flows, and one host for each flow?",
+			Doc: "When two hosts announce one address (anycast), does the router use both, for different flows, and one host for each flow, whose messages stay in order?",
 		},
 		Name: "one container is attached to two hosts, which both announce it; an external machine asks from many ports, and again and again from one",
 		Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
@@ -426,18 +427,27 @@ var _ = registerFamilies(func(f Family) Spec {
 				return Observation{}, err
 			}
 			many, same := map[string]map[string]bool{}, map[string]map[string]bool{}
+			last, late := -1, 0
 			for _, p := range packets {
 				at := many
 				if ofFlow(p) {
 					at = same
+					n, err := strconv.Atoi(strings.TrimPrefix(p.Token, one+"."))
+					if err != nil {
+						return Observation{}, err
+					}
+					if n < last {
+						late++
+					}
+					last = max(last, n)
 				}
 				if at[p.Machine] == nil {
 					at[p.Machine] = map[string]bool{}
 				}
 				at[p.Machine][p.Token] = true
 			}
-			o := whether(both && len(many) == 2 && len(same) == 1, "%s is announced by %s and %s; %d flows of %s: %d to %s and %d to %s; the messages of one flow: %d and %d", prefix, firstHost(b), secondHost(b),
-				flows, x, len(many[firstHost(b)]), firstHost(b), len(many[secondHost(b)]), secondHost(b), len(same[firstHost(b)]), len(same[secondHost(b)]))
+			o := whether(both && len(many) == 2 && len(same) == 1 && late == 0, "%s is announced by %s and %s; %d flows of %s: %d to %s and %d to %s; the messages of one flow: %d and %d, of which %d after a later one", prefix, firstHost(b), secondHost(b),
+				flows, x, len(many[firstHost(b)]), firstHost(b), len(many[secondHost(b)]), secondHost(b), len(same[firstHost(b)]), len(same[secondHost(b)]), late)
 			for _, r := range routes {
 				o = o.with(s.tor, "%s", r.Text)
 			}

@@ -248,7 +248,7 @@ func concluded(o Observation, yes bool, format string, args ...any) Observation 
 	if !yes {
 		seen.Status = "mixed"
 	}
-	seen.Evidence = o.Evidence
+	seen.Evidence, seen.Reproduce = o.Evidence, o.Reproduce
 	return seen
 }
 

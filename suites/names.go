@@ -29,10 +29,10 @@ var embedded = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 11}), dnsPo
 // nameOf is what resolvers call a container, wherever it is: by where it was planned, as its ID does, and its network.
 func nameOf(c topology.Container) string { return fmt.Sprintf("%s-%s.%s", c.Host, c.Name, c.Network) }
 
-// called has the resolvers of machines know a container by its name, until what it returns is called or the spec ends.
-func called(ctx context.Context, b *Bench, at Place, machines ...string) (forget func() error, err error) {
+// called has the resolvers of machines know a container by a name, until what it returns is called or the spec ends.
+func called(ctx context.Context, b *Bench, at Place, by string, machines ...string) (forget func() error, err error) {
 	owner := "name of " + at.String()
-	name := topology.Name{Name: nameOf(attachedAt(b, at)), Addrs: addrsOf(b, at)}
+	name := topology.Name{Name: by, Addrs: addrsOf(b, at)}
 	var steps []topology.Step
 	for _, m := range machines {
 		steps = append(steps, topology.Step{On: m, Name: &name})
@@ -91,14 +91,14 @@ func tells(f lab.Found, data ...string) bool {
 
 // resolve asks a resolver that is at a place for the address of a container of the lab, and follows the question.
 func resolve(ctx context.Context, b *Bench, from, at Place, server netip.AddrPort, whom Place, f Family) (Observation, error) {
-	if _, err := called(ctx, b, whom, at.Machine); err != nil {
+	name := nameOf(attachedAt(b, whom))
+	if _, err := called(ctx, b, whom, name, at.Machine); err != nil {
 		return Observation{}, err
 	}
 	step, err := resolving(ctx, b, at, server)
 	if err != nil {
 		return Observation{}, err
 	}
-	name := nameOf(attachedAt(b, whom))
 	var found lab.Found
 	t, err := tryBy(ctx, b, from, at, server, func(ctx context.Context, _, token string) (lab.Answer, error) {
 		got, err := lookup(ctx, b, from, server, recordType(f), name, token)
@@ -136,10 +136,10 @@ func deaf(p *topology.Plan) []topology.Step {
 	return []topology.Step{dropping(topology.Step{On: c.Host, In: c.Name}, "input", topology.Match{Field: "udp dport", Value: fmt.Sprint(dnsPort)})}
 }
 
-// misnamed has all machines know one more address by a container's name: one that nobody has (RFC 5737, RFC 3849).
-func misnamed(of func(*topology.Plan) topology.Container) func(*topology.Plan) []topology.Step {
+// misnamed has all machines know one more address of each family by a name: one that nobody has (RFC 5737, RFC 3849).
+func misnamed(name func(*topology.Plan) string) func(*topology.Plan) []topology.Step {
 	return func(p *topology.Plan) (steps []topology.Step) {
-		wrong := topology.Name{Name: nameOf(of(p)), Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}
+		wrong := topology.Name{Name: name(p), Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}}
 		for _, m := range slices.Concat(p.Hosts(), p.Externals()) {
 			steps = append(steps, topology.Step{On: m.Name, Name: &wrong})
 		}
@@ -201,7 +201,7 @@ var _ = register(Spec{
 	Sabotage: []Sabotage{
 		{Mode: "bridge", Doc: "the container's packet filter drops what is for its resolver", Steps: deaf},
 		{Mode: "macvlan-bridge", Doc: "the container's packet filter drops what is for its resolver", Steps: deaf},
-		{Mode: "host", Doc: "the neighbour's name is also that of somebody else", Steps: misnamed(func(p *topology.Plan) topology.Container { return p.Hosts()[0].Containers[1] })},
+		{Mode: "host", Doc: "the neighbour's name is also that of somebody else", Steps: misnamed(func(p *topology.Plan) string { return nameOf(p.Hosts()[0].Containers[1]) })},
 	},
 })
 
@@ -234,6 +234,82 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "ipvlan-l3", Doc: "hosts announce nothing", Rewire: unannounced},
 		},
 	}
+})
+
+// common is the name that several containers of a network have.
+func common(network string) string { return "service." + network }
+
+var _ = register(Spec{
+	Suite: "conformance",
+	Feature: Feature{
+		Name: "balance-names", Group: "services",
+		Doc: "Does a name that several containers have lead to each of them in turn, and no more to one that was taken out?",
+	},
+	Name: "a container asks its own resolver again and again for a name that three containers have, one of which then loses it",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		places, none, err := several(ctx, b)
+		if none != nil || err != nil {
+			return orNothing(none), err
+		}
+		from, name := places[0], common(network(b))
+		step, err := resolving(ctx, b, from, embedded)
+		if err != nil {
+			return Observation{}, err
+		}
+		o := Observation{Reproduce: []string{step.String()}}
+		forget := func() error { return nil }
+		for _, p := range places {
+			if forget, err = called(ctx, b, p, name, from.Machine); err != nil {
+				return Observation{}, err
+			}
+		}
+		// turns tells whether each of these places is first as often as the others, with all of them in each answer.
+		turns := func(of []Place) (fair bool, err error) {
+			fair = true
+			for i, f := range b.families() {
+				first, all := map[string]int{}, map[string]bool{}
+				for _, p := range of {
+					all[addrsOf(b, p)[i].String()] = true
+				}
+				const rounds = 2
+				for range rounds * len(of) {
+					found, err := lookup(ctx, b, from, embedded, recordType(f), name, b.newToken())
+					if err != nil {
+						return false, err
+					}
+					if o = o.with(from.String(), "%s %s: %s", recordType(f), name, inWords(found)); !found.Answered {
+						return false, nil
+					}
+					fair = fair && len(found.Records) == len(of)
+					for n, r := range found.Records {
+						if fair = fair && all[r.Data]; n == 0 {
+							first[r.Data]++
+						}
+					}
+				}
+				for a := range all {
+					fair = fair && first[a] == rounds
+				}
+			}
+			return fair, nil
+		}
+		three, err := turns(places)
+		if err != nil {
+			return o, err
+		}
+		if err := forget(); err != nil {
+			return o, err
+		}
+		two, err := turns(places[:2])
+		if err != nil {
+			return o, err
+		}
+		return concluded(o, three && two, "%s asked for %s, which %v have: each was first as often as the others: %t; after %s lost it, the same of the other two: %t", from, name, places, three, places[2], two), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "somebody else has the name, too", Steps: misnamed(func(p *topology.Plan) string { return common(p.Networks[0].Name) })},
+		{Mode: "macvlan-bridge", Doc: "somebody else has the name, too", Steps: misnamed(func(p *topology.Plan) string { return common(p.Networks[0].Name) })},
+	},
 })
 
 var _ = register(Spec{
@@ -298,7 +374,7 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		forget, err := called(ctx, b, here, machines...)
+		forget, err := called(ctx, b, here, name, machines...)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -328,7 +404,7 @@ var _ = register(Spec{
 		if err != nil {
 			return o, err
 		}
-		if _, err := called(ctx, b, there, machines...); err != nil {
+		if _, err := called(ctx, b, there, name, machines...); err != nil {
 			return o, err
 		}
 		after := addrsOf(b, there)
@@ -378,7 +454,7 @@ var _ = register(Spec{
 			name, before, from, first, between, after, to, second, orNone(reached), stale, orNone(silent)), nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "resolvers still know an old address of the container", Steps: misnamed(func(p *topology.Plan) topology.Container { return spareOf(p, p.Hosts()[0].Name, 1) })},
+		{Mode: "bridge", Doc: "resolvers still know an old address of the container", Steps: misnamed(func(p *topology.Plan) string { return nameOf(spareOf(p, p.Hosts()[0].Name, 1)) })},
 		{Mode: "macvlan-bridge", Doc: "containers number themselves", Rewire: ofSpares(selfNumbered)},
 		{Mode: "direct-bgp", Doc: "hosts have no routes to what was moved", Rewire: ofSpares(unrouted)},
 	},

@@ -368,7 +368,8 @@ type Rule struct {
 
 // Match compares one field. Fields are named as nft(8) names them: iifname, oifname, ip saddr, ip daddr, ip6 saddr,
 // ip6 daddr, ether type, meta l4proto, tcp dport, udp dport, tcp sport, udp sport, th dport, ct state, ct status, ether saddr, ether daddr, fib daddr type,
-// meta nfproto.
+// meta nfproto. Fields that divide packets into n parts, numbered from 0, are numgen inc mod n (in turn), numgen random mod n, and
+// jhash ip saddr mod n seed 0x1 (by source; also of ip6).
 type Match struct {
 	Field string
 	Not   bool

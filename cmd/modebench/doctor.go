@@ -25,6 +25,7 @@ var remedies = map[string]string{
 	"nft-netdev":     "a kernel since 5.16 with CONFIG_NF_TABLES_NETDEV and CONFIG_NETFILTER_EGRESS",
 	"nft-bridge":     "sudo modprobe nft_meta_bridge, or a kernel with CONFIG_NF_TABLES_BRIDGE and CONFIG_NFT_BRIDGE_META",
 	"nft-nat":        "sudo modprobe nft_masq, or a kernel with CONFIG_NFT_NAT and CONFIG_NFT_MASQ",
+	"nft-balance":    "sudo modprobe -a nft_numgen nft_hash nft_nat, or a kernel with CONFIG_NFT_NUMGEN, CONFIG_NFT_HASH and CONFIG_NFT_NAT",
 	"vxlan":          "sudo modprobe vxlan, or a kernel with CONFIG_VXLAN",
 	"ipip":           "sudo modprobe ipip, or a kernel with CONFIG_NET_IPIP",
 	"tun":            "sudo modprobe tun, or a kernel with CONFIG_TUN, and /dev/net/tun",

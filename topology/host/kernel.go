@@ -43,7 +43,8 @@ var kernels = map[string][]topology.Step{
 		Name: "c", Type: "filter", Hook: "input",
 		Rules: []topology.Rule{{Match: []topology.Match{{Field: "ct state", Value: "new"}}, Verdict: topology.Verdict{Kind: "accept"}}},
 	}}}}},
-	"nft-nat": {natTable("ip"), natTable("ip6")},
+	"nft-nat":     {natTable("ip"), natTable("ip6")},
+	"nft-balance": {balanceTable("ip"), balanceTable("ip6")},
 	"nft-bridge": {{Table: &topology.Table{Family: "bridge", Name: "t", Chains: []topology.Chain{{
 		Name: "c", Type: "filter", Hook: "prerouting",
 		Rules: []topology.Rule{{Match: []topology.Match{{Field: "iifname", Value: "a"}, {Field: "ether type", Value: "arp"}}, Verdict: topology.Verdict{Kind: "accept"}}},
@@ -90,9 +91,23 @@ func natTable(family string) topology.Step {
 // Features are the names of all that Kernel can try.
 func Features() []string { return slices.Sorted(maps.Keys(kernels)) }
 
+func balanceTable(family string) topology.Step {
+	one := topology.Verdict{Kind: "dnat", To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)}
+	if family == "ip6" {
+		one.To = netip.AddrPortFrom(netip.IPv6Loopback(), 0)
+	}
+	return topology.Step{Table: &topology.Table{Family: family, Name: "t", Chains: []topology.Chain{{
+		Name: "c", Type: "nat", Hook: "prerouting", Priority: -100,
+		Rules: []topology.Rule{
+			{Match: []topology.Match{{Field: "fib daddr type", Value: "local"}, {Field: "numgen inc mod 2", Value: "0"}}, Verdict: one},
+			{Match: []topology.Match{{Field: "jhash " + family + " saddr mod 2 seed 0x1", Value: "0"}}, Verdict: one},
+		},
+	}}}}
+}
+
 // Kernel tries what it is asked for in an empty namespace, and returns what cannot be had with the kernel's words.
 // It changes nothing. The names are those of modes.Kernel and of Plan.Needs: underlay for what
-// every lab is made of, 802.1q and vlan-filtering for trunks, nft-bridge, nft-sets and nft-egress (a hook where devices send) for fabrics that filter, and tbf and netem for impairments.
+// every lab is made of, 802.1q and vlan-filtering for trunks, nft-bridge, nft-sets and nft-egress (a hook where devices send) for fabrics that filter, nft-balance for what divides connections, and tbf and netem for impairments.
 func Kernel(names []string) (missing map[string]error, err error) {
 	missing = map[string]error{}
 	for _, name := range names {

@@ -10,6 +10,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"sort"
 	"strconv"
@@ -310,8 +311,8 @@ func (p protocols) need(family, layer, proto string) ([]expr.Any, error) {
 
 // field is a part of a packet, or of what is known of it, that rules match.
 type field struct {
-	layer, proto string   // what packets must be to have it; empty: all have it
-	load         expr.Any // into register 1
+	layer, proto string     // what packets must be to have it; empty: all have it
+	load         []expr.Any // into register 1
 	parse        func(string) (test, error)
 }
 
@@ -322,10 +323,10 @@ type test struct {
 	any  bool
 }
 
-func meta(key expr.MetaKey) expr.Any { return &expr.Meta{Key: key, Register: 1} }
+func meta(key expr.MetaKey) []expr.Any { return []expr.Any{&expr.Meta{Key: key, Register: 1}} }
 
-func payload(base expr.PayloadBase, offset, length uint32) expr.Any {
-	return &expr.Payload{DestRegister: 1, Base: base, Offset: offset, Len: length}
+func payload(base expr.PayloadBase, offset, length uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: 1, Base: base, Offset: offset, Len: length}}
 }
 
 const (
@@ -351,10 +352,10 @@ var fields = map[string]field{
 	"th dport":     {"", "", payload(transport, 2, 2), port},
 	"meta nfproto": {"", "", meta(expr.MetaKeyNFPROTO), one(nfprotos, 1)},
 	"meta l4proto": {"", "", meta(expr.MetaKeyL4PROTO), one(transports, 1)},
-	"ct state":     {"", "", &expr.Ct{Key: expr.CtKeySTATE, Register: 1}, bits(ctStates)},
-	"ct status":    {"", "", &expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, bits(ctStatus)},
+	"ct state":     {"", "", []expr.Any{&expr.Ct{Key: expr.CtKeySTATE, Register: 1}}, bits(ctStates)},
+	"ct status":    {"", "", []expr.Any{&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}}, bits(ctStatus)},
 	"fib daddr type": {
-		"", "", &expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}, one(addrTypes, 4),
+		"", "", []expr.Any{&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}}, one(addrTypes, 4),
 	},
 }
 
@@ -384,7 +385,9 @@ var (
 func compileMatch(family string, sets map[string]*nftables.Set, known protocols, m topology.Match) ([]expr.Any, error) {
 	f, ok := fields[m.Field]
 	if !ok {
-		return nil, fmt.Errorf("no such field: want one of %s", names(fields))
+		if f, ok = divided(m.Field); !ok {
+			return nil, fmt.Errorf("no such field: want one of %s, numgen inc mod N, numgen random mod N, jhash ip saddr mod N seed 0x1 or jhash ip6 saddr mod N seed 0x1", names(fields))
+		}
 	}
 	var t test
 	var in []expr.Any
@@ -432,7 +435,7 @@ func compileMatch(family string, sets map[string]*nftables.Set, known protocols,
 			known["transport"] = m.Value
 		}
 	}
-	exprs = append(exprs, f.load)
+	exprs = append(exprs, f.load...)
 	if in != nil {
 		return append(exprs, in...), nil
 	}
@@ -446,6 +449,35 @@ func compileMatch(family string, sets map[string]*nftables.Set, known protocols,
 		op = expr.CmpOpNeq
 	}
 	return append(exprs, &expr.Cmp{Op: op, Register: 1, Data: t.want}), nil
+}
+
+var division = regexp.MustCompile(`^(?:numgen (inc|random) mod ([1-9][0-9]{0,3})|jhash (ip6? saddr) mod ([1-9][0-9]{0,3}) seed 0x1)$`)
+
+// divided is the field of that name by which packets are divided into parts: in turn, at random, or by what hashes alike. The seed is
+// said, since the kernel would choose another one for each rule.
+func divided(name string) (f field, ok bool) {
+	parts := division.FindStringSubmatch(name)
+	if parts == nil {
+		return f, false
+	}
+	n, _ := strconv.Atoi(parts[2] + parts[4])
+	if of := parts[3]; of != "" {
+		f = fields[of]
+		f.load = append(slices.Clone(f.load), &expr.Hash{
+			SourceRegister: 1, DestRegister: 1, Length: f.load[0].(*expr.Payload).Len, Modulus: uint32(n), Seed: 1, Type: expr.HashTypeJenkins,
+		})
+	} else {
+		kinds := map[string]uint32{"inc": unix.NFT_NG_INCREMENTAL, "random": unix.NFT_NG_RANDOM}
+		f.load = []expr.Any{&expr.Numgen{Register: 1, Modulus: uint32(n), Type: kinds[parts[1]]}}
+	}
+	f.parse = func(v string) (test, error) {
+		i, err := strconv.Atoi(v)
+		if err != nil || i < 0 || i >= n {
+			return test{}, fmt.Errorf("want a part, 0 to %d", n-1)
+		}
+		return test{want: binaryutil.NativeEndian.PutUint32(uint32(i))}, nil
+	}
+	return f, true
 }
 
 // device compares whole names, or what stands before a trailing asterisk.

@@ -29,6 +29,7 @@ var features = map[string][]string{
 	"br_netfilter":   {"br_netfilter"},
 	"nftables":       {"nf_tables", "nft_ct", "nft_reject", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6", "nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6", "nft_limit", "nft_log"},
 	"nft-nat":        {"nft_nat", "nft_masq", "nft_redir", "nft_chain_nat", "nf_conntrack_netlink"},
+	"nft-balance":    {"nf_tables", "nft_nat", "nft_chain_nat", "nft_numgen", "nft_hash", "nft_fib_ipv4", "nft_fib_ipv6"},
 	"nft-bridge":     {"nf_tables", "nft_meta_bridge", "bridge"},
 	"nft-netdev":     {"nf_tables"},
 	"ipv6":           {"ipv6"},
