@@ -368,8 +368,8 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 // has it. Those that no kernel can tell are left with the reason.
 func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out []assignment) {
 	for _, a := range all {
-		more := map[string]*assignment{} // by what is needed
-		var order []string
+		var more []*assignment
+		by := map[string]*assignment{} // by what is needed
 		for _, s := range suites.Specs() {
 			if len(s.Needs)+len(s.Programs) == 0 || a.why != "" || !slices.Contains(o.suites, s.Suite) || len(o.features) > 0 && !slices.Contains(o.features, s.Feature.Name) {
 				continue
@@ -384,7 +384,7 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 			}
 			a.except = append(a.except, s.Feature.Name)
 			key := strings.Join(needs, " ") + absent
-			if more[key] == nil {
+			if by[key] == nil {
 				b := a
 				b.only, b.except, b.since, b.why = nil, nil, why, cmp.Or(absent, why)
 				if o.kernels[0] == autoKernel && absent == "" {
@@ -394,14 +394,19 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 						b.why += "; and no guest kernel has all of it: " + strings.ReplaceAll(err.Error(), "\n", "; ")
 					}
 				}
-				more[key] = &b
-				order = append(order, key)
+				// One guest tells all that it can.
+				if i := slices.IndexFunc(more, func(m *assignment) bool { return b.why == "" && m.why == "" && m.ground == b.ground }); i >= 0 {
+					by[key] = more[i]
+				} else {
+					by[key] = &b
+					more = append(more, &b)
+				}
 			}
-			more[key].only = append(more[key].only, s.Feature.Name)
+			by[key].only = append(by[key].only, s.Feature.Name)
 		}
 		out = append(out, a)
-		for _, key := range order {
-			out = append(out, *more[key])
+		for _, m := range more {
+			out = append(out, *m)
 		}
 	}
 	return out

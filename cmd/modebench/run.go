@@ -451,9 +451,16 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			} else {
 				base.Guest = g.guest
 			}
-			if tasks := of(g, base); len(tasks) > 0 {
-				out = append(out, phase{name, tasks, atOnce(g)})
+			tasks, most := of(g, base), atOnce(g)
+			if len(tasks) == 0 {
+				continue
 			}
+			// Guests of several kernels need not wait for each other: where few are left of the one, there is room for the other.
+			if last := len(out) - 1; last >= 0 && most > 1 && g.guest != nil && out[last].tasks[0].ground.guest != nil {
+				out[last].name, out[last].tasks = out[last].name+" and "+g.name, append(out[last].tasks, tasks...)
+				continue
+			}
+			out = append(out, phase{name, tasks, most})
 		}
 	}
 	if len(observing) > 0 {
