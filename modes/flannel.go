@@ -53,9 +53,9 @@ func flannel(m Mode, by backend) Mode {
 	}
 	m.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
 		s := steps{on: host.Name}
-		store, at := flannelStore(p)
+		store, at := storeAt(p)
 		if host.Name == p.Hosts()[0].Name {
-			s.all = append(s.all, topology.Step{On: store, Program: etcd(at, by)})
+			s.all = append(s.all, topology.Step{On: store, Program: etcd(at, network(by))})
 		}
 		own := up(p, host)
 		s.host(forwarding()...)
@@ -107,9 +107,9 @@ func flannel(m Mode, by backend) Mode {
 	return m
 }
 
-// flannelStore is where etcd runs, and the address by which hosts reach it: the first external machine on the segment of the hosts,
+// storeAt is where etcd runs, and the address by which hosts reach it: the first external machine on the segment of the hosts,
 // or else the first host.
-func flannelStore(p *topology.Plan) (machine string, at netip.Addr) {
+func storeAt(p *topology.Plan) (machine string, at netip.Addr) {
 	first := p.Hosts()[0]
 	own := nic(p, first, p.Networks[0].Name)
 	for _, x := range p.Externals() {
@@ -122,18 +122,22 @@ func flannelStore(p *topology.Plan) (machine string, at netip.Addr) {
 	return first.Name, own.V4.Addr()
 }
 
-// etcd is the store, with the configuration of flannel's network in it.
-func etcd(at netip.Addr, by backend) *topology.Program {
+// network is the configuration of flannel's network, as the store begins with it.
+func network(by backend) string {
 	v4, v6 := topology.Spanned()
 	six := ""
 	if by.six {
 		six = fmt.Sprintf(`"EnableIPv6": true, "IPv6Network": %q, "IPv6SubnetLen": 64, `, v6)
 	}
+	return fmt.Sprintf(`{"/coreos.com/network/config": {"Network": %q, "SubnetLen": 24, %s"EnableNFTables": true, "Backend": {"Type": %q}}}`+"\n", v4, six, by.kind)
+}
+
+// etcd is the store, which begins with some keys, as JSON.
+func etcd(at netip.Addr, keys string) *topology.Program {
 	return &topology.Program{
 		Name: "etcd", Path: "etcd",
-		Args: []string{"-keys=keys.json", fmt.Sprintf("-listen-client-urls=http://%s:%d", at, etcdPort), fmt.Sprintf("-ready=127.0.0.1:%d", readyPort)},
-		Files: map[string]string{"keys.json": fmt.Sprintf(`{"/coreos.com/network/config": {"Network": %q, "SubnetLen": 24, %s"EnableNFTables": true, "Backend": {"Type": %q}}}`+"\n",
-			v4, six, by.kind)},
+		Args:  []string{"-keys=keys.json", fmt.Sprintf("-listen-client-urls=http://%s:%d", at, etcdPort), fmt.Sprintf("-ready=127.0.0.1:%d", readyPort)},
+		Files: map[string]string{"keys.json": keys},
 		Ready: topology.Ready{Addr: loopback(readyPort)},
 	}
 }

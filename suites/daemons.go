@@ -15,15 +15,15 @@ import (
 	"github.com/modebench/modebench/topology/lab"
 )
 
-// The programs of the modes whose hosts lease subnets, as their steps name them.
+// Programs of modes, as their steps name them.
 const (
 	store  = "etcd"
-	daemon = "flanneld"
+	daemon = "flanneld" // of those whose hosts lease subnets
 )
 
 // leaseless is the answer of the modes whose hosts lease no subnets from a store.
 func leaseless(b *Bench) *Observation {
-	if _, at := programOf(b.plan, b.mode, store); at == "" {
+	if _, at := programOf(b.plan, b.mode, daemon); at == "" {
 		o := notApplicable("no daemon of the mode leases a subnet for its host from a store")
 		return &o
 	}

@@ -65,7 +65,7 @@ func gossipless(b *Bench) *Observation {
 	if o := unspanned(b); o == nil && clusterOf(b, firstHost(b)) != nil {
 		return nil
 	}
-	o := notApplicable("the mode's hosts do not tell each other by gossip where containers are")
+	o := notApplicable("the mode's hosts do not tell each other where containers are")
 	return &o
 }
 
@@ -212,20 +212,32 @@ var _ = register(Spec{
 	},
 	Sabotage: []Sabotage{
 		{Mode: "vxlan-gossip", Doc: "no host knows whom to ask for the others", Setup: askless},
+		{Mode: "vxlan-kv", Doc: "the second host writes for another member of the same name", Setup: mapClusters(func(on string, g *topology.Gossip) {
+			if on == "h2" {
+				g.Name = "h1"
+			}
+		})},
 	},
 })
 
 // askless leaves out whom members ask for the others.
 func askless(steps []topology.Step) []topology.Step {
-	steps = slices.Clone(steps)
-	for i, s := range steps {
-		if s.Gossip != nil {
-			g := *s.Gossip
-			g.Join = nil
-			steps[i].Gossip = &g
+	return mapClusters(func(_ string, g *topology.Gossip) { g.Join = nil })(steps)
+}
+
+// mapClusters changes the members of hosts.
+func mapClusters(change func(on string, g *topology.Gossip)) func([]topology.Step) []topology.Step {
+	return func(steps []topology.Step) []topology.Step {
+		steps = slices.Clone(steps)
+		for i, s := range steps {
+			if s.Gossip != nil {
+				g := *s.Gossip
+				change(s.On, &g)
+				steps[i].Gossip = &g
+			}
 		}
+		return steps
 	}
-	return steps
 }
 
 var _ = register(Spec{
@@ -294,22 +306,29 @@ var _ = register(Spec{
 	},
 	Sabotage: []Sabotage{
 		{Mode: "vxlan-gossip", Doc: "hosts tell of no container that comes later", Rewire: ofSpares(unspoken)},
+		{Mode: "vxlan-kv", Doc: "hosts write of no container that comes later", Rewire: ofSpares(unspoken)},
 	},
 })
 
-// split cuts a host off from the others, and gives what brings them together again. It cuts it off from all: two that a third one
-// still hears of hold each other for alive, by its word.
+// split cuts a host off from the others, and from their store where they have one, and gives what brings them together again. It cuts it
+// off from all: two that a third one still hears of hold each other for alive, by its word.
 func split(ctx context.Context, b *Bench, off string) (steps []topology.Step, heal func() error, err error) {
 	for _, h := range b.plan.Hosts() {
 		port := cable(h, h.NIC(b.plan.Network(network(b)).NIC)).Peer
 		chain := topology.Chain{Name: "ingress", Type: "filter", Hook: "ingress", Device: port.Interface}
+		drop := func(to string, at netip.Addr) {
+			chain.Rules = append(chain.Rules, topology.Rule{
+				Match:   []topology.Match{{Field: "ip daddr", Value: at.String()}},
+				Verdict: topology.Verdict{Kind: "drop"}, Comment: "from " + h.Name + " to " + to,
+			})
+		}
 		for _, to := range b.plan.Hosts() {
 			if to.Name != h.Name && (to.Name == off || h.Name == off) {
-				chain.Rules = append(chain.Rules, topology.Rule{
-					Match:   []topology.Match{{Field: "ip daddr", Value: underlayOf(b, to.Name).String()}},
-					Verdict: topology.Verdict{Kind: "drop"}, Comment: "from " + h.Name + " to " + to.Name,
-				})
+				drop(to.Name, underlayOf(b, to.Name))
 			}
+		}
+		if at := clusterOf(b, h.Name).Store; h.Name == off && at.IsValid() {
+			drop("the store", at.Addr())
 		}
 		steps = append(steps, topology.Step{On: port.Machine, Table: &topology.Table{Family: "netdev", Name: "split-" + h.Name, Chains: []topology.Chain{chain}}})
 	}
@@ -345,7 +364,7 @@ var _ = register(Spec{
 		Name: "gossip-partition", Group: "routing",
 		Doc: "When hosts were cut off from each other, and a container moved meanwhile, do all agree on where it is once they are together again?",
 	},
-	Name:  "a host is cut off from the others until they hold each other for dead, a container moves to it, and the cut is mended",
+	Name:  "a host is cut off from the others, and from their store where they have one, until they hold each other for dead (without the store, nobody is told so), a container moves to it, and the cut is mended",
 	Needs: []modes.Kernel{modes.NFTables},
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		if o := gossipless(b); o != nil {
@@ -373,14 +392,18 @@ var _ = register(Spec{
 		for _, h := range others {
 			far[h] = []string{second}
 		}
-		for _, h := range hostNames(b) {
+		noticing := hostNames(b)
+		if clusterOf(b, second).Store.IsValid() {
+			noticing = others // nobody tells the one that is without the store
+		}
+		for _, h := range noticing {
 			if ok, err := knowing(ctx, b, false, h, far[h]...); err != nil || !ok {
 				return blocked("%s still holds one of %s for alive, %s after they were cut off from each other", h, strings.Join(far[h], ", "), 2*patience), err
 			}
 		}
 		noticed := time.Since(began)
 		var stale []string
-		for _, h := range hostNames(b) {
+		for _, h := range noticing {
 			got, err := written(ctx, b, h)
 			if err != nil {
 				return Observation{}, err
@@ -426,23 +449,14 @@ var _ = register(Spec{
 			}
 		}
 		o := whether(ok && len(stale) == 0 && len(twice) == 0,
-			"%s was cut off from %s: they noticed it within %.3f s and removed each other's entries; %s moved to it from %s; %.3f s after the cut was mended all had the %d entries that they should; otherwise: %s",
-			second, strings.Join(others, ", "), noticed.Seconds(), c.Name, first, took.Seconds(), entries, orNone(slices.Concat(stale, odd, twice)))
+			"%s was cut off from %s: %s noticed it within %.3f s and removed the entries of the other side; %s moved to it from %s; %.3f s after the cut was mended all had the %d entries that they should; otherwise: %s",
+			second, strings.Join(others, ", "), strings.Join(noticing, ", "), noticed.Seconds(), c.Name, first, took.Seconds(), entries, orNone(slices.Concat(stale, odd, twice)))
 		o.Reproduce = lines(steps)
 		return o.value("sec", noticed.Seconds()).value("sec", took.Seconds()), nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "vxlan-gossip", Doc: "the second host tells of what comes later as if the first one had it", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
-			steps = slices.Clone(steps)
-			for i, s := range steps {
-				if s.Endpoint != nil && s.On == "h2" {
-					e := *s.Endpoint
-					e.VTEP = e.VTEP.Prev()
-					steps[i].Endpoint = &e
-				}
-			}
-			return steps
-		})},
+		{Mode: "vxlan-gossip", Doc: "the second host tells of what comes later as if the first one had it", Rewire: ofSpares(misplaced)},
+		{Mode: "vxlan-kv", Doc: "the second host writes of what comes later as if the first one had it", Rewire: ofSpares(misplaced)},
 	},
 })
 
@@ -540,8 +554,110 @@ var _ = register(Spec{
 	},
 	Sabotage: []Sabotage{
 		{Mode: "vxlan-gossip", Doc: "the first host sends the second one what is for everybody", Steps: secondTold},
+		{Mode: "vxlan-kv", Doc: "the first host sends the second one what is for everybody", Steps: secondTold},
 	},
 })
+
+var _ = register(Spec{
+	Suite: "routing",
+	Feature: Feature{
+		Name: "store-outage", Group: "routing",
+		Doc: "While the store that tells hosts where containers are is gone, do containers go on reaching each other, and do all hosts hear of what changed meanwhile once it is back?",
+	},
+	Name: "the store is killed, a container asks one of another host, another one is attached there and one is detached, and the store is started again with what it held",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := gossipless(b); o != nil {
+			return *o, nil
+		}
+		_, at := programOf(b.plan, b.mode, store)
+		if at == "" {
+			return notApplicable("the mode's hosts tell each other where containers are, without a store"), nil
+		}
+		first, second := firstHost(b), secondHost(b)
+		goes, err := another(b, second, network(b), 1)
+		if err != nil {
+			return Observation{}, err
+		}
+		comes, err := another(b, second, network(b), 2)
+		if err != nil {
+			return Observation{}, err
+		}
+		going, err := b.Attach(ctx, goes, second)
+		if err != nil {
+			return Observation{}, err
+		}
+		before, err := reaches(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		back := sync.OnceValue(func() error {
+			return b.Do(context.WithoutCancel(ctx), at, "Program.Start", store, &lab.Nothing{})
+		})
+		b.atEnd(func(ctx context.Context) error {
+			if err := back(); err != nil {
+				return err
+			}
+			_, _, _, err := agreed(ctx, b, 2*patience, hostNames(b)...)
+			return err
+		})
+		if err := b.Do(ctx, at, "Program.Kill", store, &lab.Nothing{}); err != nil {
+			return Observation{}, err
+		}
+		if err := b.Detach(ctx, going); err != nil {
+			return Observation{}, err
+		}
+		coming, err := b.attach(ctx, comes, second) // nobody can be told of it now
+		if err != nil {
+			return Observation{}, err
+		}
+		b.atEnd(func(ctx context.Context) error { return b.Detach(ctx, coming) })
+		gone, err := reaches(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		late, unheard, _, err := agreed(ctx, b, hopeful, first)
+		if err != nil {
+			return Observation{}, err
+		}
+		if err := back(); err != nil {
+			return Observation{}, err
+		}
+		began := time.Now()
+		ok, odd, entries, err := agreed(ctx, b, 2*patience, hostNames(b)...)
+		if err != nil {
+			return Observation{}, err
+		}
+		took := time.Since(began)
+		after, err := reaches(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		o := whether(gone && ok, "%s reached %s before the store was killed: %t; while it was gone: %t; back: %t; %.3f s after it was back all hosts had the %d entries that they should; otherwise: %s",
+			container(b), far(b), before, gone, after, took.Seconds(), entries, orNone(odd)).value("sec", took.Seconds())
+		o = o.with(first, "while the store was gone, its entries were not as they should be: %s", orNone(unheard))
+		if !before || !after || late {
+			o.Status = "mixed"
+		}
+		return o, nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "vxlan-kv", Doc: "hosts write of no container that comes later", Rewire: ofSpares(unspoken)},
+		{Mode: "vxlan-kv", Doc: "the second host writes of what comes later as if the first one had it", Rewire: ofSpares(misplaced)},
+	},
+})
+
+// misplaced has the second host tell of containers as if the first one had them.
+func misplaced(steps []topology.Step) []topology.Step {
+	steps = slices.Clone(steps)
+	for i, s := range steps {
+		if s.Endpoint != nil && s.On == "h2" {
+			e := *s.Endpoint
+			e.VTEP = e.VTEP.Prev()
+			steps[i].Endpoint = &e
+		}
+	}
+	return steps
+}
 
 // secondTold has the first host send the second one what is for everybody.
 func secondTold(p *topology.Plan) []topology.Step {

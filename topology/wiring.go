@@ -185,13 +185,14 @@ type Accept struct {
 type Announcement struct{ Prefix netip.Prefix }
 
 // Gossip makes the machine a member of a cluster that knows who of it is alive and where endpoints are, by gossip (SWIM, as in
-// HashiCorp's memberlist). For each endpoint of another living member it keeps entries in the tunnel of its VNI: of the
+// HashiCorp's memberlist), or from a store that all members write to and watch (etcd). For each endpoint of another living member it keeps entries in the tunnel of its VNI: of the
 // forwarding table, and of the neighbour table for each address. Undoing it leaves the cluster.
 type Gossip struct {
-	Name    string       // of the member: unique
-	Addr    netip.Addr   // own, by which members talk
-	Port    int          // of all members (UDP and TCP)
-	Join    []netip.Addr // members that are asked for the others, again and again while they are not alive
+	Name    string         // of the member: unique
+	Addr    netip.Addr     // own, by which members talk
+	Port    int            // of all members (UDP and TCP)
+	Join    []netip.Addr   // members that are asked for the others, again and again while they are not alive
+	Store   netip.AddrPort // instead of Port and Join: what all members write to; invalid: there is none
 	Tunnels []Tunnel
 }
 
@@ -208,6 +209,8 @@ type Endpoint struct {
 	MAC  net.HardwareAddr
 	IPs  []netip.Addr
 	VTEP netip.Addr // where frames for it are to be sent: the machine's own
+
+	Store netip.AddrPort // that of the member, where it has one
 }
 
 // Program is another program that runs on the machine, beside its own: a daemon of somebody else's. It is started in the machine's
@@ -754,9 +757,40 @@ func family(p netip.Prefix) string {
 	return "ipv6"
 }
 
-// line is serf's agent, of which a handler writes the entries of endpoints that it is told of.
+// StoreTTL is for how long a store holds what a member wrote that it no longer hears of.
+const StoreTTL = 3 * time.Second
+
+// The keys of members and endpoints in a store begin with these.
+const (
+	StoreMembers   = "overlay/members/"
+	StoreEndpoints = "overlay/endpoints/"
+)
+
+// stored is etcd's client, on a machine.
+func stored(at string, store netip.AddrPort) words {
+	return words{"ip netns exec", at, "etcdctl", "--endpoints=http://" + store.String()}
+}
+
+// line is serf's agent, of which a handler writes the entries of endpoints that it is told of; or etcd's client.
 func (g Gossip) line(at string, remove bool) string {
 	w := words{"ip netns exec", at, "serf"}
+	switch lease := "/run/" + at + ".lease"; {
+	case g.Store.IsValid() && remove:
+		w = stored(at, g.Store)
+		w.add("lease revoke", "$(cat "+lease+")")
+		return w.String()
+	case g.Store.IsValid():
+		grant, keep, put, watch := stored(at, g.Store), stored(at, g.Store), stored(at, g.Store), stored(at, g.Store)
+		grant.add("lease grant", fmt.Sprint(StoreTTL.Seconds()), "| cut -d' ' -f2 >"+lease)
+		keep.add("lease keep-alive $(cat "+lease+")", "&")
+		put.add("put --lease=$(cat "+lease+")", StoreMembers+g.Name, g.Addr.String())
+		watch.add("watch --prefix overlay/ -- entries")
+		for _, t := range g.Tunnels {
+			watch.add(fmt.Sprintf("%d=%s", t.VNI, t.Link))
+		}
+		watch.add("&")
+		return strings.Join([]string{grant.String(), keep.String(), put.String(), watch.String()}, "\n")
+	}
 	if remove {
 		w.add("leave")
 		return w.String()
@@ -773,6 +807,19 @@ func (g Gossip) line(at string, remove bool) string {
 }
 
 func (e Endpoint) line(at string, remove bool) string {
+	if e.Store.IsValid() {
+		w, key := stored(at, e.Store), fmt.Sprintf("%s%d/%s", StoreEndpoints, e.VNI, e.MAC)
+		if remove {
+			w.add("del", key)
+			return w.String()
+		}
+		said := words{e.VTEP.String()}
+		for _, a := range e.IPs {
+			said.add(a.String())
+		}
+		w.add("put --lease=$(cat /run/"+at+".lease)", key, quote(said.String()))
+		return w.String()
+	}
 	w := words{"ip netns exec", at, "serf event", fmt.Sprint(e.VNI)}
 	said := words{"at", e.MAC.String(), e.VTEP.String()}
 	if remove {

@@ -228,6 +228,23 @@ func TestStepString(t *testing.T) {
 			"ip netns exec h1 serf event 4096 'gone 02:03:00:01:00:04 198.18.0.1 100.127.0.5'",
 		},
 		{
+			topology.Step{Gossip: &topology.Gossip{
+				Name: "h1", Addr: addr("198.18.0.1"), Store: netip.MustParseAddrPort("198.18.0.9:2379"), Tunnels: []topology.Tunnel{{VNI: 4096, Link: "vxlan0"}},
+			}},
+			"ip netns exec h1 etcdctl --endpoints=http://198.18.0.9:2379 lease grant 3 | cut -d' ' -f2 >/run/h1.lease\n" +
+				"ip netns exec h1 etcdctl --endpoints=http://198.18.0.9:2379 lease keep-alive $(cat /run/h1.lease) &\n" +
+				"ip netns exec h1 etcdctl --endpoints=http://198.18.0.9:2379 put --lease=$(cat /run/h1.lease) overlay/members/h1 198.18.0.1\n" +
+				"ip netns exec h1 etcdctl --endpoints=http://198.18.0.9:2379 watch --prefix overlay/ -- entries 4096=vxlan0 &",
+			"ip netns exec h1 etcdctl --endpoints=http://198.18.0.9:2379 lease revoke $(cat /run/h1.lease)",
+		},
+		{
+			topology.Step{Endpoint: &topology.Endpoint{
+				VNI: 4096, MAC: mac4, IPs: []netip.Addr{addr("100.127.0.5")}, VTEP: addr("198.18.0.1"), Store: netip.MustParseAddrPort("198.18.0.9:2379"),
+			}},
+			"ip netns exec h1 etcdctl --endpoints=http://198.18.0.9:2379 put --lease=$(cat /run/h1.lease) overlay/endpoints/4096/02:03:00:01:00:04 '198.18.0.1 100.127.0.5'",
+			"ip netns exec h1 etcdctl --endpoints=http://198.18.0.9:2379 del overlay/endpoints/4096/02:03:00:01:00:04",
+		},
+		{
 			topology.Step{Program: &topology.Program{
 				Name: "etcd", Path: "etcd", Args: []string{"--data-dir", "{dir}/data"}, Env: []string{"A=b c"},
 				Files: map[string]string{"b": "in {dir}\n", "a/b": "x"}, Ready: topology.Ready{Addr: to("198.18.0.1:2379"), File: "up"},

@@ -1,6 +1,7 @@
-// Package gossip is a machine's member of a cluster that spreads where the endpoints of overlays are: HashiCorp's memberlist, which
-// finds out who is alive and carries what members say (SWIM), and the kernel's forwarding and neighbour tables, written from it.
-// memberlist opens sockets from goroutines of its own, so the process has to be in the machine's network namespace.
+// Package gossip is a machine's member of a cluster that spreads where the endpoints of overlays are, and the kernel's forwarding and
+// neighbour tables, written from it. Who is alive and what members say goes from one to another by HashiCorp's memberlist (SWIM),
+// or through a store that all of them write to and watch. Both open sockets from goroutines of their own, so the process has to be in
+// the machine's network namespace.
 package gossip
 
 import (
@@ -26,7 +27,7 @@ type Service struct {
 
 	whole  sync.Mutex // of whole operations; taken before mu
 	config topology.Gossip
-	member *member // nil: none, or crashed
+	member member // nil: none, or crashed; written with mu, too
 
 	mu      sync.Mutex
 	tables  *tables           // nil: there is no member
@@ -39,6 +40,13 @@ type Service struct {
 type key struct {
 	vni int
 	mac string
+}
+
+// member is one life in the cluster.
+type member interface {
+	tell(r record) // spreads it, in the place of an earlier one of the same endpoint; called with the service's mu
+	leave() error  // ends the member; the others are told first. That nobody is there to be told is no error
+	end() error    // ends the member without a word
 }
 
 // own is an endpoint of this machine.
@@ -97,12 +105,37 @@ func (s *Service) Start(c topology.Gossip) (undo func() error, err error) {
 	s.tables, s.config, s.events = t, c, nil
 	s.own, s.records = map[key]*own{}, map[key]record{}
 	s.mu.Unlock()
-	if s.member, err = start(s, c); err != nil {
+	if err := s.live(); err != nil {
 		s.tables = nil
 		t.close()
-		return nil, fmt.Errorf("%s: member: %w", s.machine, err)
+		return nil, err
 	}
 	return s.Close, nil
+}
+
+// live begins a life of the member, with nothing known of others. It has whole.
+func (s *Service) live() error {
+	s.mu.Lock()
+	s.alive = map[string]string{}
+	s.leaveOut()
+	s.mu.Unlock()
+	begin := join
+	if s.config.Store.IsValid() {
+		begin = watch
+	}
+	m, err := begin(s, s.config)
+	if err != nil {
+		return fmt.Errorf("%s: member: %w", s.machine, err)
+	}
+	s.mu.Lock()
+	s.member = m
+	s.mu.Unlock()
+	return nil
+}
+
+// leaveOut forgets what others said: it is to be heard of again. It has mu.
+func (s *Service) leaveOut() {
+	maps.DeleteFunc(s.records, func(_ key, r record) bool { return r.Owner != s.config.Name })
 }
 
 // Close leaves the cluster and takes the entries out; without a member it does nothing.
@@ -132,8 +165,11 @@ func (s *Service) Announce(e topology.Endpoint) (undo func() error, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	of, k := s.tables, key{e.VNI, string(e.MAC)}
-	if of == nil {
+	switch {
+	case of == nil:
 		return nil, fmt.Errorf("%s: endpoint %s: %w", s.machine, e.MAC, errNone)
+	case e.Store != s.config.Store:
+		return nil, fmt.Errorf("%s: endpoint %s: for a store at %s, while the member's is at %s: %w", s.machine, e.MAC, e.Store, s.config.Store, unix.EINVAL)
 	}
 	if s.own[k] == nil {
 		s.own[k] = &own{endpoint: e}
@@ -178,7 +214,13 @@ func (s *Service) say(e topology.Endpoint, gone bool) {
 func (s *Service) hear(all ...record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	news := false
+	if s.take(all) {
+		s.reconcile()
+	}
+}
+
+// take is hear, and tells whether there is news. It has mu.
+func (s *Service) take(all []record) (news bool) {
 	for _, r := range all {
 		was, known := s.records[r.key()]
 		if known && !r.newer(was) || len(r.MAC) != 6 {
@@ -199,15 +241,56 @@ func (s *Service) hear(all ...record) {
 			s.member.tell(r)
 		}
 	}
-	if news {
-		s.reconcile()
+	return news
+}
+
+// learn takes all that a store knows in the place of what was known of others, and gives what is to be written of this machine's.
+func (s *Service) learn(all []record, alive map[string]string) (own []record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range maps.Clone(s.alive) {
+		if alive[name] == "" {
+			s.turn(name, "", false)
+		}
 	}
+	for name, addr := range alive {
+		if s.alive[name] != addr {
+			s.turn(name, addr, true)
+		}
+	}
+	s.leaveOut()
+	s.take(all)
+	s.reconcile()
+	for k := range s.own {
+		if r := s.records[k]; r.Owner == s.config.Name {
+			own = append(own, r)
+		}
+	}
+	return own
+}
+
+// forget takes that a store holds some records no longer.
+func (s *Service) forget(all ...record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range all {
+		if is := s.records[r.key()]; is.Gone || is.Owner != s.config.Name {
+			delete(s.records, r.key())
+		}
+	}
+	s.reconcile()
 }
 
 // turned takes that a member came alive or died.
 func (s *Service) turned(name, addr string, alive bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.turn(name, addr, alive)
+	s.reconcile()
+}
+
+// turn has mu.
+func (s *Service) turn(name, addr string, alive bool) {
 	kind := "dead"
 	if alive {
 		kind = "alive"
@@ -216,7 +299,6 @@ func (s *Service) turned(name, addr string, alive bool) {
 		delete(s.alive, name)
 	}
 	s.note(lab.GossipEvent{Kind: kind, Member: name})
-	s.reconcile()
 }
 
 // reconcile makes the tables hold what is known: the endpoints of other members that are alive. It has mu.
@@ -275,6 +357,8 @@ func (s *Service) Crash(_ lab.Nothing, _ *lab.Nothing) error {
 		return fmt.Errorf("%s: %w", s.machine, errNone)
 	}
 	err := s.member.end()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.member = nil
 	return err
 }
@@ -289,10 +373,5 @@ func (s *Service) Revive(_ lab.Nothing, _ *lab.Nothing) error {
 	if s.member != nil {
 		return fmt.Errorf("%s: member runs: %w", s.machine, unix.EEXIST)
 	}
-	m, err := start(s, s.config)
-	if err != nil {
-		return fmt.Errorf("%s: member: %w", s.machine, err)
-	}
-	s.member = m
-	return nil
+	return s.live()
 }

@@ -27,8 +27,8 @@ const (
 	goodbye  = time.Second            // at most, for telling that one leaves
 )
 
-// member is one life in the cluster.
-type member struct {
+// gossiper is one life in a cluster whose members talk to each other.
+type gossiper struct {
 	*memberlist.Memberlist
 	service *Service
 	queue   *memberlist.TransmitLimitedQueue
@@ -38,9 +38,9 @@ type member struct {
 	done    sync.WaitGroup // looking for others
 }
 
-// start joins the cluster, with nothing known of it, in the namespace of the calling thread's process.
-func start(s *Service, g topology.Gossip) (*member, error) {
-	m := &member{service: s}
+// join joins the cluster, in the namespace of the calling thread's process.
+func join(s *Service, g topology.Gossip) (member, error) {
+	m := &gossiper{service: s}
 	m.life, m.stop = context.WithCancel(context.Background())
 	m.queue = &memberlist.TransmitLimitedQueue{NumNodes: func() int { return int(m.alive.Load()) }, RetransmitMult: 4}
 	c := memberlist.DefaultLANConfig()
@@ -48,14 +48,6 @@ func start(s *Service, g topology.Gossip) (*member, error) {
 	c.GossipInterval, c.ProbeInterval, c.ProbeTimeout, c.PushPullInterval, c.TCPTimeout = interval, probe, timeout, pushPull, time.Second
 	c.Delegate, c.Events = m, m
 	c.Logger = log.New(io.Discard, "", 0) // what became of members is in the service's events
-	s.mu.Lock()
-	s.alive = map[string]string{}
-	for k, r := range s.records { // of others: to be heard of again
-		if r.Owner != g.Name {
-			delete(s.records, k)
-		}
-	}
-	s.mu.Unlock()
 	var err error
 	if m.Memberlist, err = memberlist.Create(c); err != nil {
 		m.stop()
@@ -70,7 +62,7 @@ func start(s *Service, g topology.Gossip) (*member, error) {
 }
 
 // seek asks for the others while they are not alive: memberlist itself does not look for who was declared dead.
-func (m *member) seek(g topology.Gossip) {
+func (m *gossiper) seek(g topology.Gossip) {
 	for {
 		for _, a := range g.Join {
 			if m.life.Err() == nil && !m.service.knows(a) {
@@ -98,7 +90,7 @@ func (s *Service) knows(a netip.Addr) bool {
 }
 
 // end ends the member without a word.
-func (m *member) end() error {
+func (m *gossiper) end() error {
 	m.stop()
 	err := m.Shutdown()
 	m.done.Wait()
@@ -106,7 +98,7 @@ func (m *member) end() error {
 }
 
 // leave tells the others first. That nobody is there to be told is no error.
-func (m *member) leave() error {
+func (m *gossiper) leave() error {
 	m.stop()
 	m.done.Wait()
 	_ = m.Leave(goodbye)
@@ -114,7 +106,7 @@ func (m *member) leave() error {
 }
 
 // tell spreads a record, in the place of an earlier one of the same endpoint.
-func (m *member) tell(r record) { m.queue.QueueBroadcast(news{r}) }
+func (m *gossiper) tell(r record) { m.queue.QueueBroadcast(news{r}) }
 
 // news is a record on its way.
 type news struct{ record }
@@ -144,25 +136,25 @@ func unpacked(b []byte) (rs []record) {
 }
 
 // NodeMeta is of memberlist.Delegate, as are the next four.
-func (m *member) NodeMeta(int) []byte { return nil }
+func (m *gossiper) NodeMeta(int) []byte { return nil }
 
 // NotifyMsg takes news.
-func (m *member) NotifyMsg(b []byte) { m.hear(b) }
+func (m *gossiper) NotifyMsg(b []byte) { m.hear(b) }
 
 // hear takes what somebody said while the member lives.
-func (m *member) hear(b []byte) {
+func (m *gossiper) hear(b []byte) {
 	if m.life.Err() == nil {
 		m.service.hear(unpacked(b)...)
 	}
 }
 
 // GetBroadcasts gives news that are to go with the next packet.
-func (m *member) GetBroadcasts(overhead, limit int) [][]byte {
+func (m *gossiper) GetBroadcasts(overhead, limit int) [][]byte {
 	return m.queue.GetBroadcasts(overhead, limit)
 }
 
 // LocalState is all that is known.
-func (m *member) LocalState(bool) []byte {
+func (m *gossiper) LocalState(bool) []byte {
 	m.service.mu.Lock()
 	defer m.service.mu.Unlock()
 	var all []record
@@ -173,13 +165,13 @@ func (m *member) LocalState(bool) []byte {
 }
 
 // MergeRemoteState takes all that another knows.
-func (m *member) MergeRemoteState(b []byte, _ bool) { m.hear(b) }
+func (m *gossiper) MergeRemoteState(b []byte, _ bool) { m.hear(b) }
 
 // NotifyJoin is of memberlist.EventDelegate, as are the next two.
-func (m *member) NotifyJoin(n *memberlist.Node) { m.turned(n, 1) }
+func (m *gossiper) NotifyJoin(n *memberlist.Node) { m.turned(n, 1) }
 
 // turned takes that a member came alive or died, while this one lives: what it leaves is not another's death.
-func (m *member) turned(n *memberlist.Node, by int32) {
+func (m *gossiper) turned(n *memberlist.Node, by int32) {
 	m.alive.Add(by)
 	if m.life.Err() == nil {
 		m.service.turned(n.Name, n.Addr.String(), by > 0)
@@ -187,7 +179,7 @@ func (m *member) turned(n *memberlist.Node, by int32) {
 }
 
 // NotifyLeave takes that a member left or died.
-func (m *member) NotifyLeave(n *memberlist.Node) { m.turned(n, -1) }
+func (m *gossiper) NotifyLeave(n *memberlist.Node) { m.turned(n, -1) }
 
 // NotifyUpdate takes that a member says something else of itself, of which there is nothing.
-func (m *member) NotifyUpdate(*memberlist.Node) {}
+func (m *gossiper) NotifyUpdate(*memberlist.Node) {}
