@@ -482,7 +482,7 @@ func runIn(conn *net.UnixConn, place string, program []string, stdout *os.File) 
 		}
 	}
 	if q.Dir, err = os.Getwd(); err != nil {
-		return err
+		return coded{fmt.Errorf("the directory that this is run in: %w", err), exitNotRun}
 	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)

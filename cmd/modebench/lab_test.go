@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -118,6 +119,16 @@ func TestLab(t *testing.T) {
 	eachOwner(t, func(t *testing.T, o owner) {
 		if _, stderr := o.lab(t, exitNothing, "exec", "h1", "true"); !strings.Contains(stderr, "modebench lab up") {
 			t.Errorf("without a lab: %q: want the remedy", stderr)
+		}
+		open := filepath.Join(o.dir, "modebench")
+		if err := errors.Join(os.Mkdir(open, 0o755), os.Chmod(open, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		if _, stderr := o.lab(t, exitNothing, "up"); !strings.Contains(stderr, open+": want a directory of your own that nobody else may enter (mode 0700)") {
+			t.Errorf("in a directory that others may enter: %q", stderr)
+		}
+		if err := os.Remove(open); err != nil {
+			t.Fatal(err)
 		}
 		o.up(t, "-m", "bridge")
 		if out, _ := o.lab(t, exitExpected, "ls"); !strings.Contains(out, "two-hosts  bridge") || !strings.Contains(out, " h1/c4 h2 ") {

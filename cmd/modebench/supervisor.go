@@ -33,7 +33,9 @@ func (a address) path() string { return filepath.Join(a.Dir, a.Name+".sock") }
 
 // labsDir is the directory of the user's labs, which need not exist.
 func labsDir() string {
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	var st unix.Stat_t
+	if filepath.IsAbs(dir) && unix.Stat(dir, &st) == nil && st.Uid == uint32(os.Geteuid()) { // else it is of who this user was before
 		return filepath.Join(dir, "modebench")
 	}
 	return fmt.Sprintf("/tmp/modebench-%d", os.Geteuid())
@@ -41,10 +43,10 @@ func labsDir() string {
 
 // locked calls f while nobody else changes the directory of labs, which is made where it is not there, and goes where it is empty.
 func locked(dir string, f func() error) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	d, err := os.Open(dir)
+	d, err := os.OpenFile(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0) // in /tmp, others may have put a link there
 	if err != nil {
 		return err
 	}
