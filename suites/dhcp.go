@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/modebench/modebench/reports"
@@ -166,7 +167,12 @@ func lease(ctx context.Context, b *Bench, broadcast bool) (Observation, error) {
 		}
 	}
 	if len(packets) == 0 {
-		return Observation{}, fmt.Errorf("%s sent nothing: %w", who, refusal)
+		if !strings.Contains(refusal.Error(), syscall.ENOBUFS.Error()) { // net_xmit_errno()
+			return Observation{}, fmt.Errorf("%s sent nothing: %w", who, refusal)
+		}
+		o := blocked("%s asked for a lease: its own device dropped the question as it was sent", who).with(l.host, "%v", refusal)
+		o.Evidence = append(o.Evidence, alive)
+		return o, nil
 	}
 	// An answer went further than the question did.
 	last := packets[0]
