@@ -258,6 +258,7 @@ func unbalanced(f Family) []Sabotage {
 		}},
 		{Mode: "macvlan-bridge", Doc: "the host has a macvlan device of its own on the interface, and calls containers in its own name", Steps: sideways(f, "macvlan", "bridge")},
 		{Mode: "ipvlan-l2", Doc: "the host has an ipvlan device of its own on the interface, and calls containers in its own name", Steps: sideways(f, "ipvlan", "l2")},
+		{Mode: "ipvlan-l3s", Doc: "the containers are of mode l3, which the host's rules do not see", Rewire: parentMode("l3")},
 	}
 }
 
