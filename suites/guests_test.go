@@ -12,6 +12,7 @@ import (
 	"github.com/modebench/modebench/fixtures"
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/daemons"
 	"github.com/modebench/modebench/topology/host"
 	"github.com/modebench/modebench/topology/vm"
 )
@@ -47,7 +48,7 @@ func able(t *testing.T, all []modes.Mode, top topology.Topology) (carried []mode
 
 // found tells whether the machine has programs.
 func found(names []string) bool {
-	return !slices.ContainsFunc(names, func(name string) bool { _, err := exec.LookPath(name); return err != nil })
+	return daemons.Needs(names) == nil && !slices.ContainsFunc(names, func(name string) bool { _, err := exec.LookPath(name); return err != nil })
 }
 
 // TestGuests observes, in guests, the modes that this kernel cannot carry: these very tests are the guest's first process, and

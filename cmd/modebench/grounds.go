@@ -119,14 +119,14 @@ func (ks *kernels) programs(ctx context.Context, m modes.Mode, g *ground) (why s
 		if ks.only {
 			ks.built = daemons.Lacking(ctx, ks.cache)
 		} else {
-			ks.built = ks.span("build "+names, func() (err error) {
+			ks.built = ks.span("build "+strings.Join(daemons.Names(), ", "), func() (err error) {
 				ks.daemons, err = daemons.Build(ctx, ks.cache, ks.noFetch, func(line string) { fmt.Fprintln(ks.say, line) })
 				return err
 			})
 		}
 	}
-	if ks.built != nil {
-		return "the mode's hosts run " + names + ": " + strings.ReplaceAll(ks.built.Error(), "\n", "; ")
+	if err := errors.Join(daemons.Needs(m.Programs), ks.built); err != nil {
+		return "the mode's hosts run " + names + ": " + strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	return ""
 }

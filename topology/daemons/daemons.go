@@ -76,33 +76,39 @@ func Built(cache string) string {
 	return dir
 }
 
-// Lacking says what the machine has to be given before the programs can be built, or run; nil: nothing.
-func Lacking(ctx context.Context, cache string) error {
-	var errs []error
-	nft := false
+// Needs says what the machine has to be given for some of the programs to run, once they are built; nil: nothing.
+func Needs(programs []string) error {
+	if !slices.Contains(programs, "flanneld") {
+		return nil
+	}
 	for _, name := range []string{"nft", "/usr/sbin/nft", "/sbin/nft"} {
-		_, err := exec.LookPath(name)
-		nft = nft || err == nil
+		if _, err := exec.LookPath(name); err == nil {
+			return nil
+		}
 	}
-	if !nft {
-		errs = append(errs, errors.New("flannel's daemon writes its rules by nft: install nftables"))
-	}
+	return errors.New("flannel's daemon writes its rules by nft: install nftables")
+}
+
+// Lacking says what the machine has to be given before the programs can be built; nil: nothing.
+func Lacking(ctx context.Context, cache string) error {
 	if Built(cache) != "" {
-		return errors.Join(errs...)
+		return nil
 	}
 	if _, err := exec.LookPath("go"); err != nil {
-		return errors.Join(append(errs, fmt.Errorf("%w: etcd and flannel's daemon are built from source: install Go 1.26 or later (https://go.dev/dl)", err))...)
+		return fmt.Errorf("%w: etcd and flannel's daemon are built from source: install Go 1.26 or later (https://go.dev/dl)", err)
 	}
 	out, err := exec.CommandContext(ctx, "go", "env", "CC").Output()
 	if err != nil {
-		return errors.Join(append(errs, fmt.Errorf("go env CC: %w", err))...)
+		return fmt.Errorf("go env CC: %w", err)
 	}
-	if cc := strings.Fields(string(out)); len(cc) == 0 {
-		errs = append(errs, errors.New("go env CC names no C compiler: flannel's backend udp is written in C: install gcc"))
-	} else if _, err := exec.LookPath(cc[0]); err != nil {
-		errs = append(errs, fmt.Errorf("%w: flannel's backend udp is written in C: install gcc and the C library's headers", err))
+	cc := strings.Fields(string(out))
+	if len(cc) == 0 {
+		return errors.New("go env CC names no C compiler: flannel's backend udp is written in C: install gcc")
 	}
-	return errors.Join(errs...)
+	if _, err := exec.LookPath(cc[0]); err != nil {
+		return fmt.Errorf("%w: flannel's backend udp, which is built with the others, is written in C: install gcc and the C library's headers", err)
+	}
+	return nil
 }
 
 // Build builds the programs, unless they are built already, and gives the directory that they are in. It says line by line what

@@ -60,6 +60,9 @@ func TestLacking(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "install Go") {
 		t.Errorf("without Go: %v: want what to install", err)
 	}
+	if err := daemons.Needs([]string{"etcd"}); err != nil {
+		t.Errorf("etcd needs nothing to run: %v", err)
+	}
 	if left, err := os.ReadDir(cache); err != nil || len(left) > 0 {
 		t.Errorf("left %v: %v", left, err)
 	}

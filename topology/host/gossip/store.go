@@ -50,7 +50,7 @@ type watcher struct {
 // watch begins a life in the namespace of the calling thread's process. It does not wait for the store.
 func watch(s *Service, g topology.Gossip) (member, error) {
 	w := &watcher{service: s, config: g, wake: make(chan struct{}, 1), pending: map[key]record{}}
-	w.store.Transport = &http.Transport{MaxIdleConnsPerHost: atOnce, MaxConnsPerHost: atOnce, DialContext: (&net.Dialer{Timeout: answer}).DialContext}
+	w.store.Transport = &http.Transport{MaxIdleConnsPerHost: 1, MaxConnsPerHost: atOnce, DialContext: (&net.Dialer{Timeout: answer}).DialContext}
 	w.life, w.stop = context.WithCancel(context.Background())
 	w.done.Add(1)
 	go func() {
@@ -305,7 +305,11 @@ func (w *watcher) ask(ctx context.Context, what string, question, reply any) err
 	if reply == nil {
 		reply = new(struct{})
 	}
-	return json.NewDecoder(body).Decode(reply)
+	if err := json.NewDecoder(body).Decode(reply); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, body) // so that the connection is kept
+	return err
 }
 
 // post gives the answer's body, to be closed.
