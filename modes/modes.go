@@ -118,6 +118,21 @@ func (m Mode) Plan(t topology.Topology) (*topology.Plan, error) {
 	return p, nil
 }
 
+// On is the mode on a fabric. The error says why it has no place on it.
+func (m Mode) On(f topology.Fabric) (Mode, error) {
+	switch {
+	case m.Fabric == f || m.Fabric == (topology.Fabric{}):
+	case m.Fabric == topology.Trunk && f.Switch():
+		f.Tagged = true
+	case m.Fabric == topology.Trunk:
+		return m, fmt.Errorf("the mode's hosts tag frames, and the fabric %s has no VLANs", f)
+	default:
+		return m, fmt.Errorf("the mode needs what the fabric %s gives it, and this is %s", m.Fabric, f)
+	}
+	m.Fabric = f
+	return m, nil
+}
+
 // Requires is what a lab of the mode needs of a kernel, sorted: the plan's fabric, its impairments, and the mode itself.
 func (m Mode) Requires(p *topology.Plan) []string {
 	needs := p.Needs()

@@ -82,6 +82,12 @@ func startBench(ctx context.Context, b *Bench) (_ *Bench, err error) {
 	return b, nil
 }
 
+// unfitError is that a machine could not do what the mode asked of it.
+type unfitError struct{ cause error }
+
+func (e *unfitError) Error() string { return e.cause.Error() }
+func (e *unfitError) Unwrap() error { return e.cause }
+
 func (b *Bench) start(ctx context.Context) error {
 	if err := b.each(ctx, func(ctx context.Context, _ int, m string) error { return b.instrument(ctx, b.plan.Machine(m)) }); err != nil {
 		return err
@@ -96,7 +102,7 @@ func (b *Bench) start(ctx context.Context) error {
 	}
 	w := b.mode.Wire(b.plan)
 	if err := b.lab.Apply(ctx, "mode", w.Setup); err != nil {
-		return err
+		return &unfitError{err}
 	}
 	perHost := map[string][]topology.Container{}
 	for _, a := range w.Attached {
@@ -107,7 +113,7 @@ func (b *Bench) start(ctx context.Context) error {
 		g.Go(func() error { // in order: where containers share a namespace, its owner comes first
 			for _, c := range cs {
 				if _, err := b.attach(attaching, c, host); err != nil {
-					return err
+					return &unfitError{err}
 				}
 			}
 			return b.settled(attaching, host)
@@ -165,8 +171,13 @@ func (b *Bench) instrument(ctx context.Context, m *topology.Machine) error {
 	return nil
 }
 
+// cabled tells whether a device of a namespace has a carrier.
+func cabled(s lab.SpaceState, device string) bool {
+	return slices.ContainsFunc(s.Links, func(l lab.Link) bool { return l.Name == device && slices.Contains(l.Flags, "LOWER_UP") })
+}
+
 // settled waits until the devices of a host that have a carrier operate, duplicate address detection has passed or failed every
-// address (RFC 4862 section 5.4), and the routers, and other hosts, have what is announced for its containers. What they do
+// address of theirs (RFC 4862 section 5.4), and the routers, and other hosts, have what is announced for its containers. What they do
 // not take in time is for the questions to find.
 func (b *Bench) settled(ctx context.Context, host string) error {
 	var last string
@@ -180,7 +191,7 @@ func (b *Bench) settled(ctx context.Context, host string) error {
 		}
 		for name, space := range s.Spaces {
 			for _, a := range space.Addrs {
-				if a.Tentative && !a.DADFailed {
+				if a.Tentative && !a.DADFailed && cabled(space, a.Link) {
 					last = fmt.Sprintf("%s %s %s is tentative", Place{host, name}, a.Link, a.Prefix)
 					return false, nil
 				}

@@ -101,7 +101,7 @@ func nicFilters(ctx context.Context, b *Bench) (Observation, error) {
 				given++
 			}
 		}
-		came, err := letIn(ctx, b, host, nic)
+		came, err := letIn(ctx, b, host, nic, Place{Machine: nic.Peer.Machine}, nic.Peer.Interface)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -165,9 +165,9 @@ func cutOff(ctx context.Context, b *Bench, places []Place) (cut []string, err er
 	return cut, err
 }
 
-// letIn has the switch put a frame for nobody on a host's cable, and after it one for the host, which arrives. What it
-// returns is that one, and the one for nobody where that was let in, too.
-func letIn(ctx context.Context, b *Bench, host *topology.Machine, nic *topology.Interface) (came []reports.Evidence, err error) {
+// letIn has a frame for nobody put on a host's cable, which a device sends to all, and after it one for the host, which arrives.
+// What it returns is that one, and the one for nobody where that was let in, too.
+func letIn(ctx context.Context, b *Bench, host *topology.Machine, nic *topology.Interface, from Place, device string) (came []reports.Evidence, err error) {
 	recorded, err := b.Record(ctx)
 	if err != nil {
 		return nil, err
@@ -176,7 +176,7 @@ func letIn(ctx context.Context, b *Bench, host *topology.Machine, nic *topology.
 	for _, to := range []net.HardwareAddr{nobody, nic.MAC} {
 		token := b.newToken()
 		tokens[token] = true
-		if err := b.Send(ctx, Place{Machine: nic.Peer.Machine}, nic.Peer.Interface, lab.Packet{
+		if err := b.Send(ctx, from, device, lab.Packet{
 			EthDst: to, Proto: "udp", Token: token,
 			Src: netip.MustParseAddrPort("192.0.2.1:9"), Dst: netip.MustParseAddrPort("192.0.2.2:9"), // RFC 5737, and discard
 		}); err != nil {

@@ -3,6 +3,7 @@ package suites
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -49,7 +50,7 @@ type Event struct {
 
 // Names are the suites, in the order in which they run. The last two measure, the others observe.
 func Names() []string {
-	return []string{"conformance", "packets", "lifecycle", "routing", "throughput", "nat"}
+	return []string{"conformance", "packets", "lifecycle", "routing", onAll, "throughput", "nat"}
 }
 
 // Measured tells whether a suite measures.
@@ -84,7 +85,7 @@ type Cell struct{ Suite, Mode, Feature string }
 func (c Cell) String() string { return c.Suite + "/" + c.Mode + "/" + c.Feature }
 
 // fabricOf is the fabric of the mode's plan.
-func fabricOf(m modes.Mode) topology.Fabric { return cmp.Or(m.Fabric, topology.Open) }
+func fabricOf(m modes.Mode) topology.Fabric { return m.Fabric }
 
 // on is the run's fidelity on a fabric.
 func (r *Run) on(f topology.Fabric) reports.Fidelity {
@@ -130,48 +131,92 @@ const specTimeout = 30 * time.Second
 // Declare declares a container of specs for each mode. It is called while ginkgo builds its tree.
 func (r *Run) Declare() {
 	for _, m := range r.Modes {
-		ginkgo.Describe(m.Name, ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
-			o := &observer{run: r, mode: m}
-			ginkgo.BeforeAll(func(ctx ginkgo.SpecContext) { o.start(ctx) })
-			for _, s := range r.specs() {
-				ginkgo.It(s.Feature.Name, func(ctx ginkgo.SpecContext) {
-					result := o.observe(ctx, s)
-					r.Emit(Event{Kind: "cell", Mode: m.Name, Result: &result})
-					switch result.Outcome {
-					case reports.Fail:
-						ginkgo.Fail(Failure(result))
-					case reports.Unable:
-						ginkgo.Skip(result.Detail)
-					}
-				})
-			}
-			ginkgo.AfterAll(func() {
-				if err := o.stop(); err != nil {
-					ginkgo.Fail(err.Error())
-				}
-			})
-		})
+		for _, specs := range labs(r.specs()) {
+			r.declare(m, specs)
+		}
 	}
 	r.declareMeasurement()
 }
 
+// labs divides specs by the fabric that they are done on: those of one share a lab.
+func labs(specs []Spec) (divided [][]Spec) {
+	var last *topology.Fabric
+	for _, s := range slices.SortedStableFunc(slices.Values(specs), func(a, b Spec) int { return cmp.Compare(place(a), place(b)) }) {
+		if len(divided) == 0 || s.On != last {
+			divided, last = append(divided, nil), s.On
+		}
+		divided[len(divided)-1] = append(divided[len(divided)-1], s)
+	}
+	return divided
+}
+
+// place is that of a spec's fabric among those that modes are put on; -1: it is done on that of the mode.
+func place(s Spec) int {
+	if s.On == nil {
+		return -1
+	}
+	return slices.Index(fabrics, s.On.String())
+}
+
+// declare declares a container of specs of a mode, which share a lab.
+func (r *Run) declare(m modes.Mode, specs []Spec) {
+	ginkgo.Describe(m.Name, ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
+		o := r.observer(m, specs[0].On)
+		ginkgo.BeforeAll(func(ctx ginkgo.SpecContext) { o.start(ctx) })
+		for _, s := range specs {
+			ginkgo.It(s.Feature.Name, func(ctx ginkgo.SpecContext) {
+				result := o.observe(ctx, s)
+				r.Emit(Event{Kind: "cell", Mode: m.Name, Result: &result})
+				switch result.Outcome {
+				case reports.Fail:
+					ginkgo.Fail(Failure(result))
+				case reports.Unable:
+					ginkgo.Skip(result.Detail)
+				}
+			})
+		}
+		ginkgo.AfterAll(func() {
+			if err := o.stop(); err != nil {
+				ginkgo.Fail(err.Error())
+			}
+		})
+	})
+}
+
 // observer runs a mode's specs one after another in one lab, and starts another lab where one is spoilt.
 type observer struct {
-	run    *Run
-	mode   modes.Mode
-	bench  *Bench
-	failed error                                 // why there is no bench
-	rewire func([]topology.Step) []topology.Step // what a sabotage does to the steps of attaching
+	run     *Run
+	mode    modes.Mode       // on the fabric of the lab
+	on      *topology.Fabric // that the specs are done on; nil: that of the mode
+	nowhere error            // why the mode has no place on it
+	bench   *Bench
+	failed  error                                 // why there is no bench
+	rewire  func([]topology.Step) []topology.Step // what a sabotage does to the steps of attaching
+}
+
+func (r *Run) observer(m modes.Mode, on *topology.Fabric) *observer {
+	o := &observer{run: r, mode: m, on: on}
+	if on != nil {
+		o.mode, o.nowhere = m.On(*on)
+	}
+	return o
 }
 
 func (o *observer) start(ctx context.Context) {
+	if o.nowhere != nil {
+		return
+	}
 	began := time.Now()
 	o.run.Emit(Event{Kind: "starting", Mode: o.mode.Name})
 	if o.bench, o.failed = o.boot(ctx); o.failed != nil {
 		return
 	}
-	o.run.Emit(Event{Kind: "phase", Mode: o.mode.Name, Phase: &reports.Phase{Name: "lab " + o.mode.Name, Seconds: time.Since(began).Seconds()}})
-	o.run.Emit(Event{Kind: "started", Mode: o.mode.Name, Counts: &o.bench.counts})
+	name, counts := "lab "+o.mode.Name, &o.bench.counts
+	if o.on != nil {
+		name, counts = name+" on "+o.on.String(), nil // it is told what the mode puts on a host of its own fabric
+	}
+	o.run.Emit(Event{Kind: "phase", Mode: o.mode.Name, Phase: &reports.Phase{Name: name, Seconds: time.Since(began).Seconds()}})
+	o.run.Emit(Event{Kind: "started", Mode: o.mode.Name, Counts: counts})
 }
 
 func (o *observer) boot(ctx context.Context) (*Bench, error) {
@@ -193,11 +238,20 @@ func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) 
 	began := time.Now()
 	want, ok := o.run.expectation(o.mode, s)
 	defer func() {
-		result.Fidelity, result.Seconds = o.run.on(fabricOf(o.mode)), time.Since(began).Seconds()
+		on := fabricOf(o.mode)
+		if o.on != nil {
+			on = *o.on
+		}
+		result.Fidelity, result.Seconds = o.run.on(on), time.Since(began).Seconds()
 	}()
+	var unfit *unfitError
 	switch {
 	case !ok:
 		return o.judge(s, want, Observation{}, fmt.Errorf("fixtures/expectations/%s.yaml says nothing of %s", o.mode.Name, s.Feature.Name))
+	case o.nowhere != nil:
+		return o.judge(s, want, notApplicable("%s", o.nowhere), nil)
+	case o.on != nil && errors.As(o.failed, &unfit):
+		return o.judge(s, want, blocked("the mode cannot be set up: %s", unfit.cause), nil)
 	case o.failed != nil:
 		return o.judge(s, want, Observation{}, o.failed)
 	}

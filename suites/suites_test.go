@@ -32,7 +32,7 @@ var (
 	onlyModes    = flag.String("modes", "", "observe these modes only, comma-separated")
 	onlyFeatures = flag.String("features", "", "observe these features only, comma-separated")
 	onlySabotage = flag.Bool("only-sabotage", false, "run the sabotages only")
-	onlySuites   = flag.String("suites", "conformance,packets,lifecycle,routing", "of these suites, comma-separated")
+	onlySuites   = flag.String("suites", "conformance,packets,lifecycle,routing,fabrics", "of these suites, comma-separated")
 	guests       = flag.String("guests", "", "make hosts guests with this kernel instead of namespaces")
 	inGuest      = flag.Bool("in-guest", false, "run as what a guest was booted for")
 	noSabotage   = flag.Bool("no-sabotage", false, "run no sabotage")
@@ -219,23 +219,25 @@ func sabotage(t *testing.T, r *Run) {
 			if len(broken) == 0 {
 				continue
 			}
-			t.Run(m.Name+" "+suite, func(t *testing.T) {
-				t.Parallel()
-				o := &observer{run: &silent, mode: m}
-				o.start(t.Context())
-				defer func() {
-					if err := o.stop(); err != nil {
-						t.Error(err)
-					}
-				}()
-				for _, s := range broken {
-					for _, how := range s.Sabotage {
-						if how.Mode == m.Name {
-							t.Run(s.Feature.Name+": "+how.Doc, func(t *testing.T) { o.reddens(t, s, how) })
+			for _, broken := range labs(broken) {
+				t.Run(m.Name+" "+suite, func(t *testing.T) {
+					t.Parallel()
+					o := silent.observer(m, broken[0].On)
+					o.start(t.Context())
+					defer func() {
+						if err := o.stop(); err != nil {
+							t.Error(err)
+						}
+					}()
+					for _, s := range broken {
+						for _, how := range s.Sabotage {
+							if how.Mode == m.Name {
+								t.Run(s.Feature.Name+": "+how.Doc, func(t *testing.T) { o.reddens(t, s, how) })
+							}
 						}
 					}
-				}
-			})
+				})
+			}
 		}
 	}
 }

@@ -238,7 +238,7 @@ func stamp(oob []byte) time.Time {
 
 // resync is how often a NIC's driver is asked what it was given. The kernel tells nobody when a device on another one gives it an
 // address (dev_uc_add() of net/core/dev_addr_lists.c).
-const resync = 10 * time.Millisecond
+const resync = 20 * time.Millisecond
 
 // filter keeps the sets of a NIC's filter at its tor, by the unicast addresses that the host's interface was given, in the order in
 // which it was.
