@@ -354,9 +354,9 @@ var apartSuites = []string{"fabrics", "scale", "failure"}
 // cells of the modes that have one would be missing from it.
 var measuredSuites = []string{"throughput", natSuite}
 
-func inMatrix(r Result) bool {
-	return !slices.Contains(apartSuites, r.Suite) && !slices.Contains(measuredSuites, r.Suite)
-}
+func inMatrix(r Result) bool { return !slices.Contains(apartSuites, r.Suite) && observation(r) }
+
+func observation(r Result) bool { return !slices.Contains(measuredSuites, r.Suite) }
 
 // Counts of the cells, on each kernel, of a mode, or of all.
 type tally struct{ Works, Blocked, None, Fail, Unable, Missing int }

@@ -18,24 +18,27 @@ func writeMarkdown(w io.Writer, res Results) error {
 	t := tabulate(res, inMatrix)
 	sums := Summarise(res)
 	names := titles(res.Modes)
-	fmt.Fprintf(&b, "## modebench: %s\n\n", headlineText(res, t))
+	fmt.Fprintf(&b, "## modebench: %s\n\n", headlineText(res))
 	fmt.Fprintf(&b, "%s\n\n", provenance(res))
 	for _, warning := range warnings(res) {
 		fmt.Fprintf(&b, "> **Note** %s\n\n", md(warning))
 	}
-	markdownCells(&b, t, stateFail, "Not as expected")
+	all := tabulate(res, observation)
+	markdownCells(&b, all, stateFail, "Not as expected")
 	markdownMatrix(&b, t)
 	markdownKernels(&b, t)
+	markdownPlaces(&b, res)
 	markdownCosts(&b, res, sums, names)
 	markdownClaims(&b, res)
-	markdownCells(&b, t, stateUnable, "Unable to tell here")
+	markdownCells(&b, all, stateUnable, "Unable to tell here")
 	fmt.Fprintf(&b, "<sub>Repeat with `modebench %s`.</sub>\n", shell(res.Run.Command))
 	_, err := w.Write(b.Bytes())
 	return err
 }
 
 // headlineText is the run in a sentence without its full stop.
-func headlineText(res Results, t table) string {
+func headlineText(res Results) string {
+	t := tabulate(res, observation)
 	n := t.tallyAll()
 	if n.All() == 0 {
 		return fmt.Sprintf("%s measured", plural(len(res.Modes), "networking mode"))

@@ -65,7 +65,7 @@ func Matrix(res Results, width int, color bool) string {
 		return width - used
 	}
 	for _, f := range telling(t) {
-		c := column{head: wrapName(f.Name, 10), text: func(m Mode) (string, string) {
+		c := column{head: wrapName(f.Name, 10), states: true, text: func(m Mode) (string, string) {
 			c := t.at(m, f)
 			return c.text(), c.state()
 		}}
@@ -76,7 +76,19 @@ func Matrix(res Results, width int, color bool) string {
 	}
 	columns = append(columns, right...)
 
-	lines := 0
+	note := ""
+	if len(t.differing()) > 0 {
+		note = "several glyphs in a cell: on " + strings.Join(platformNames(t.On), ", ") + ", in this order"
+	}
+	return grid(modes, names, columns, note, width, color)
+}
+
+// grid is a row for each mode, a note where there is one, and the legend of the glyphs that are used.
+func grid(modes []Mode, names map[modeKey]string, columns []column, note string, width int, color bool) string {
+	name, lines := 4, 0
+	for _, m := range modes {
+		name = max(name, utf8.RuneCountInString(names[m.key()]))
+	}
 	for _, c := range columns {
 		lines = max(lines, len(c.head))
 	}
@@ -101,7 +113,7 @@ func Matrix(res Results, width int, color bool) string {
 		for _, c := range columns {
 			text, state := c.text(m)
 			for s, glyph := range glyphs {
-				if state != "" && strings.Contains(text, glyph) {
+				if c.states && strings.Contains(text, glyph) {
 					used[s] = true
 				}
 			}
@@ -109,11 +121,11 @@ func Matrix(res Results, width int, color bool) string {
 		}
 		line(cells)
 	}
+	if note != "" {
+		line([]string{note})
+	}
 	var legend []string
 	length := 0
-	if len(t.differing()) > 0 {
-		line([]string{"several glyphs in a cell: on " + strings.Join(platformNames(t.On), ", ") + ", in this order"})
-	}
 	for _, m := range meanings {
 		if !used[m.State] {
 			continue
@@ -132,8 +144,9 @@ func Matrix(res Results, width int, color bool) string {
 }
 
 type column struct {
-	head []string
-	text func(Mode) (text, state string)
+	head   []string
+	states bool // text is glyphs of states
+	text   func(Mode) (text, state string)
 }
 
 func (c column) width(modes []Mode) int {

@@ -48,6 +48,8 @@ type page struct {
 	Meanings   []struct{ State, Text string }
 	Charts     []chartGroup
 	NAT        []natView
+	Fabrics    places
+	Places     []placeView
 	Apart      []matrixView
 	Claims     []topicView
 	ClaimKinds []claimKind
@@ -213,7 +215,7 @@ func writePage(w io.Writer, res Results) error {
 	heads := headlines(sums)
 	names := titles(allModes(res, t))
 	p := page{
-		Results: res, Headline: headlineText(res, t), Warnings: warnings(res), Provenance: provenance(res),
+		Results: res, Headline: headlineText(res), Warnings: warnings(res), Provenance: provenance(res),
 		Meanings: meanings, Drawing: drawGraph(res.Run.Topology, "The lab: its machines and what joins them."),
 	}
 	p.Matrix = viewMatrix(t, names, "")
@@ -232,23 +234,28 @@ func writePage(w io.Writer, res Results) error {
 		p.Answers = append(p.Answers, a)
 		p.Wirings = append(p.Wirings, wiringView{m, a.Title, a.Slug, drawGraph(m.Graph, "The lab with the devices of "+a.Title+".")})
 	}
-	for _, g := range p.Matrix.Groups {
-		for _, row := range g.Rows {
-			for _, c := range row.Cells {
-				for _, r := range c.Results {
-					if r.Outcome == Fail {
-						p.Unexpected = append(p.Unexpected, unexpectedView{r, c.Href})
-					}
-				}
-			}
-		}
-	}
 	p.Charts = chartGroups(sums, names)
 	p.NAT = viewNATs(NATCost(res))
 	for _, suite := range apartSuites {
 		apart := tabulate(res, func(r Result) bool { return r.Suite == suite })
 		if len(apart.Features) > 0 {
 			p.Apart = append(p.Apart, viewMatrix(apart, names, suite))
+		}
+	}
+	if p.Fabrics = placesOf(res); len(p.Fabrics.Modes) > 0 {
+		p.Places = viewPlaces(p.Fabrics, p.Apart[0])
+	}
+	for _, v := range append([]matrixView{p.Matrix}, p.Apart...) {
+		for _, g := range v.Groups {
+			for _, row := range g.Rows {
+				for _, c := range row.Cells {
+					for _, r := range c.Results {
+						if r.Outcome == Fail {
+							p.Unexpected = append(p.Unexpected, unexpectedView{r, c.Href})
+						}
+					}
+				}
+			}
 		}
 	}
 	p.Claims, p.ClaimKinds = viewClaims(res, t, names)

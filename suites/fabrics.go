@@ -22,7 +22,7 @@ var fabrics = []string{
 // Fabrics are the fabrics that modes are put on in the suite fabrics.
 func Fabrics() []string { return slices.Clone(fabrics) }
 
-// onAll is the suite, and the group of its features.
+// onAll is the suite.
 const onAll = "fabrics"
 
 // onFabric is what is asked on a fabric, and how it is said.
@@ -148,7 +148,7 @@ var _ = func() bool {
 				continue
 			}
 			register(Spec{
-				Suite: onAll, Feature: Feature{Name: "on-" + name + "-" + ask.name, Group: onAll, Doc: fmt.Sprintf(ask.doc, name)},
+				Suite: onAll, Feature: Feature{Name: "on-" + name + "-" + ask.name, Group: name, Doc: fmt.Sprintf(ask.doc, name)},
 				Name: ask.spec, Needs: needs, On: &f, Sabotage: ask.sabotage(f),
 				Run: func(ctx context.Context, b *Bench) (Observation, error) { return proven(ctx, b, ask.run) },
 			})

@@ -557,7 +557,7 @@ func conclude(o options, res reports.Results, b *book, interrupted bool) error {
 	if w, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 		width = w
 	}
-	fmt.Print(reports.Matrix(res, width, color))
+	fmt.Print(reports.Matrix(res, width, color), reports.Places(res, width, color))
 	for _, f := range b.failures {
 		fmt.Fprintln(os.Stderr, "modebench:", f)
 	}
