@@ -187,15 +187,24 @@ func freed(ctx context.Context, b *Bench) (Observation, error) {
 	if err != nil {
 		return Observation{}, err
 	}
-	c := attachedAt(b, gone)
-	b.atEnd(func(ctx context.Context) error {
-		if _, err := b.attach(ctx, c, gone.Machine); err != nil {
-			return err
+	leaving := []Place{gone}
+	host := b.plan.Machine(gone.Machine)
+	for _, n := range b.plan.Networks { // those that have a filter of the same NIC, too
+		if n.Name != network(b) && cable(host, host.NIC(n.NIC)).Name == cable(host, uplink(b)).Name {
+			leaving = append(leaving, b.Containers(host.Name, n.Name)...)
 		}
-		return b.settled(ctx, gone.Machine)
-	})
-	if err := b.Detach(ctx, gone); err != nil {
-		return Observation{}, err
+	}
+	for _, p := range leaving {
+		c := attachedAt(b, p)
+		b.atEnd(func(ctx context.Context) error {
+			if _, err := b.attach(ctx, c, p.Machine); err != nil {
+				return err
+			}
+			return b.settled(ctx, p.Machine)
+		})
+		if err := b.Detach(ctx, p); err != nil {
+			return Observation{}, err
+		}
 	}
 	to := netip.AddrPortFrom(addrOf(b, external(b), b.families()[0]), controlPort)
 	if _, err := eventually(ctx, patience, func() (bool, error) { // the NIC is told soon after

@@ -130,11 +130,9 @@ func (f Fabric) needs() (needs []string) {
 	}
 	switch f.Kind {
 	case VPC.Kind:
-		needs = append(needs, "nft-bridge")
-	case security:
+		needs = append(needs, "nft-bridge", "nftables")
+	case security, filtering:
 		needs = append(needs, "nft-bridge", "nft-sets")
-	case filtering:
-		needs = append(needs, "nft-egress", "nft-sets")
 	}
 	return needs
 }
@@ -242,21 +240,26 @@ func (p *Plan) far(port Interface) *Interface {
 	return p.Machine(port.Peer.Machine).NIC(port.Peer.Interface)
 }
 
-// nicFilter is the table of the unicast filter of a host's interface, at the tor's end of its cable: what it does not let in never
+// nicFilter is the table of the unicast filter of a host's interface, at the tor's port: what it does not let in never
 // reaches the host. The driver keeps its sets: what is let in as long as there is room, and everything where that is the case.
 func (p *Plan) nicFilter(port Interface) Table {
-	const every, one = "01:00:00:00:00:00", "/01:00:00:00:00:00"
-	accept := Verdict{Kind: "accept"}
+	chain := Chain{Name: "filter", Type: "filter", Hook: "postrouting"}
+	rule := func(kind, comment string, to ...string) {
+		match := []Match{{Field: "oifname", Value: port.Name}}
+		for _, value := range to {
+			match = append(match, Match{Field: "ether daddr", Value: value})
+		}
+		chain.Rules = append(chain.Rules, Rule{Match: match, Verdict: Verdict{Kind: kind}, Comment: comment})
+	}
+	rule("accept", "", "01:00:00:00:00:00/01:00:00:00:00:00")
+	rule("accept", "", p.far(port).MAC.String())
+	rule("accept", "", "@"+NICAddresses)
+	rule("accept", "accept all "+port.Name, "@"+NICEverything)
+	rule("drop", "no filter "+port.Name)
 	return Table{
-		Family: "netdev", Name: "nic-" + port.Name,
-		Sets: []Set{{Name: NICAddresses, Size: p.Topology.Fabric.Filters}, {Name: NICEverything, Interval: true}},
-		Chains: []Chain{{Name: "filter", Type: "filter", Hook: "egress", Device: port.Name, Rules: []Rule{
-			{Match: []Match{{Field: "ether daddr", Value: every + one}}, Verdict: accept},
-			{Match: []Match{{Field: "ether daddr", Value: p.far(port).MAC.String()}}, Verdict: accept},
-			{Match: []Match{{Field: "ether daddr", Value: "@" + NICAddresses}}, Verdict: accept},
-			{Match: []Match{{Field: "ether daddr", Value: "@" + NICEverything}}, Verdict: accept, Comment: "accept all " + port.Name},
-			{Verdict: Verdict{Kind: "drop"}, Comment: "no filter " + port.Name},
-		}}},
+		Family: "bridge", Name: "nic-" + port.Name,
+		Sets:   []Set{{Name: NICAddresses, Size: p.Topology.Fabric.Filters}, {Name: NICEverything, Interval: true}},
+		Chains: []Chain{chain},
 	}
 }
 

@@ -329,7 +329,7 @@ func (s *sieve) sync() error {
 		}
 		return out
 	}
-	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: s.table}
+	table := &nftables.Table{Family: nftables.TableFamilyBridge, Name: s.table}
 	addresses := &nftables.Set{Table: table, Name: topology.NICAddresses, KeyType: nftables.TypeEtherAddr}
 	everything := &nftables.Set{Table: table, Name: topology.NICEverything, KeyType: nftables.TypeEtherAddr, Interval: true}
 	if err := s.tor.Do(func() error {

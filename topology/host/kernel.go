@@ -50,21 +50,13 @@ var kernels = map[string][]topology.Step{
 		Rules: []topology.Rule{{Match: []topology.Match{{Field: "iifname", Value: "a"}, {Field: "ether type", Value: "arp"}}, Verdict: topology.Verdict{Kind: "accept"}}},
 	}}}}},
 	"nft-sets": {{Table: &topology.Table{
-		Family: "bridge", Name: "t", Sets: []topology.Set{{Name: "s", Size: 2, Dynamic: true, Values: []string{"02:00:00:00:00:01"}}},
+		Family: "bridge", Name: "t", Sets: []topology.Set{{Name: "s", Size: 2, Dynamic: true, Values: []string{"02:00:00:00:00:01"}}, {Name: "r", Interval: true}},
 		Chains: []topology.Chain{{Name: "c", Type: "filter", Hook: "prerouting", Rules: []topology.Rule{
 			{Match: []topology.Match{{Field: "ether saddr", Value: "@s"}}, Verdict: topology.Verdict{Kind: "accept"}},
+			{Match: []topology.Match{{Field: "ether daddr", Value: "@r"}}, Verdict: topology.Verdict{Kind: "accept"}},
 			{Match: []topology.Match{{Field: "ether saddr", Value: "@s", Learn: true}}, Verdict: topology.Verdict{Kind: "accept"}},
 		}}},
 	}}},
-	"nft-egress": {
-		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
-		{Table: &topology.Table{
-			Family: "netdev", Name: "t", Sets: []topology.Set{{Name: "s", Interval: true}},
-			Chains: []topology.Chain{{Name: "c", Type: "filter", Hook: "egress", Device: "a", Rules: []topology.Rule{
-				{Match: []topology.Match{{Field: "ether daddr", Value: "@s"}}, Verdict: topology.Verdict{Kind: "accept"}},
-			}}},
-		}},
-	},
 	"nft-netdev": {
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
 		{Table: &topology.Table{Family: "netdev", Name: "t", Chains: []topology.Chain{
@@ -107,7 +99,7 @@ func balanceTable(family string) topology.Step {
 
 // Kernel tries what it is asked for in an empty namespace, and returns what cannot be had with the kernel's words.
 // It changes nothing. The names are those of modes.Kernel and of Plan.Needs: underlay for what
-// every lab is made of, 802.1q and vlan-filtering for trunks, nft-bridge, nft-sets and nft-egress (a hook where devices send) for fabrics that filter, nft-balance for what divides connections, and tbf and netem for impairments.
+// every lab is made of, 802.1q and vlan-filtering for trunks, nft-bridge and nft-sets for fabrics that filter, nft-balance for what divides connections, and tbf and netem for impairments.
 func Kernel(names []string) (missing map[string]error, err error) {
 	missing = map[string]error{}
 	for _, name := range names {

@@ -151,11 +151,6 @@ func (l *Lab) Reboot(ctx context.Context, machine string) error {
 		if slices.ContainsFunc(m.NICs, func(n topology.Interface) bool {
 			return n.Trunk == "" && n.Peer.Machine == s.On && concerns(s, n.Peer.Interface)
 		}) {
-			if s.Table != nil { // it is there, without the chains of the device that is gone
-				gone := s
-				gone.Remove = true
-				ports[s.On] = append(ports[s.On], gone)
-			}
 			ports[s.On] = append(ports[s.On], s)
 		}
 	}
@@ -182,8 +177,6 @@ func concerns(s topology.Step, device string) bool {
 		return s.Neigh.Link == device
 	case s.Shape != nil:
 		return s.Shape.Link == device
-	case s.Table != nil:
-		return slices.ContainsFunc(s.Table.Chains, func(c topology.Chain) bool { return c.Device == device })
 	case s.Sysctl != nil:
 		return strings.Contains(s.Sysctl.Key, "/"+device+"/")
 	}
