@@ -48,7 +48,7 @@ func (p places) cells(m Mode, fabric string) (cells []cell) {
 // text is a mode's glyphs on a fabric; a single one where it has no place there. The state is that of all, or empty.
 func (p places) text(m Mode, fabric string) (text, state string) {
 	for i, c := range p.cells(m, fabric) {
-		text += c.text()
+		text += p.glyph(c)
 		if i > 0 && c.state() != state {
 			state = ""
 			continue
@@ -59,6 +59,15 @@ func (p places) text(m Mode, fabric string) (text, state string) {
 		text = glyphs[stateNone]
 	}
 	return text, state
+}
+
+// glyph is a cell's where it was asked: a mode's cells may have been on several kernels, each on one that has what its fabric needs.
+func (p places) glyph(c cell) string {
+	asked := c
+	asked.On = slices.DeleteFunc(slices.Clone(c.On), func(on platform) bool {
+		return !slices.ContainsFunc(c.Results, func(r Result) bool { return r.Fidelity.platform() == on })
+	})
+	return asked.text()
 }
 
 // legend says what stands in a cell.
@@ -123,7 +132,9 @@ func viewPlaces(p places, full matrixView) (rows []placeView) {
 		for _, fabric := range p.Fabrics {
 			var cells []cellView
 			for _, c := range p.cells(m, fabric) {
-				cells = append(cells, at[c.Feature.Name+" "+row.Title])
+				view := at[c.Feature.Name+" "+row.Title]
+				view.Glyph = p.glyph(c)
+				cells = append(cells, view)
 			}
 			row.On = append(row.On, cells)
 		}

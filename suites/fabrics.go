@@ -19,11 +19,21 @@ var fabrics = []string{
 	"open", "open-reflective", "open-snooping", "port-security", "port-security-5", "port-security-shutdown", "nic-3", "nic-3-promisc", "routed-bgp", "vpc",
 }
 
-// Fabrics are the fabrics that modes are put on in the suite fabrics.
+// Fabrics are those that modes are put on in the suite fabrics.
 func Fabrics() []string { return slices.Clone(fabrics) }
 
-// onAll is the suite.
-const onAll = "fabrics"
+// FeaturesOn are the features that are asked on some fabrics.
+func FeaturesOn(of []string) (names []string) {
+	for _, s := range Specs() {
+		if s.On != nil && slices.Contains(of, s.On.String()) {
+			names = append(names, s.Feature.Name)
+		}
+	}
+	return names
+}
+
+// OnFabrics is the suite that puts modes on fabrics.
+const OnFabrics = "fabrics"
 
 // onFabric is what is asked on a fabric, and how it is said.
 type onFabric struct {
@@ -148,7 +158,7 @@ var _ = func() bool {
 				continue
 			}
 			register(Spec{
-				Suite: onAll, Feature: Feature{Name: "on-" + name + "-" + ask.name, Group: name, Doc: fmt.Sprintf(ask.doc, name)},
+				Suite: OnFabrics, Feature: Feature{Name: "on-" + name + "-" + ask.name, Group: name, Doc: fmt.Sprintf(ask.doc, name)},
 				Name: ask.spec, Needs: needs, On: &f, Sabotage: ask.sabotage(f),
 				Run: func(ctx context.Context, b *Bench) (Observation, error) { return proven(ctx, b, ask.run) },
 			})

@@ -50,7 +50,7 @@ type Event struct {
 
 // Names are the suites, in the order in which they run. The last two measure, the others observe.
 func Names() []string {
-	return []string{"conformance", "packets", "lifecycle", "routing", onAll, "throughput", "nat"}
+	return []string{"conformance", "packets", "lifecycle", "routing", OnFabrics, "throughput", "nat"}
 }
 
 // Measured tells whether a suite measures.

@@ -172,6 +172,9 @@ func (o *options) checkDriver() error {
 	if ms := measured(o.suites); len(ms) > 0 {
 		return input("--driver vm: %s measures, which says nothing about machines that share the processors: want one of %s", ms[0], strings.Join(observed(suites.Names()), ", "))
 	}
+	if slices.Contains(o.suites, suites.OnFabrics) {
+		return input("--driver vm: the suite %s models the hosts' NICs, and machines have NICs of their own: want it without, or another suite", suites.OnFabrics)
+	}
 	for _, name := range o.kernels {
 		if name == hostKernel {
 			return input("--kernel host: with --driver vm each host has a kernel of its own, never this machine's: want %s, a guest kernel such as debian-cloud, or a path", autoKernel)

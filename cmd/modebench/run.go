@@ -30,6 +30,7 @@ import (
 // options are what a user may say of a run.
 type options struct {
 	modes, suites, features []string
+	fabrics                 []string // that modes are put on
 	topology, dir           string
 	kernels                 []string // autoKernel alone, or a matrix
 	driver                  string   // what hosts are: netnsDriver or vmDriver
@@ -69,6 +70,7 @@ func runCommand() *cobra.Command {
 	f.StringSliceVarP(&o.modes, "modes", "m", nil, "modes, comma-separated; all where not given")
 	f.StringSliceVar(&o.suites, "suite", nil, "suites: "+strings.Join(suites.Names(), ", ")+"; all where not given")
 	f.StringSliceVar(&o.features, "feature", nil, "observe or measure these features only")
+	f.StringSliceVar(&o.fabrics, "fabric", nil, "put modes on these fabrics only, in the suite "+suites.OnFabrics+": "+strings.Join(suites.Fabrics(), ", "))
 	f.StringSliceVar(&o.kernels, "kernel", []string{autoKernel}, "kernels that labs stand on: "+autoKernel+" (this machine's, and a guest's for what it lacks), "+hostKernel+", "+
 		strings.Join(vm.Fetchable(), ", ")+" or a path; several, comma-separated, make a matrix")
 	f.StringVar(&o.driver, "driver", netnsDriver, "what hosts are: "+netnsDriver+" (namespaces of one kernel) or "+vmDriver+" (machines, each with a guest kernel of its own; observing suites only)")
@@ -98,10 +100,13 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	if err != nil {
 		return nil, "", nil, err
 	}
+	if len(o.suites) == 0 && len(o.fabrics) > 0 {
+		o.suites = []string{suites.OnFabrics}
+	}
 	if len(o.suites) == 0 {
 		o.suites = suites.Names()
 		if o.driver == vmDriver {
-			o.suites = observed(o.suites)
+			o.suites = slices.DeleteFunc(observed(o.suites), func(s string) bool { return s == suites.OnFabrics })
 		}
 	}
 	for _, s := range o.suites {
@@ -113,6 +118,9 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 		if all := suites.Features(); !slices.Contains(all, f) {
 			return nil, "", nil, input("--feature %q: no such feature: %s", f, nearest(f, all))
 		}
+	}
+	if err := o.checkFabrics(); err != nil {
+		return nil, "", nil, err
 	}
 	if o.blocks < 1 || o.blocks > 1000 {
 		return nil, "", nil, input("--blocks %d: want 1 to 1000", o.blocks)
@@ -139,6 +147,33 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 		return nil, "", nil, input("%s: %w", o.topology, err)
 	}
 	return p, source, ms, writable(o.dir)
+}
+
+// checkFabrics answers a --fabric that cannot be meant, and asks what is asked on those alone.
+func (o *options) checkFabrics() error {
+	if len(o.fabrics) == 0 {
+		return nil
+	}
+	for _, f := range o.fabrics {
+		if !slices.Contains(suites.Fabrics(), f) {
+			return input("--fabric %q: modes are not put on it: want one of %s", f, strings.Join(suites.Fabrics(), ", "))
+		}
+	}
+	for _, s := range o.suites {
+		if s != suites.OnFabrics {
+			return input("--fabric with the suite %s, in which modes choose their fabric: want --suite %s, or none", s, suites.OnFabrics)
+		}
+	}
+	on := suites.FeaturesOn(o.fabrics)
+	for _, f := range o.features {
+		if !slices.Contains(on, f) {
+			return input("--feature %q: it is not asked on %s: %s", f, strings.Join(o.fabrics, ", "), nearest(f, on))
+		}
+	}
+	if len(o.features) == 0 {
+		o.features = on
+	}
+	return nil
 }
 
 // nearest names features that share a beginning with what was typed.
