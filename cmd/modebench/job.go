@@ -212,10 +212,8 @@ func do(j job, say func(message)) (kept *supervisor, err error) {
 			}
 			s, err := supervise(b, *j.Lab, feature)
 			if err == nil {
-				err = s.tell(say)
-			}
-			if err == nil {
 				kept = s
+				s.tell(say)
 			} else if !errors.Is(err, errTaken) { // by another worker, which was first
 				say(message{Error: fmt.Sprintf("keep the lab of %s: %v", feature, err)})
 			}
@@ -264,7 +262,8 @@ func up(j job, t topology.Topology, say func(message)) (*supervisor, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", j.Lab.path(), err), b.Close())
 	}
-	return s, s.tell(say)
+	s.tell(say)
+	return s, nil
 }
 
 // expectations are what should be seen of each mode. Tests have others.

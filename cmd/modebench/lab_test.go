@@ -149,6 +149,10 @@ func TestLab(t *testing.T) {
 		if _, stderr := o.lab(t, exitInput, "graph", "--name", "other"); !strings.Contains(stderr, `"other": no such lab`) {
 			t.Errorf("no such lab: %s", stderr)
 		}
+		o.lab(t, 128+9, "exec", "--name", "bare", "h1", "--", "sh", "-c", "kill -9 $(grep -lxz h2 /proc/[0-9]*/cmdline | cut -d/ -f3); kill -9 $$")
+		if out, _ := o.lab(t, exitExpected, "graph", "--name", "bare", "--text"); !strings.Contains(out, "h2   host  does not answer") || !strings.Contains(out, "198.18.0.1/22") {
+			t.Errorf("with a host that was killed: %s", out)
+		}
 		o.lab(t, exitExpected, "down", "--name", "bare")
 		if n := len(o.supervisors(t)); n != 1 {
 			t.Errorf("%d supervisors after one lab of two is down: want 1", n)

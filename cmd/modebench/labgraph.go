@@ -10,26 +10,28 @@ import (
 )
 
 // draw is the lab as it is now: what its machines and containers tell of themselves, joined as the plan joins them.
-func (s *supervisor) draw(ctx context.Context) (*reports.Graph, error) {
+func (s *supervisor) draw(ctx context.Context) *reports.Graph {
 	p := s.bench.Plan()
 	states := map[string]lab.State{}
 	for _, m := range p.Machines {
-		st, err := s.bench.State(ctx, m.Name)
-		if err != nil {
-			return nil, err
+		if st, err := s.bench.State(ctx, m.Name); err == nil {
+			states[m.Name] = st
 		}
-		states[m.Name] = st
 	}
 	g := sketch(p, states)
-	return &g, nil
+	return &g
 }
 
-// sketch draws machines from their states.
+// sketch draws machines from their states. One that has none does not answer.
 func sketch(p *topology.Plan, states map[string]lab.State) (g reports.Graph) {
 	for i := range p.Machines {
 		m := &p.Machines[i]
-		st := states[m.Name]
-		g.Nodes = append(g.Nodes, reports.Node{ID: m.Name, Kind: string(m.Role), Label: m.Name})
+		node := reports.Node{ID: m.Name, Kind: string(m.Role), Label: m.Name}
+		st, answers := states[m.Name]
+		if !answers {
+			node.Notes = []string{"does not answer"}
+		}
+		g.Nodes = append(g.Nodes, node)
 		devices(&g, m.Name, "", st)
 		for _, c := range containers(st) {
 			id := m.Name + "/" + c
