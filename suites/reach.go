@@ -3,6 +3,7 @@ package suites
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -460,6 +461,9 @@ func dropping(where topology.Step, hook string, matches ...topology.Match) topol
 	return where
 }
 
+// shimMAC is the same each time: containers remember it from one sabotage to the next.
+var shimMAC = net.HardwareAddr{0x02, 0x5e, 0x10, 0, 0, 6}
+
 // shim gives the first host a device beside those of its containers, and by it a way to the first of them.
 func shim(f Family, kind, mode string) func(*topology.Plan) []topology.Step {
 	return func(p *topology.Plan) []topology.Step {
@@ -468,8 +472,12 @@ func shim(f Family, kind, mode string) func(*topology.Plan) []topology.Step {
 		if f == IPv6 {
 			own, to = h.NICs[0].V6.Addr(), h.Containers[0].Segment6.Addr()
 		}
+		var mac net.HardwareAddr // an ipvlan device has its parent's
+		if kind == "macvlan" {
+			mac = shimMAC
+		}
 		return []topology.Step{
-			{On: h.Name, Link: &topology.Link{Name: "shim", Kind: kind, Parent: h.NICs[0].Name, ParentMode: mode, Up: true}},
+			{On: h.Name, Link: &topology.Link{Name: "shim", Kind: kind, MAC: mac, Parent: h.NICs[0].Name, ParentMode: mode, Up: true}},
 			{On: h.Name, Addr: &topology.Addr{Link: "shim", Prefix: netip.PrefixFrom(own, own.BitLen()), NoDAD: f == IPv6}},
 			{On: h.Name, Route: &topology.Route{Dst: netip.PrefixFrom(to, to.BitLen()), Link: "shim"}},
 		}

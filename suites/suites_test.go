@@ -283,8 +283,17 @@ func (o *observer) sabotaged(ctx context.Context, s Spec, how Sabotage) reports.
 			}
 		}
 		if how.Steps != nil {
-			if err := b.Apply(ctx, how.Steps(b.plan)...); err != nil {
+			steps := how.Steps(b.plan)
+			if err := b.Apply(ctx, steps...); err != nil {
 				return Observation{}, fmt.Errorf("sabotage: %w", err)
+			}
+			for _, s := range steps {
+				if s.Link == nil || s.Remove {
+					continue
+				}
+				if err := b.settled(ctx, s.On); err != nil { // a device drops what it is to send until it operates
+					return Observation{}, fmt.Errorf("sabotage: %w", err)
+				}
 			}
 		}
 		return s.Run(ctx, b)
