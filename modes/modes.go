@@ -33,6 +33,9 @@ type Mode struct {
 	Publish func(*topology.Plan, *topology.Machine, topology.Container, Port) []topology.Step
 	// Policy denies a container that is attached to the host all but one port, at the place that the host has for it. Nil: it has none.
 	Policy func(*topology.Plan, *topology.Machine, topology.Container, Policy) []topology.Step
+	// Link tells a container that is attached to the host of others there and lets it through to them, when it starts (was is nil), or when
+	// one that it was told of was started again since: then was is what it was told. Nil: the mode has no links.
+	Link func(p *topology.Plan, host *topology.Machine, c topology.Container, was, now []Link) []topology.Step
 	// Addrs are the addresses, IPv4 before IPv6, by which the container is reached when attached to the host, with the
 	// length of their subnet. Nil: none beyond the loopback's.
 	Addrs func(*topology.Plan, *topology.Machine, topology.Container) []netip.Prefix

@@ -420,7 +420,7 @@ var _ = register(Spec{
 			}
 			var by Place
 			if _, err := eventually(ctx, patience, func() (bool, error) {
-				for _, by = range askers {
+				for _, by = range append(slices.Clone(askers), Place{Machine: to}) { // the host itself where it lets nobody else through
 					a, err := b.Ask(ctx, by, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(after[i], port), Wait: hopeful})
 					if a.Answered || err != nil {
 						reached = append(reached, fmt.Sprintf("%s by %s", after[i], by))

@@ -48,6 +48,8 @@ func TestMain(m *testing.M) {
 			exit(traffic.Main())
 		case "idle":
 			exit(host.Idle())
+		case "lookup":
+			exit(host.Resolve(os.Args[2], os.Stdout))
 		case "init":
 			exit(vm.Init())
 		case "uml":

@@ -53,6 +53,8 @@ type Step struct {
 	Program  *Program
 	Reserve  *Reserve
 	Resolver *Resolver
+	Hosts    *Hosts
+	Process  *Process
 	Name     *Name
 
 	DHCPServer *DHCPServer
@@ -283,6 +285,13 @@ type Name struct {
 	Addrs []netip.Addr
 }
 
+// Hosts is all of a container's file /etc/hosts, after hosts(5). Undoing it puts back what was in it.
+type Hosts struct{ Text string }
+
+// Process is what a container lives for: one that does nothing, in the container's namespace, with its /etc. Its environment
+// is given to it when it starts and is nobody's to change after that (environ(7)).
+type Process struct{ Env []string } // NAME=value, and no others
+
 // Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
 type Neigh struct {
 	Link  string
@@ -371,7 +380,7 @@ type Rule struct {
 
 // Match compares one field. Fields are named as nft(8) names them: iifname, oifname, ip saddr, ip daddr, ip6 saddr,
 // ip6 daddr, ether type, meta l4proto, tcp dport, udp dport, tcp sport, udp sport, th dport, ct state, ct status, ether saddr, ether daddr, fib daddr type,
-// meta nfproto. Fields that divide packets into n parts, numbered from 0, are numgen inc mod n (in turn), numgen random mod n, and
+// meta nfproto, meta mark. Fields that divide packets into n parts, numbered from 0, are numgen inc mod n (in turn), numgen random mod n, and
 // jhash ip saddr mod n seed 0x1 (by source; also of ip6).
 type Match struct {
 	Field string
@@ -382,10 +391,11 @@ type Match struct {
 
 // Verdict is what a rule does.
 type Verdict struct {
-	Kind        string         // accept, drop, return, masquerade, snat, dnat, reject, count (only counts), jump
+	Kind        string         // accept, drop, return, masquerade, snat, dnat, reject, count (only counts), jump, mark (and goes on)
 	To          netip.AddrPort // snat, dnat; port 0: keeps it
 	Chain       string         // jump
 	FullyRandom bool           // masquerade, snat
+	Mark        uint32         // mark
 }
 
 // String is a shell script that does the same with iproute2, sysctl, ethtool and nft: each host's steps below a heading of
@@ -500,6 +510,10 @@ func (s Step) String() string {
 		return s.Resolver.line(at, s.On, s.Remove)
 	case s.Name != nil:
 		return s.Name.line(at, s.Remove)
+	case s.Hosts != nil:
+		return s.Hosts.line(at, s.Remove)
+	case s.Process != nil:
+		return s.Process.line(at, s.Remove)
 	}
 	return "# " + at + ": nothing"
 }
@@ -950,6 +964,27 @@ func (n Name) line(at string, remove bool) string {
 	return fmt.Sprintf("printf '%%s\\n' %s >%s", lines, file)
 }
 
+// line is the file that ip-netns(8) puts in place of /etc/hosts.
+func (h Hosts) line(at string, remove bool) string {
+	file := fmt.Sprintf("/etc/netns/%s/hosts", at)
+	if remove {
+		return "rm " + file
+	}
+	return fmt.Sprintf("mkdir -p /etc/netns/%s && cat >%s <<'END'\n%s\nEND", at, file, strings.TrimSuffix(h.Text, "\n"))
+}
+
+func (p Process) line(at string, remove bool) string {
+	pid := fmt.Sprintf("/run/%s.pid", at)
+	if remove {
+		return fmt.Sprintf("kill $(cat %s)", pid)
+	}
+	w := words{"ip netns exec", at, "env -i"}
+	for _, e := range p.Env {
+		w.add(quote(e))
+	}
+	return fmt.Sprintf("%s sleep infinity & echo $! >%s", w, pid)
+}
+
 // line configures FRR's bgpd.
 func (b BGP) line(at string, remove bool) string {
 	if remove {
@@ -1126,6 +1161,8 @@ func (v Verdict) line(family string) string {
 	switch v.Kind {
 	case "count":
 		return "" // every rule does
+	case "mark":
+		return fmt.Sprintf("meta mark set %#x", v.Mark)
 	case "jump":
 		w.add(v.Chain)
 	case "snat", "dnat":

@@ -272,6 +272,14 @@ until ip netns exec h1 nc -z 198.18.0.1 2379; do sleep 0.1; done`,
 			"kill $(cat /run/h1-c1-dns-127.0.0.11-53.pid)",
 		},
 		{
+			topology.Step{In: "c1", Hosts: &topology.Hosts{Text: "172.17.0.2\tdb\n"}},
+			"mkdir -p /etc/netns/h1-c1 && cat >/etc/netns/h1-c1/hosts <<'END'\n172.17.0.2\tdb\nEND", "rm /etc/netns/h1-c1/hosts",
+		},
+		{
+			topology.Step{In: "c1", Process: &topology.Process{Env: []string{"A=b c"}}},
+			"ip netns exec h1-c1 env -i 'A=b c' sleep infinity & echo $! >/run/h1-c1.pid", "kill $(cat /run/h1-c1.pid)",
+		},
+		{
 			topology.Step{Name: &topology.Name{Name: "h1-c1.blue", Addrs: []netip.Addr{addr("172.17.0.2"), addr("fd17::2")}}},
 			`printf '%s\n' '172.17.0.2 h1-c1.blue' 'fd17::2 h1-c1.blue' >/run/h1-names/h1-c1.blue-172.17.0.2-fd17::2`,
 			"rm /run/h1-names/h1-c1.blue-172.17.0.2-fd17::2",

@@ -52,6 +52,10 @@ func program(args []string) int {
 			return silent(traffic.Main())
 		case "idle":
 			return silent(host.Idle())
+		case "lookup":
+			if len(args) == 2 {
+				return silent(host.Resolve(args[1], os.Stdout))
+			}
 		case "init":
 			return silent(vm.Init())
 		case "guest":

@@ -49,6 +49,7 @@ type Host struct {
 	owners map[string][]undo       // oldest first
 	spare  *space.Space            // made while nothing asked for one; nil: none
 	spawn  map[int]*process
+	homes  map[string]*home // of containers, by name
 }
 
 // undo takes one step back. An undo inside of a container's namespace is needless where the namespace goes too.
@@ -74,7 +75,7 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	h := &Host{
 		name: name, pairs: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: pairs}}, capture: capture.New(name),
 		spaces: map[string]*space.Space{"": own}, shared: map[string]bool{},
-		owners: map[string][]undo{}, spawn: map[int]*process{},
+		owners: map[string][]undo{}, spawn: map[int]*process{}, homes: map[string]*home{},
 	}
 	defer h.capture.Close()
 	if err := h.capture.Watch("", own); err != nil {
@@ -100,6 +101,9 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 		_ = h.probes.Close()
 		_ = agents.Close()
 		h.endSpawned()
+		for _, c := range h.housed() {
+			h.vacate(c)
+		}
 	})
 	defer ended()
 	s := rpc.NewServer()

@@ -352,6 +352,7 @@ var fields = map[string]field{
 	"th dport":     {"", "", payload(transport, 2, 2), port},
 	"meta nfproto": {"", "", meta(expr.MetaKeyNFPROTO), one(nfprotos, 1)},
 	"meta l4proto": {"", "", meta(expr.MetaKeyL4PROTO), one(transports, 1)},
+	"meta mark":    {"", "", meta(expr.MetaKeyMARK), number},
 	"ct state":     {"", "", []expr.Any{&expr.Ct{Key: expr.CtKeySTATE, Register: 1}}, bits(ctStates)},
 	"ct status":    {"", "", []expr.Any{&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}}, bits(ctStatus)},
 	"fib daddr type": {
@@ -546,6 +547,14 @@ func port(v string) (test, error) {
 	return test{want: binaryutil.BigEndian.PutUint16(uint16(n))}, nil
 }
 
+func number(v string) (test, error) {
+	n, err := strconv.ParseUint(v, 0, 32)
+	if err != nil {
+		return test{}, errors.New("want a number of 32 bits, such as 0x1")
+	}
+	return test{want: binaryutil.NativeEndian.PutUint32(uint32(n))}, nil
+}
+
 // one parses one name of known numbers, which the kernel keeps in so many bytes.
 func one(known map[string]uint32, size int) func(string) (test, error) {
 	return func(v string) (test, error) {
@@ -585,9 +594,17 @@ func compileVerdict(family string, known protocols, v topology.Verdict) ([]expr.
 	if v.Chain != "" && v.Kind != "jump" {
 		return nil, fmt.Errorf("chain %q: is of jump", v.Chain)
 	}
+	if v.Mark != 0 && v.Kind != "mark" {
+		return nil, fmt.Errorf("mark %#x: is of mark", v.Mark)
+	}
 	switch v.Kind {
 	case "count":
 		return nil, nil
+	case "mark":
+		return []expr.Any{
+			&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(v.Mark)},
+			&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
+		}, nil
 	case "accept":
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}, nil
 	case "drop":
@@ -610,7 +627,7 @@ func compileVerdict(family string, known protocols, v topology.Verdict) ([]expr.
 	case "snat", "dnat":
 		return compileNAT(known, v)
 	}
-	return nil, fmt.Errorf("verdict %q: want accept, drop, return, masquerade, snat, dnat, reject, count or jump", v.Kind)
+	return nil, fmt.Errorf("verdict %q: want accept, drop, return, masquerade, snat, dnat, reject, count, jump or mark", v.Kind)
 }
 
 func compileNAT(known protocols, v topology.Verdict) ([]expr.Any, error) {

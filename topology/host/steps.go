@@ -261,6 +261,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.lease(s)
 	case s.Resolver != nil || s.Name != nil:
 		return w.name(s)
+	case s.Hosts != nil || s.Process != nil:
+		return w.furnish(s)
 	}
 	nl, err := w.netlink(s.In)
 	if err != nil {
@@ -422,6 +424,24 @@ func (w *walk) name(s topology.Step) (func(*walk) error, error) {
 	return func(*walk) error { undo(); return nil }, err
 }
 
+// furnish gives a container its /etc/hosts, or the process that it lives for.
+func (w *walk) furnish(s topology.Step) (func(*walk) error, error) {
+	if s.In == "" || s.Remove {
+		return nil, errors.New("a hosts file and a process are a container's, and are taken away by undoing their step only")
+	}
+	home, err := w.home(s.In)
+	if err != nil {
+		return nil, err
+	}
+	undo := home.end
+	if s.Hosts != nil {
+		undo, err = home.tell(s.Hosts.Text)
+	} else {
+		err = home.live(s.Process.Env)
+	}
+	return func(*walk) error { return undo() }, err
+}
+
 // either does a thing or its opposite, and returns the other one.
 func (w *walk) either(remove bool, add, del func(*walk) error) (func(*walk) error, error) {
 	if remove {
@@ -505,6 +525,7 @@ func (w *walk) letGo(container string) error {
 	if w.last == container {
 		w.leave()
 	}
+	h.vacate(container)
 	if !shared {
 		// A socket would keep the namespace alive.
 		h.capture.Forget(container)

@@ -17,6 +17,8 @@ import (
 //	Host.State    Nothing  → State
 //	Host.Spawn    Spawn    → Process
 //	Host.Kill     Kill     → Nothing     ends a process that Spawn started
+//	Host.Environ  string   → []string    of the process that a container lives for, as the kernel shows it
+//	Host.Resolve  Resolve  → []Addr      of a name, as a process that is started in a container finds it; none: it finds none
 //	Host.Crash    Nothing  →             the program is killed where it stands: no answer comes, nothing is put back
 //	Host.Holders  []uint64 → []int       processes that keep network namespaces of these inodes alive
 //	Probe.Listen  Listen   → Listening
@@ -82,6 +84,9 @@ type Process struct {
 	PID        int
 	Namespaces map[string]uint64
 }
+
+// Resolve asks the C library's way: /etc/hosts first (nsswitch.conf(5)).
+type Resolve struct{ In, Name string }
 
 // Kill ends what Spawn started and waits for it.
 type Kill struct{ PID int }

@@ -101,7 +101,12 @@ func (s *Service) add(p topology.Program) (*program, error) {
 		return nil, unix.EEXIST
 	}
 	if s.files == nil {
-		if s.files, err = space.NewPrivate(); err != nil {
+		own, err := space.Current()
+		if err != nil {
+			return nil, err
+		}
+		s.files, err = space.NewPrivate(own, space.Own)
+		if err = errors.Join(err, own.Close()); err != nil {
 			s.files = nil
 			return nil, err
 		}

@@ -1,0 +1,159 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/modebench/modebench/topology/lab"
+	"github.com/modebench/modebench/topology/space"
+)
+
+// home is what a container has besides its network: an /etc that its processes alone see, and one that it lives for.
+type home struct {
+	etc  *space.Private
+	life *process // nil: it lives for none
+}
+
+// home is that of a container, made when it is first asked for.
+func (h *Host) home(container string) (*home, error) {
+	in, err := h.find(container)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.homes[container] == nil {
+		if err := os.Mkdir("/etc", 0o755); err != nil && !errors.Is(err, fs.ErrExist) { // a guest's first files hold none
+			return nil, err
+		}
+		etc, err := space.NewPrivate(in, "/etc")
+		if err != nil {
+			return nil, err
+		}
+		h.homes[container] = &home{etc: etc}
+	}
+	return h.homes[container], nil
+}
+
+func (h *Host) housed() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Keys(h.homes))
+}
+
+// vacate ends what a container has besides its network, which would keep that alive.
+func (h *Host) vacate(container string) {
+	h.mu.Lock()
+	of := h.homes[container]
+	delete(h.homes, container)
+	h.mu.Unlock()
+	if of != nil {
+		_ = of.end()
+		_ = of.etc.Close()
+	}
+}
+
+// tell writes /etc/hosts. Processes that run already read it, too.
+func (o *home) tell(text string) (undo func() error, err error) {
+	was, err := o.etc.ReadFile("hosts")
+	undo = func() error { return o.etc.WriteFile("hosts", was, 0o644) }
+	if errors.Is(err, fs.ErrNotExist) {
+		undo, err = func() error { return o.etc.Remove("hosts") }, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return undo, o.etc.WriteFile("hosts", []byte(text), 0o644)
+}
+
+// live starts the process with that environment.
+func (o *home) live(env []string) error {
+	if o.life != nil {
+		return fmt.Errorf("a process that the container lives for: %w", unix.EEXIST)
+	}
+	cmd := exec.Command(space.Self, "idle")
+	cmd.Env, cmd.Stderr = append([]string{}, env...), os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := o.etc.Start(cmd); err != nil {
+		return err
+	}
+	o.life = &process{cmd: cmd, in: in}
+	if err := json.NewDecoder(out).Decode(&map[string]uint64{}); err != nil { // it is there
+		return errors.Join(err, o.end())
+	}
+	return nil
+}
+
+// end ends the process.
+func (o *home) end() error {
+	p := o.life
+	if o.life = nil; p == nil {
+		return nil
+	}
+	return p.end()
+}
+
+// Environ is the verb Host.Environ.
+func (h *Host) Environ(container string, reply *[]string) error {
+	h.mu.Lock()
+	of := h.homes[container]
+	h.mu.Unlock()
+	if of == nil || of.life == nil {
+		return fmt.Errorf("%s/%s: lives for no process", h.name, container)
+	}
+	all, err := os.ReadFile("/proc/" + strconv.Itoa(of.life.cmd.Process.Pid) + "/environ")
+	if text := strings.TrimSuffix(string(all), "\x00"); text != "" {
+		*reply = strings.Split(text, "\x00")
+	}
+	return err
+}
+
+// Resolve is the verb Host.Resolve.
+func (h *Host) Resolve(a lab.Resolve, reply *[]netip.Addr) error {
+	of, err := h.home(a.In)
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	cmd := exec.Command(space.Self, "lookup", a.Name)
+	cmd.Env, cmd.Stdout, cmd.Stderr = []string{}, &out, os.Stderr
+	if err := of.etc.Start(cmd); err != nil {
+		return err
+	}
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%s/%s: look %q up: %w", h.name, a.In, a.Name, err)
+	}
+	return json.Unmarshal(out.Bytes(), reply)
+}
+
+// Resolve is what is run in a container to look a name up: it writes the addresses. A fresh process, since one that runs keeps
+// what it read of /etc/hosts for a while.
+func Resolve(name string, out io.Writer) error {
+	found, err := (&net.Resolver{PreferGo: true}).LookupNetIP(context.Background(), "ip4", name)
+	if unknown := (*net.DNSError)(nil); err != nil && !errors.As(err, &unknown) {
+		return err
+	}
+	return json.NewEncoder(out).Encode(found)
+}
