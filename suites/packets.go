@@ -231,6 +231,8 @@ var _ = register(Spec{
 			o.Status, o.Detail = reports.Blocked, sent+": all were on the wire"
 		case len(wired) == 0 && came == len(families):
 			o.Status, o.Detail = reports.Works, sent+": all were answered, and none was on the wire"
+		case len(wired) == 0 && came == 0:
+			o.Status, o.Detail = reports.NotApplicable, sent+": none arrived, by the wire or off it"
 		default:
 			o.Status = "mixed"
 			o.Detail = fmt.Sprintf("%s: of %d, %d were on the wire and %d were answered", sent, len(families), len(wired), came)

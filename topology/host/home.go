@@ -14,8 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
-	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -25,8 +24,11 @@ import (
 
 // home is what a container has besides its network: an /etc that its processes alone see, and one that it lives for.
 type home struct {
-	etc  *space.Private
-	life *process // nil: it lives for none
+	etc *space.Private
+
+	mu   sync.Mutex
+	life *process      // nil: it lives for none
+	says *json.Decoder // what the process writes
 }
 
 // home is that of a container, made when it is first asked for.
@@ -83,6 +85,8 @@ func (o *home) tell(text string) (undo func() error, err error) {
 
 // live starts the process with that environment.
 func (o *home) live(env []string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.life != nil {
 		return fmt.Errorf("a process that the container lives for: %w", unix.EEXIST)
 	}
@@ -99,15 +103,18 @@ func (o *home) live(env []string) error {
 	if err := o.etc.Start(cmd); err != nil {
 		return err
 	}
-	o.life = &process{cmd: cmd, in: in}
-	if err := json.NewDecoder(out).Decode(&map[string]uint64{}); err != nil { // it is there
-		return errors.Join(err, o.end())
+	p, says := &process{cmd: cmd, in: in}, json.NewDecoder(out)
+	if err := says.Decode(&map[string]uint64{}); err != nil { // it is there
+		return errors.Join(err, p.end())
 	}
+	o.life, o.says = p, says
 	return nil
 }
 
 // end ends the process.
 func (o *home) end() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	p := o.life
 	if o.life = nil; p == nil {
 		return nil
@@ -120,14 +127,17 @@ func (h *Host) Environ(container string, reply *[]string) error {
 	h.mu.Lock()
 	of := h.homes[container]
 	h.mu.Unlock()
+	if of != nil {
+		of.mu.Lock()
+		defer of.mu.Unlock()
+	}
 	if of == nil || of.life == nil {
 		return fmt.Errorf("%s/%s: lives for no process", h.name, container)
 	}
-	all, err := os.ReadFile("/proc/" + strconv.Itoa(of.life.cmd.Process.Pid) + "/environ")
-	if text := strings.TrimSuffix(string(all), "\x00"); text != "" {
-		*reply = strings.Split(text, "\x00")
+	if _, err := io.WriteString(of.life.in, "\n"); err != nil {
+		return err
 	}
-	return err
+	return of.says.Decode(reply)
 }
 
 // Resolve is the verb Host.Resolve.
@@ -154,6 +164,9 @@ func Resolve(name string, out io.Writer) error {
 	found, err := (&net.Resolver{PreferGo: true}).LookupNetIP(context.Background(), "ip4", name)
 	if unknown := (*net.DNSError)(nil); err != nil && !errors.As(err, &unknown) {
 		return err
+	}
+	for i, a := range found {
+		found[i] = a.Unmap()
 	}
 	return json.NewEncoder(out).Encode(found)
 }

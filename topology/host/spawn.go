@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,7 +22,7 @@ import (
 // process is a child that does nothing until its standard input ends.
 type process struct {
 	cmd *exec.Cmd
-	in  io.Closer
+	in  io.WriteCloser
 }
 
 func (p *process) end() error {
@@ -37,7 +38,8 @@ var namespaces = map[string]uintptr{
 	"uts": syscall.CLONE_NEWUTS, "ipc": syscall.CLONE_NEWIPC,
 }
 
-// Idle is what a spawned process runs: it writes the inodes of its namespaces and waits for the end of its input.
+// Idle is what a spawned process runs: it writes the inodes of its namespaces and waits for the end of its input. For each line
+// that comes it writes its environment, as the kernel shows it.
 func Idle() error {
 	out := map[string]uint64{}
 	for name := range namespaces {
@@ -51,11 +53,21 @@ func Idle() error {
 		}
 		out[name] = inode
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
+	said := json.NewEncoder(os.Stdout)
+	if err := said.Encode(out); err != nil {
 		return err
 	}
-	_, err := io.Copy(io.Discard, os.Stdin)
-	return err
+	asked := bufio.NewScanner(os.Stdin)
+	for asked.Scan() {
+		env, err := os.ReadFile("/proc/self/environ")
+		if err != nil {
+			return err
+		}
+		if err := said.Encode(strings.FieldsFunc(string(env), func(r rune) bool { return r == 0 })); err != nil {
+			return err
+		}
+	}
+	return asked.Err()
 }
 
 // Spawn is the verb Host.Spawn.

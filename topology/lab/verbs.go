@@ -17,7 +17,7 @@ import (
 //	Host.State    Nothing  → State
 //	Host.Spawn    Spawn    → Process
 //	Host.Kill     Kill     → Nothing     ends a process that Spawn started
-//	Host.Environ  string   → []string    of the process that a container lives for, as the kernel shows it
+//	Host.Environ  string   → []string    of the process that a container lives for, as the kernel shows it to that process
 //	Host.Resolve  Resolve  → []Addr      of a name, as a process that is started in a container finds it; none: it finds none
 //	Host.Crash    Nothing  →             the program is killed where it stands: no answer comes, nothing is put back
 //	Host.Holders  []uint64 → []int       processes that keep network namespaces of these inodes alive
