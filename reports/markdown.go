@@ -29,6 +29,7 @@ func writeMarkdown(w io.Writer, res Results) error {
 	markdownKernels(&b, t)
 	markdownPlaces(&b, res)
 	markdownCosts(&b, res, sums, names)
+	markdownGrowth(&b, res)
 	markdownClaims(&b, res)
 	markdownCells(&b, all, stateUnable, "Unable to tell here")
 	fmt.Fprintf(&b, "<sub>Repeat with `modebench %s`.</sub>\n", shell(res.Run.Command))

@@ -51,6 +51,7 @@ type page struct {
 	Fabrics    places
 	Places     []placeView
 	Apart      []matrixView
+	Growths    []Growth
 	Claims     []topicView
 	ClaimKinds []claimKind
 	Wirings    []wiringView
@@ -216,7 +217,7 @@ func writePage(w io.Writer, res Results) error {
 	names := titles(allModes(res, t))
 	p := page{
 		Results: res, Headline: headlineText(res), Warnings: warnings(res), Provenance: provenance(res),
-		Meanings: meanings, Drawing: drawGraph(res.Run.Topology, "The lab: its machines and what joins them."),
+		Meanings: meanings, Growths: Growths(res), Drawing: drawGraph(res.Run.Topology, "The lab: its machines and what joins them."),
 	}
 	p.Matrix = viewMatrix(t, names, "")
 	for _, i := range []int{0, 2} {

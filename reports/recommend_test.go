@@ -16,7 +16,7 @@ func measuredMode(mode string, ratio, spread float64, on Fidelity) (list []Resul
 			if m == mode && m != Baseline {
 				v *= ratio * (1 + spread*float64(block%5-2))
 			}
-			r.Values = append(r.Values, Value{"p50-sec", v, block})
+			r.Values = append(r.Values, Value{Unit: "p50-sec", Value: v, Block: block})
 		}
 		if m == mode || !slices.ContainsFunc(list, func(r Result) bool { return r.Mode == Baseline }) {
 			list = append(list, r)

@@ -171,6 +171,7 @@ type Value struct {
 	Unit  string  `json:"unit"` // base units: sec, bit/s, op/s, pkt/s, conn/s, cpu-sec/B, cpu-sec/op, fraction, count; a prefix such as "p50-sec" names the statistic
 	Value float64 `json:"value"`
 	Block int     `json:"block"` // which block of an interleaved measurement; 0 outside of one
+	Count int     `json:"count"` // how many containers there were, of a value that grows with them; 0: it is of none such
 }
 
 // Fidelity is what a result was obtained on. Numbers of different fidelities are never ranked together.

@@ -253,7 +253,7 @@ func many() Results {
 				order = append(order, m.Feature)
 			}
 			for block := range 50 {
-				byFeature[m.Feature].Values = append(byFeature[m.Feature].Values, Value{m.Unit, rng.Float64() + 1, block})
+				byFeature[m.Feature].Values = append(byFeature[m.Feature].Values, Value{Unit: m.Unit, Value: rng.Float64() + 1, Block: block})
 			}
 		}
 		for _, name := range order {

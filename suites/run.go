@@ -48,13 +48,21 @@ type Event struct {
 	Blocks int             `json:"blocks,omitempty"` // of a block: of how many
 }
 
-// Names are the suites, in the order in which they run. The last two measure, the others observe.
+// Names are the suites, in the order of documents.
 func Names() []string {
-	return []string{"conformance", "packets", "lifecycle", "routing", OnFabrics, "throughput", "nat"}
+	return []string{"conformance", "packets", "lifecycle", "routing", OnFabrics, scale, throughput, nat}
 }
 
+// Usual are those that run where none is named: all but what takes long.
+func Usual() []string {
+	return slices.DeleteFunc(Names(), func(s string) bool { return s == OnFabrics || s == scale })
+}
+
+// Alone tells whether a suite of specs wants the machine for itself: it loads it, and measures that.
+func Alone(suite string) bool { return suite == scale }
+
 // Measured tells whether a suite measures.
-func Measured(suite string) bool { return suite == "throughput" || suite == "nat" }
+func Measured(suite string) bool { return suite == throughput || suite == nat }
 
 // Fits tells what a plan lacks for the suites: they ask of containers on one host and across two, and of machines outside.
 func Fits(p *topology.Plan) error {
@@ -262,7 +270,7 @@ func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) 
 
 // try runs one spec and puts the bench back. A bench that cannot be put back is replaced.
 func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error) {
-	within := specTimeout
+	within := cmp.Or(s.Within, specTimeout)
 	if s.Machines {
 		within *= 4 // emulated processors, and many containers
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
@@ -15,7 +16,7 @@ import (
 
 // Spec is the experiment that observes one feature.
 type Spec struct {
-	Suite   string // conformance, packets, lifecycle, routing, fabrics
+	Suite   string // one of Names
 	Feature Feature
 	Name    string // what is done, in a sentence
 	// Needs is what the experiment needs of a kernel besides what the mode does: one without it cannot say.
@@ -25,9 +26,8 @@ type Spec struct {
 	// Machines says that the question is one of hosts that are machines: on others it is not applicable, and sabotages are
 	// in vain.
 	Machines bool
-	// On is the fabric that the experiment is done on, in a lab of its own; nil: that of the mode. A mode that has no place on it is
-	// not applicable there, and one that cannot be set up is blocked.
-	On *topology.Fabric
+	// Within bounds the experiment; 0: half a minute.
+	Within time.Duration
 	// Run observes the bench's mode. The bench is as after the mode was set up and its containers attached, and what Run
 	// changes by the bench's verbs is undone after it. An error means that the experiment could not be done.
 	Run func(context.Context, *Bench) (Observation, error)
@@ -38,7 +38,7 @@ type Spec struct {
 // Feature is something that a user may want of a mode: a row of the matrix.
 type Feature struct {
 	Name  string
-	Group string // reach, addresses, multicast, ports, nat, services, packets, isolation, lifecycle, operations, routing; a fabric
+	Group string // reach, addresses, multicast, ports, nat, services, packets, isolation, lifecycle, operations, routing, limits
 	Doc   string // the question, answered yes (works), no (blocked) or not-applicable
 }
 
@@ -93,7 +93,7 @@ func registerFamilies(of func(Family) Spec) bool {
 }
 
 // Groups are the groups of features, in the order of documents.
-var groups = append([]string{"reach", "addresses", "multicast", "ports", "nat", "services", "packets", "isolation", "lifecycle", "operations", "routing"}, fabrics...)
+var groups = []string{"reach", "addresses", "multicast", "ports", "nat", "services", "packets", "isolation", "lifecycle", "operations", "routing", "limits"}
 
 // Specs returns all specs: by group, then by feature, then by name.
 func Specs() []Spec {

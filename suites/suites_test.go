@@ -193,6 +193,37 @@ func TestSuites(t *testing.T) {
 	}
 }
 
+// TestScale loads a host by one mode of each kind that comes to another end.
+func TestScale(t *testing.T) {
+	if *onlyFeatures != "" || *onlyModes != "" || *guests != "" || *inGuest {
+		t.Skip("not asked for")
+	}
+	expectations, err := modes.Expectations(fixtures.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := &Run{Driver: netns.Driver{}, Topology: twoHosts(t), Suites: []string{scale}, Expectations: expectations, Emit: func(Event) {}}
+	for _, name := range []string{"bridge", "ptp", "macvlan-bridge", "fan"} {
+		m, _ := modes.Find(name)
+		run.Modes = append(run.Modes, m)
+	}
+	for _, m := range run.Modes {
+		o := &observer{run: run, mode: m}
+		o.start(t.Context())
+		for _, s := range run.specs() {
+			if r := o.observe(t.Context(), s); r.Outcome != reports.Pass {
+				t.Errorf("%s %s: %s: %s", m.Name, s.Feature.Name, r.Outcome, r.Detail)
+			}
+		}
+		if err := o.stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	if !*noSabotage {
+		sabotage(t, run)
+	}
+}
+
 // guestDriver makes hosts of a kernel that is installed. The fidelity lacks the kernel's release.
 func guestDriver(t *testing.T, name string) (lab.Driver, reports.Fidelity) {
 	cache := t.TempDir()

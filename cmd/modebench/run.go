@@ -68,7 +68,7 @@ func runCommand() *cobra.Command {
 	f := c.Flags()
 	topologyFlag(c, &o.topology)
 	f.StringSliceVarP(&o.modes, "modes", "m", nil, "modes, comma-separated; all where not given")
-	f.StringSliceVar(&o.suites, "suite", nil, "suites: "+strings.Join(suites.Names(), ", ")+"; all where not given")
+	f.StringSliceVar(&o.suites, "suite", nil, "suites: "+strings.Join(suites.Names(), ", ")+"; where not given, all but those that take long: "+strings.Join(slices.DeleteFunc(suites.Names(), func(s string) bool { return slices.Contains(suites.Usual(), s) }), ", "))
 	f.StringSliceVar(&o.features, "feature", nil, "observe or measure these features only")
 	f.StringSliceVar(&o.fabrics, "fabric", nil, "put modes on these fabrics only, in the suite "+suites.OnFabrics+": "+strings.Join(suites.Fabrics(), ", "))
 	f.StringSliceVar(&o.kernels, "kernel", []string{autoKernel}, "kernels that labs stand on: "+autoKernel+" (this machine's, and a guest's for what it lacks), "+hostKernel+", "+
@@ -104,7 +104,7 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 		o.suites = []string{suites.OnFabrics}
 	}
 	if len(o.suites) == 0 {
-		o.suites = suites.Names()
+		o.suites = suites.Usual()
 		if o.driver == vmDriver {
 			o.suites = slices.DeleteFunc(observed(o.suites), func(s string) bool { return s == suites.OnFabrics })
 		}
@@ -451,6 +451,7 @@ type phase struct {
 const (
 	observingMemory = 768 << 20
 	measuringMemory = 2 << 30
+	growingMemory   = 2 << 30
 )
 
 // phases divides a run, ground by ground: modes are observed by workers of their own, several at the same time; measuring
@@ -498,14 +499,14 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			out = append(out, phase{name, tasks, most})
 		}
 	}
-	if len(observing) > 0 {
-		add("observe", together, func(g *ground, base job) (ts []task) {
+	observe := func(of []string, memory int64) func(g *ground, base job) []task {
+		return func(g *ground, base job) (ts []task) {
 			for _, a := range on[g] {
-				if len(owed(o, a, observing)) == 0 {
+				if len(owed(o, a, of)) == 0 {
 					continue // all that is asked for is measured, or observed elsewhere
 				}
 				j := base
-				j.Suites, j.Modes, j.Memory = observing, []string{a.Name}, observingMemory
+				j.Suites, j.Modes, j.Memory = of, []string{a.Name}, memory
 				j.Features, _ = a.asks(o)
 				// A few features of several modes share a worker: what they take is the boot of a guest.
 				if i := slices.IndexFunc(ts, func(t task) bool {
@@ -517,10 +518,13 @@ func phases(o options, all []assignment, source string) (out []phase) {
 				ts = append(ts, task{j, g, []assignment{a}})
 			}
 			return ts
-		})
+		}
 	}
+	one := func(*ground) int { return 1 }
+	add("observe", together, observe(slices.DeleteFunc(slices.Clone(observing), suites.Alone), observingMemory))
+	add("grow", one, observe(slices.DeleteFunc(slices.Clone(observing), func(s string) bool { return !suites.Alone(s) }), growingMemory))
 	if o.measures() {
-		add("measure", func(*ground) int { return 1 }, func(g *ground, j job) []task {
+		add("measure", one, func(g *ground, j job) []task {
 			j.Suites, j.Memory = measuring, measuringMemory
 			of := slices.DeleteFunc(slices.Clone(on[g]), func(a assignment) bool { return len(a.only) > 0 })
 			if len(of) == 0 {

@@ -1,0 +1,351 @@
+package suites
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/lab"
+)
+
+const scale = "scale"
+
+// thousand is how many containers of one network a host is to carry: one more than a bridge has room for (BR_PORT_BITS of
+// net/bridge/br_private.h numbers ports with ten bits, and not by 0).
+const thousand = 1024
+
+// marks are the numbers of containers at which growth is measured, besides the last.
+var marks = []int{64, 128, 256, heard}
+
+// heard is up to how many containers are asked whether they work. What one of a thousand asks of all others, as ARP does, is so many packets that
+// a processor's queue has no room for (netdev_max_backlog, 1,000 for all namespaces of a kernel): the answer, or the question's way to a
+// veth pair that stands for a cable, is dropped with the rest.
+const heard = 512
+
+// handful is how many containers are attached by one call.
+const handful = 32
+
+// roomy is a topology of one host and two machines outside, with room for so many containers that no block is what ends them.
+func roomy() topology.Topology {
+	segment := func(v4, v6 string) topology.Segment {
+		return topology.Segment{V4: netip.MustParsePrefix(v4), V6: netip.MustParsePrefix(v6)}
+	}
+	network := func(nic, v4, v6 string) topology.Network {
+		return topology.Network{NIC: nic, V4: netip.MustParsePrefix(v4), V6: netip.MustParsePrefix(v6)}
+	}
+	return topology.Topology{
+		Name:     "roomy",
+		Segments: map[string]topology.Segment{"rack": segment("198.18.0.0/17", "2001:db8:18::/64"), "annex": segment("198.18.128.0/17", "2001:db8:19::/64")},
+		Tors:     map[string]topology.Tor{"tor": {Joins: []string{"rack", "annex"}}},
+		Hosts: map[string]topology.Host{"h1": {
+			NICs: map[string]topology.NIC{"eth0": {Segment: "rack"}, "eth1": {Segment: "annex"}}, Containers: map[string]int{"blue": 1},
+		}},
+		External: map[string]topology.External{"x": {NICs: map[string]topology.NIC{"eth0": {Segment: "rack"}}}},
+		Networks: map[string]topology.Network{"blue": network("eth0", "172.17.0.0/16", "fd17::/64"), "green": network("eth1", "172.18.0.0/16", "fd18::/64")},
+	}
+}
+
+// quietly has containers numbered by IPv4 alone, without a word of IPv6: what a thousand tell each other of theirs, each to all, is a
+// million packets that say nothing of how many there may be.
+func quietly(steps []topology.Step) (out []topology.Step) {
+	for _, s := range steps {
+		if s.In != "" && (s.Addr != nil && s.Addr.Prefix.Addr().Is6() || s.Route != nil && s.Route.Dst.Addr().Is6() || s.Neigh != nil && s.Neigh.IP.Is6()) {
+			continue
+		}
+		out = append(out, s)
+		if s.Space != nil && s.Space.Share == "" {
+			for _, of := range []string{"all", "default"} {
+				out = append(out, topology.Step{On: s.On, In: s.Space.Name, Sysctl: &topology.Sysctl{Key: "net/ipv6/conf/" + of + "/disable_ipv6", Value: "1"}})
+			}
+		}
+	}
+	return out
+}
+
+// attachAll attaches containers by one call: all of them or none.
+func (b *Bench) attachAll(ctx context.Context, cs []topology.Container, host string) error {
+	owner := "attach " + (Place{host, cs[0].Name}).String() + " and others"
+	var all []topology.Step
+	for _, c := range cs {
+		if b.mode.Admit != nil {
+			if err := b.mode.Admit(b.plan, b.plan.Machine(host), c); err != nil {
+				return err
+			}
+		}
+		steps := b.mode.Attach(b.plan, b.plan.Machine(host), c)
+		if b.rewire != nil {
+			steps = b.rewire(steps)
+		}
+		all = append(all, steps...)
+	}
+	if err := b.lab.Apply(ctx, owner, all); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range cs {
+		b.attached[Place{host, c.Name}.String()] = attachment{c, owner}
+	}
+	return nil
+}
+
+// available is how many bytes of memory the kernel could still give (MemAvailable of proc_meminfo(5)); 0: it does not tell.
+func available() float64 {
+	text, _ := os.ReadFile("/proc/meminfo")
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+			kB, _ := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 64)
+			return 1024 * kB
+		}
+	}
+	return 0
+}
+
+// growth is a host that more and more containers are attached to.
+type growth struct {
+	*Bench
+	host   string
+	n      int           // containers of the first network
+	took   time.Duration // to attach them
+	began  float64       // memory that was available before, in bytes
+	reason error         // why there cannot be more; nil: none was refused
+	values []reports.Value
+}
+
+// until attaches containers until there are as many as wanted or one is refused, and measures.
+func (g *growth) until(ctx context.Context, mark int) error {
+	for g.n < mark && g.reason == nil {
+		var cs []topology.Container
+		for number := g.n + 1; number <= min(g.n+handful, mark); number++ {
+			c, err := g.plan.Container(g.host, network(g.Bench), number)
+			if err != nil {
+				return err
+			}
+			cs = append(cs, c)
+		}
+		start := time.Now()
+		err := g.attachAll(ctx, cs, g.host)
+		g.took += time.Since(start)
+		switch {
+		case err == nil:
+			g.n += len(cs)
+			continue
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		for _, c := range cs { // one of them is refused: those before it are not
+			if _, g.reason = g.attach(ctx, c, g.host); g.reason != nil {
+				return nil
+			}
+			g.n++
+		}
+		return fmt.Errorf("%d containers cannot be attached by one call, but one by one they can: %w", len(cs), err)
+	}
+	g.value("attach-sec", g.took.Seconds())
+	if now := available(); now > 0 && g.began > now {
+		g.value("mem-bytes", g.began-now)
+	}
+	if g.mode.Addrs == nil || g.n > heard {
+		return nil
+	}
+	rtt, err := newest(ctx, g.Bench, g.host)
+	if rtt > 0 {
+		g.value("rtt-sec", rtt.Seconds())
+	}
+	return err
+}
+
+func (g *growth) value(unit string, v float64) {
+	g.values = append(g.values, reports.Value{Unit: unit, Value: v, Count: g.n})
+}
+
+// echoes are how many round trips a median is of.
+const echoes = 9
+
+// newest is the median round trip from the container that was attached last to an external machine; 0: it has none.
+func newest(ctx context.Context, b *Bench, host string) (time.Duration, error) {
+	places := b.Containers(host, network(b))
+	p := places[len(places)-1]
+	if a, err := persists(ctx, b, p); err != nil || !a {
+		return 0, err
+	}
+	var rtts []time.Duration
+	for range echoes {
+		a, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, external(b), IPv4), controlPort), Wait: time.Second})
+		if err != nil {
+			return 0, err
+		}
+		if a.Answered {
+			rtts = append(rtts, a.RTT)
+		}
+	}
+	if len(rtts) == 0 {
+		return 0, nil
+	}
+	slices.Sort(rtts)
+	return rtts[len(rtts)/2], nil
+}
+
+// persists asks an external machine, or without an address itself, from a container until it is answered: a crowd that has just come is
+// busy with itself.
+func persists(ctx context.Context, b *Bench, p Place) (bool, error) {
+	q := lab.Ask{Proto: "icmp", To: netip.MustParseAddrPort("127.0.0.1:0"), Wait: retry / 2}
+	if b.mode.Addrs != nil {
+		q = lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, external(b), IPv4), controlPort), Wait: retry / 2}
+	}
+	return eventually(ctx, crowded, func() (bool, error) {
+		a, err := b.Ask(ctx, p, q)
+		return a.Answered, err
+	})
+}
+
+// every is of how many containers one is asked, and the last: the table of neighbours is one for all namespaces of a kernel, and has no room
+// for a thousand that all were heard of in the last seconds (gc_thresh3 of arp(7)).
+const every = 8
+
+// silentOnes asks from some containers of a host, and tells which were not answered.
+func silentOnes(ctx context.Context, b *Bench, host string) (asked int, mute []string, err error) {
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(handful)
+	places := b.Containers(host, network(b))
+	for i, p := range places {
+		if i%every != 0 && i != len(places)-1 {
+			continue
+		}
+		asked++
+		g.Go(func() error {
+			ok, err := persists(ctx, b, p)
+			if !ok {
+				mu.Lock()
+				defer mu.Unlock()
+				mute = append(mute, p.String())
+			}
+			return err
+		})
+	}
+	err = g.Wait()
+	slices.Sort(mute)
+	return asked, mute, err
+}
+
+var _ = register(Spec{
+	Suite:   scale,
+	Feature: Feature{Name: "containers-1024", Group: "limits", Doc: "Does a host take 1,024 containers of one network, and do those work that are asked?"},
+	Name:    "in a lab of one host, containers are attached until there are 1,024 or one is refused; when there are 512, or at the end, every eighth and the last ask an external machine",
+	Within:  4 * specTimeout,
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if b.mode.Limit > 0 {
+			return notApplicable("the mode attaches no more than %d containers of a network to a host", b.mode.Limit), nil
+		}
+		p, err := b.mode.Plan(roomy())
+		if err != nil {
+			return Observation{}, err
+		}
+		usual := b.rewire
+		o, err := startBench(ctx, &Bench{driver: b.driver, plan: p, mode: b.mode, quiet: true, rewire: func(steps []topology.Step) []topology.Step {
+			if steps = quietly(steps); usual != nil {
+				steps = usual(steps)
+			}
+			return steps
+		}})
+		if err != nil {
+			return Observation{}, err
+		}
+		defer func() { _ = o.Close() }()
+		g := &growth{Bench: o, host: firstHost(o), began: available()}
+		g.n = len(o.Containers(g.host, network(o)))
+		for _, mark := range marks {
+			if err := g.until(ctx, mark); err != nil {
+				return Observation{}, err
+			}
+			if mark == heard || g.reason != nil {
+				break
+			}
+		}
+		crowd := g.n
+		asked, mute, err := silentOnes(ctx, o, g.host)
+		if err != nil {
+			return Observation{}, err
+		}
+		if g.reason == nil {
+			if err := g.until(ctx, thousand); err != nil {
+				return Observation{}, err
+			}
+		}
+		result := works("%d containers were attached to %s; when there were %d, %d of them asked, and each was answered", g.n, g.host, crowd, asked)
+		switch {
+		case len(mute) > 0:
+			result.Status = "mixed"
+			result.Detail = fmt.Sprintf("%d containers were attached to %s; when there were %d, %d of them asked, and %d were not answered, such as %s", g.n, g.host, crowd, asked, len(mute), strings.Join(mute[:min(3, len(mute))], ", "))
+		case g.reason != nil:
+			result = Observation{Status: "mixed"}
+			if exhausted(g.reason) {
+				result.Status = reports.Blocked
+			}
+			result.Detail = fmt.Sprintf("%d containers were attached to %s; when there were %d, %d of them asked, and each was answered; one more is refused: %v", g.n, g.host, crowd, asked, innermost(g.reason))
+			result = result.with(g.host, "%v", g.reason)
+		}
+		result.Values = append([]reports.Value{{Unit: "containers", Value: float64(g.n)}}, g.values...)
+		return result, nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the device of one of them is down", Rewire: unlike(505, func(steps []topology.Step) []topology.Step {
+			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.Set != nil && s.Set.State == "up" })
+		})},
+		{Mode: "bridge", Doc: "the device of one of them is down", Rewire: unlike(505, func(steps []topology.Step) []topology.Step {
+			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.In != "" && s.Set != nil && s.Set.State == "up" })
+		})},
+		{Mode: "ptp", Doc: "the two hundredth has another's name", Rewire: unlike(200, func(steps []topology.Step) []topology.Step {
+			steps = slices.Clone(steps)
+			for i, s := range steps {
+				if s.Link != nil && s.Link.Kind == "veth" {
+					l := *s.Link
+					l.Name = "veth-c1"
+					steps[i].Link = &l
+				}
+			}
+			return steps
+		})},
+	},
+})
+
+// unlike changes the steps of the container with a number.
+func unlike(number int, change func([]topology.Step) []topology.Step) func([]topology.Step) []topology.Step {
+	return func(steps []topology.Step) []topology.Step {
+		if steps[0].Space == nil || steps[0].Space.Name != fmt.Sprintf("c%d", number) {
+			return steps
+		}
+		return change(steps)
+	}
+}
+
+// exhausted tells whether a container was refused since something has come to its end: numbers of a plan, or of the kernel.
+func exhausted(err error) bool {
+	text := innermost(err)
+	return !refused(err) || text == unix.EXFULL.Error() || text == unix.ENOSPC.Error()
+}
+
+// innermost is the cause at the end of a chain of places.
+func innermost(err error) string {
+	for u := errors.Unwrap(err); u != nil; u = errors.Unwrap(u) {
+		err = u
+	}
+	text := err.Error()
+	if i := strings.LastIndex(text, ": "); i >= 0 {
+		return text[i+2:]
+	}
+	return text
+}
