@@ -160,7 +160,7 @@ func (g *growth) until(ctx context.Context, mark int) error {
 	if g.mode.Addrs == nil || g.n > heard {
 		return nil
 	}
-	rtt, err := newest(ctx, g.Bench, g.host)
+	rtt, err := latecomer(ctx, g.Bench, g.host)
 	if rtt > 0 {
 		g.value("rtt-sec", rtt.Seconds())
 	}
@@ -174,8 +174,8 @@ func (g *growth) value(unit string, v float64) {
 // echoes are how many round trips a median is of.
 const echoes = 9
 
-// newest is the median round trip from the container that was attached last to an external machine; 0: it has none.
-func newest(ctx context.Context, b *Bench, host string) (time.Duration, error) {
+// latecomer is the median round trip from the container that was attached last to an external machine; 0: it has none.
+func latecomer(ctx context.Context, b *Bench, host string) (time.Duration, error) {
 	places := b.Containers(host, network(b))
 	p := places[len(places)-1]
 	if a, err := persists(ctx, b, p); err != nil || !a {

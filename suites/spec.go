@@ -26,6 +26,9 @@ type Spec struct {
 	// Machines says that the question is one of hosts that are machines: on others it is not applicable, and sabotages are
 	// in vain.
 	Machines bool
+	// On is the fabric that the experiment is done on, in a lab of its own; nil: that of the mode. A mode that has no place on it is
+	// not applicable there, and one that cannot be set up is blocked.
+	On *topology.Fabric
 	// Within bounds the experiment; 0: half a minute.
 	Within time.Duration
 	// Run observes the bench's mode. The bench is as after the mode was set up and its containers attached, and what Run
@@ -38,7 +41,7 @@ type Spec struct {
 // Feature is something that a user may want of a mode: a row of the matrix.
 type Feature struct {
 	Name  string
-	Group string // reach, addresses, multicast, ports, nat, services, packets, isolation, lifecycle, operations, routing, limits
+	Group string // reach, addresses, multicast, ports, nat, services, packets, isolation, lifecycle, operations, routing, limits; a fabric
 	Doc   string // the question, answered yes (works), no (blocked) or not-applicable
 }
 
@@ -93,7 +96,7 @@ func registerFamilies(of func(Family) Spec) bool {
 }
 
 // Groups are the groups of features, in the order of documents.
-var groups = []string{"reach", "addresses", "multicast", "ports", "nat", "services", "packets", "isolation", "lifecycle", "operations", "routing", "limits"}
+var groups = append([]string{"reach", "addresses", "multicast", "ports", "nat", "services", "packets", "isolation", "lifecycle", "operations", "routing", "limits"}, fabrics...)
 
 // Specs returns all specs: by group, then by feature, then by name.
 func Specs() []Spec {
