@@ -10,9 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
-	"github.com/onsi/ginkgo/v2"
 	"github.com/onsi/gomega"
 
 	"github.com/modebench/modebench/fixtures"
@@ -32,11 +32,14 @@ var (
 	onlyModes    = flag.String("modes", "", "observe these modes only, comma-separated")
 	onlyFeatures = flag.String("features", "", "observe these features only, comma-separated")
 	onlySabotage = flag.Bool("only-sabotage", false, "run the sabotages only")
-	onlySuites   = flag.String("suites", "conformance,packets,lifecycle,routing,fabrics", "of these suites, comma-separated")
+	onlySuites   = flag.String("suites", observing, "of these suites, comma-separated")
 	guests       = flag.String("guests", "", "make hosts guests with this kernel instead of namespaces")
 	inGuest      = flag.Bool("in-guest", false, "run as what a guest was booted for")
 	noSabotage   = flag.Bool("no-sabotage", false, "run no sabotage")
 )
+
+// observing are the suites of which every mode that the kernel can carry is asked.
+const observing = "conformance,packets,lifecycle,routing"
 
 // TestMain starts the tests again as root of an empty network namespace; and is the programs that labs start.
 func TestMain(m *testing.M) {
@@ -58,7 +61,7 @@ func TestMain(m *testing.M) {
 			exit(vm.Main(os.Args[2:], os.Stdin, os.Stdout))
 		}
 	}
-	// Labs and guests wait more than they compute. The value alone, since ginkgo refuses to run where the flag was given.
+	// Labs and guests wait more than they compute.
 	if err := flag.Lookup("test.parallel").Value.Set(strconv.Itoa(2 * runtime.NumCPU())); err != nil {
 		exit(err)
 	}
@@ -148,7 +151,6 @@ func unable(t *testing.T, format string, args ...any) {
 // TestSuites observes every cell, and shows for every spec that its sabotages turn it red.
 func TestSuites(t *testing.T) {
 	t.Parallel()
-	gomega.RegisterFailHandler(ginkgo.Fail)
 	expectations, err := modes.Expectations(fixtures.FS)
 	if err != nil {
 		t.Fatal(err)
@@ -166,26 +168,26 @@ func TestSuites(t *testing.T) {
 		run.Modes, _ = able(t, run.Modes, top) // the others are TestGuests'
 	}
 	run.Features = chosen(*onlyFeatures, nil)
-	seen := map[Cell]int{}
-	run.Emit = func(e Event) {
-		if e.Kind == "cell" {
-			seen[Cell{e.Result.Suite, e.Result.Mode, e.Result.Feature}]++
-			t.Logf("%s %s: %s %.3f s: %s", e.Result.Mode, e.Result.Feature, e.Result.Outcome, e.Result.Seconds, e.Result.Detail)
-			if e.Result.Outcome == reports.Unable && (strict() || *inGuest) {
-				t.Errorf("%s %s: unable: %s", e.Result.Mode, e.Result.Feature, e.Result.Detail)
-			}
-		}
-	}
 	if !*onlySabotage {
-		run.Declare()
-		suite, reporter := ginkgo.GinkgoConfiguration()
-		reporter.Succinct = !reporter.Verbose && !reporter.VeryVerbose
-		if ginkgo.RunSpecs(t, "modes", suite, reporter) {
-			for _, c := range run.Cells() {
-				if seen[c] != 1 {
-					t.Errorf("%s: ran %d times: want once", c, seen[c])
+		var mu sync.Mutex
+		seen := map[Cell]int{}
+		t.Run("modes", func(t *testing.T) {
+			for _, m := range run.Modes {
+				for _, specs := range labs(run.specs()) {
+					t.Run(m.Name, func(t *testing.T) {
+						t.Parallel()
+						for _, r := range observeAll(t, run.observer(m, specs[0].On), specs) {
+							mu.Lock()
+							seen[Cell{r.Suite, r.Mode, r.Feature}]++
+							mu.Unlock()
+						}
+					})
 				}
 			}
+		})
+		cells := gomega.NewWithT(t)
+		for _, c := range run.Cells() {
+			cells.Expect(seen).To(gomega.HaveKeyWithValue(c, 1), "%s: how often it ran", c)
 		}
 	}
 	if !*noSabotage {
@@ -193,30 +195,43 @@ func TestSuites(t *testing.T) {
 	}
 }
 
-// TestScale loads a host by one mode of each kind that comes to another end.
-func TestScale(t *testing.T) {
-	if *onlyFeatures != "" || *onlyModes != "" || *guests != "" || *inGuest {
+// observeAll observes specs in one lab. What is not as expected is an error, and so is what could not be told, where nothing may be lacking.
+func observeAll(t *testing.T, o *observer, specs []Spec) (all []reports.Result) {
+	o.start(t.Context())
+	for _, s := range specs {
+		r := o.observe(t.Context(), s)
+		t.Logf("%s %s: %s %.3f s: %s", r.Mode, r.Feature, r.Outcome, r.Seconds, r.Detail)
+		switch {
+		case r.Outcome == reports.Fail:
+			t.Error(Failure(r))
+		case r.Outcome == reports.Unable && (strict() || *inGuest):
+			t.Errorf("%s %s: unable: %s", r.Mode, r.Feature, r.Detail)
+		}
+		all = append(all, r)
+	}
+	if err := o.stop(); err != nil {
+		t.Error(err)
+	}
+	return all
+}
+
+// TestApart asks what takes long of a few modes: one of each kind that comes to another end, or that fabrics treat otherwise.
+func TestApart(t *testing.T) {
+	if *onlyFeatures != "" || *onlyModes != "" || *guests != "" || *inGuest || *onlySabotage {
 		t.Skip("not asked for")
 	}
 	expectations, err := modes.Expectations(fixtures.FS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := &Run{Driver: netns.Driver{}, Topology: twoHosts(t), Suites: []string{scale}, Expectations: expectations, Emit: func(Event) {}}
+	run := &Run{Driver: netns.Driver{}, Topology: twoHosts(t), Suites: []string{OnFabrics, scale}, Expectations: expectations, Emit: func(Event) {}}
 	for _, name := range []string{"bridge", "ptp", "macvlan-bridge", "fan"} {
 		m, _ := modes.Find(name)
 		run.Modes = append(run.Modes, m)
 	}
 	for _, m := range run.Modes {
-		o := &observer{run: run, mode: m}
-		o.start(t.Context())
-		for _, s := range run.specs() {
-			if r := o.observe(t.Context(), s); r.Outcome != reports.Pass {
-				t.Errorf("%s %s: %s: %s", m.Name, s.Feature.Name, r.Outcome, r.Detail)
-			}
-		}
-		if err := o.stop(); err != nil {
-			t.Error(err)
+		for _, specs := range labs(run.specs()) {
+			observeAll(t, run.observer(m, specs[0].On), specs)
 		}
 	}
 	if !*noSabotage {
