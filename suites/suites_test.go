@@ -29,13 +29,14 @@ import (
 )
 
 var (
-	onlyModes    = flag.String("modes", "", "observe these modes only, comma-separated")
-	onlyFeatures = flag.String("features", "", "observe these features only, comma-separated")
-	onlySabotage = flag.Bool("only-sabotage", false, "run the sabotages only")
-	onlySuites   = flag.String("suites", observing, "of these suites, comma-separated")
-	guests       = flag.String("guests", "", "make hosts guests with this kernel instead of namespaces")
-	inGuest      = flag.Bool("in-guest", false, "run as what a guest was booted for")
-	noSabotage   = flag.Bool("no-sabotage", false, "run no sabotage")
+	onlyModes     = flag.String("modes", "", "observe these modes only, comma-separated")
+	onlyFeatures  = flag.String("features", "", "observe these features only, comma-separated")
+	onlySabotage  = flag.Bool("only-sabotage", false, "run the sabotages only")
+	onlySuites    = flag.String("suites", observing, "of these suites, comma-separated")
+	everySabotage = flag.Bool("every-sabotage", false, "run all sabotages of every spec, not the first of each: give it a -timeout of half an hour")
+	guests        = flag.String("guests", "", "make hosts guests with this kernel instead of namespaces")
+	inGuest       = flag.Bool("in-guest", false, "run as what a guest was booted for")
+	noSabotage    = flag.Bool("no-sabotage", false, "run no sabotage")
 )
 
 // observing are the suites of which every mode that the kernel can carry is asked.
@@ -262,7 +263,7 @@ func sabotage(t *testing.T, r *Run) {
 	for _, m := range r.Modes {
 		for _, suite := range r.Suites {
 			broken := slices.DeleteFunc(r.specs(), func(s Spec) bool {
-				return s.Suite != suite || s.Machines && !r.Fidelity.Machines() || !slices.ContainsFunc(s.Sabotage, func(how Sabotage) bool { return how.Mode == m.Name })
+				return s.Suite != suite || s.Machines && !r.Fidelity.Machines() || len(r.breaks(s, m)) == 0
 			})
 			if len(broken) == 0 {
 				continue
@@ -278,16 +279,31 @@ func sabotage(t *testing.T, r *Run) {
 						}
 					}()
 					for _, s := range broken {
-						for _, how := range s.Sabotage {
-							if how.Mode == m.Name {
-								t.Run(s.Feature.Name+": "+how.Doc, func(t *testing.T) { o.reddens(t, s, how) })
-							}
+						for _, how := range r.breaks(s, m) {
+							t.Run(s.Feature.Name+": "+how.Doc, func(t *testing.T) { o.reddens(t, s, how) })
 						}
 					}
 				})
 			}
 		}
 	}
+}
+
+// breaks are the sabotages of a spec on a mode that are tried: all that are asked for, or of the spec the first that a mode of the run
+// can be broken by. All of all specs take longer than go test allows a package.
+func (r *Run) breaks(s Spec, m modes.Mode) (list []Sabotage) {
+	for _, how := range s.Sabotage {
+		if !slices.ContainsFunc(r.Modes, func(m modes.Mode) bool { return m.Name == how.Mode }) {
+			continue
+		}
+		if how.Mode == m.Name {
+			list = append(list, how)
+		}
+		if !*everySabotage && *onlyModes == "" && *onlyFeatures == "" {
+			break
+		}
+	}
+	return list
 }
 
 // reddens fails the test where a spec stays green, or is not decided, on a mode that is broken.
