@@ -22,6 +22,7 @@ var _ = register(40, Mode{
 	Attach:  bridgeAttach,
 	Publish: publish,
 	Policy:  byDevices("bridge", ownDevice),
+	Rate:    ratedAt(ownDevice),
 	Addrs:   privateAddrs,
 	Device:  eth0,
 })

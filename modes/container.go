@@ -28,9 +28,8 @@ var _ = register(30, Mode{
 	Publish: func(p *topology.Plan, host *topology.Machine, c topology.Container, port Port) []topology.Step {
 		return publish(p, host, owner(host, c), port)
 	},
-	Policy: byDevices("bridge", func(host *topology.Machine, c topology.Container) []string {
-		return []string{owner(host, c).Device}
-	}),
+	Policy: byDevices("bridge", ownersDevice),
+	Rate:   ratedAt(ownersDevice),
 	Addrs: func(p *topology.Plan, host *topology.Machine, c topology.Container) []netip.Prefix {
 		return privateAddrs(p, host, owner(host, c))
 	},
@@ -46,4 +45,9 @@ func owner(host *topology.Machine, c topology.Container) topology.Container {
 		}
 	}
 	return c
+}
+
+// ownersDevice is the host's end of the one pair of all that share its namespace.
+func ownersDevice(host *topology.Machine, c topology.Container) []string {
+	return []string{owner(host, c).Device}
 }

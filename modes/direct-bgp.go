@@ -54,6 +54,7 @@ var _ = register(400, Mode{
 		return s.all
 	},
 	Policy: byDevices("inet", ownDevice),
+	Rate:   ratedAt(ownDevice),
 	Addrs:  hostAddrs,
 	Device: eth0,
 })

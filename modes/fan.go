@@ -129,7 +129,8 @@ func fan(m Mode, t tunnel) Mode {
 	m.Publish = func(p *topology.Plan, host *topology.Machine, c topology.Container, port Port) []topology.Step {
 		return portMap(host, port, fanAddrs(p, host, c)[0].Addr())
 	}
-	m.Policy, m.Addrs, m.Device = byDevices("bridge", ownDevice), fanAddrs, eth0
+	m.Policy, m.Rate = byDevices("bridge", ownDevice), ratedAt(ownDevice)
+	m.Addrs, m.Device = fanAddrs, eth0
 	return m
 }
 

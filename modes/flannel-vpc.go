@@ -81,7 +81,8 @@ func leased(m Mode, routes, priority int) Mode {
 	m.Publish = func(p *topology.Plan, host *topology.Machine, c topology.Container, port Port) []topology.Step {
 		return portMap(host, port, leaseAddrs(p, host, c)[0].Addr())
 	}
-	m.Policy, m.Addrs, m.Device = byDevices("bridge", ownDevice), leaseAddrs, eth0
+	m.Policy, m.Rate = byDevices("bridge", ownDevice), ratedAt(ownDevice)
+	m.Addrs, m.Device = leaseAddrs, eth0
 	return m
 }
 

@@ -44,7 +44,8 @@ func flannel(m Mode, by backend) Mode {
 	m.Addrs = func(p *topology.Plan, host *topology.Machine, c topology.Container) []netip.Prefix {
 		return families(p.SubnetAddr(host.Name, c.Number+1))
 	}
-	m.Policy, m.Device = byDevices("bridge", ownDevice), eth0
+	m.Policy, m.Rate = byDevices("bridge", ownDevice), ratedAt(ownDevice)
+	m.Device = eth0
 	m.Admit = func(p *topology.Plan, host *topology.Machine, c topology.Container) error {
 		if v4, _ := p.SubnetAddr(host.Name, c.Number+1); !v4.IsValid() {
 			return fmt.Errorf("container %d of host %s: a lease has addresses for the containers 1 to 253, and there are leases for 254 hosts", c.Number, host.Name)

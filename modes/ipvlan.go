@@ -21,7 +21,7 @@ func switched(m Mode) Mode {
 		s.start(c, eth0, c.Segment4, c.Segment6)
 		return s.all
 	}
-	m.Policy = onParent(segmentAddrs)
+	m.Policy, m.Rate = onParent(segmentAddrs), ratedWithin
 	m.Addrs = segmentAddrs
 	m.Device = eth0
 	return m
@@ -46,6 +46,7 @@ func routed(m Mode, parentMode string) Mode {
 		s.announce(p, host, c)
 		return s.all
 	}
+	m.Rate = ratedWithin
 	m.Addrs = hostAddrs
 	m.Device = eth0
 	return m

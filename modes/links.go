@@ -34,6 +34,7 @@ var _ = register(45, Mode{
 	},
 	Publish: publish,
 	Policy:  byDevices("bridge", ownDevice),
+	Rate:    ratedAt(ownDevice),
 	Link:    link,
 	Addrs:   privateAddrs,
 	Device:  eth0,

@@ -23,7 +23,7 @@ func macvlan(m Mode, parentMode string, mac func(topology.Container) net.Hardwar
 		s.start(c, eth0, c.Segment4, c.Segment6)
 		return s.all
 	}
-	m.Policy = onParent(segmentAddrs)
+	m.Policy, m.Rate = onParent(segmentAddrs), ratedWithin
 	m.Addrs = segmentAddrs
 	m.Device = eth0
 	return m

@@ -36,6 +36,8 @@ type Mode struct {
 	// Link tells a container that is attached to the host of others there and lets it through to them, when it starts (was is nil), or when
 	// one that it was told of was started again since: then was is what it was told. Nil: the mode has no links.
 	Link func(p *topology.Plan, host *topology.Machine, c topology.Container, was, now []Link) []topology.Step
+	// Rate holds a container that is attached to the host to a rate. Nil: nothing of its own could be.
+	Rate func(*topology.Plan, *topology.Machine, topology.Container, Rate) []topology.Step
 	// Addrs are the addresses, IPv4 before IPv6, by which the container is reached when attached to the host, with the
 	// length of their subnet. Nil: none beyond the loopback's.
 	Addrs func(*topology.Plan, *topology.Machine, topology.Container) []netip.Prefix
@@ -74,6 +76,8 @@ const (
 	Balance  Kernel = "nft-balance"    // nftables that divide connections of both IP families among addresses
 	NFBridge Kernel = "nft-bridge"     // nftables for bridged frames, of which a topology.VPC fabric is made
 	NFNetdev Kernel = "nft-netdev"     // nftables at devices, for what comes in by them and what leaves
+	TBF      Kernel = "tbf"            // token buckets, of which rates are made
+	IFB      Kernel = "ifb"            // queues for what comes in
 	Trunk    Kernel = "vlan-filtering" // bridges that filter by VLAN, of which a topology.Trunk fabric is made
 )
 

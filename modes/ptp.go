@@ -49,6 +49,7 @@ var _ = register(50, Mode{
 	},
 	Publish: publish,
 	Policy:  byDevices("inet", ownDevice),
+	Rate:    ratedAt(ownDevice),
 	Addrs:   ptpAddrs,
 	Device:  eth0,
 })

@@ -84,13 +84,18 @@ func overlay(m Mode, tunnel func(p *topology.Plan, host *topology.Machine, n top
 		}
 		return s.all
 	}
-	m.Policy = byDevices("bridge", func(_ *topology.Machine, c topology.Container) []string { return []string{c.Device, exitDevice(c)} })
+	m.Policy, m.Rate = byDevices("bridge", bothDevices), ratedAt(bothDevices)
 	m.Publish, m.Addrs, m.Device, m.Exit = publish, overlayAddrs, eth0, outside
 	return m
 }
 
 // exitDevice is the host's end of a container's second pair.
 func exitDevice(c topology.Container) string { return "gate-" + c.Name }
+
+// bothDevices are the host's ends of a container's pairs.
+func bothDevices(_ *topology.Machine, c topology.Container) []string {
+	return []string{c.Device, exitDevice(c)}
+}
 
 // exitMAC is that of a container's second device: the plan's for the first, with a role that no machine has.
 func exitMAC(c topology.Container) net.HardwareAddr {

@@ -320,7 +320,7 @@ var _ = register(Spec{
 			if _, err := b.Listen(ctx, c, lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(unspecified(f), port)}); err != nil {
 				return Observation{}, err
 			}
-			target, _, err := known(ctx, b, attachedAt(b, c), c.Machine, f, port)
+			target, _, err := known(ctx, b, attachedAt(b, c), c.Machine, f, port, "udp")
 			if err != nil {
 				return Observation{}, err
 			}

@@ -18,7 +18,7 @@ import (
 )
 
 // modules are what labs of all modes need a guest to load.
-var modules = []string{"underlay", "macvlan", "ipvlan", "802.1q", "vlan-filtering", "vxlan", "ipip", "br_netfilter", "nftables", "nft-nat", "nft-bridge", "nft-balance", "tbf", "netem"}
+var modules = []string{"underlay", "macvlan", "ipvlan", "802.1q", "vlan-filtering", "vxlan", "ipip", "br_netfilter", "nftables", "nft-nat", "nft-bridge", "nft-balance", "nft-netdev", "tbf", "ifb", "netem"}
 
 // able are the modes that this kernel can carry, and the names of the others.
 func able(t *testing.T, all []modes.Mode, top topology.Topology) (carried []modes.Mode, others []string) {

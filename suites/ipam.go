@@ -424,7 +424,7 @@ func (p *pool) peers(ctx context.Context, f Family, of Place, port uint16, withi
 	if err != nil {
 		return nil, nil, err
 	}
-	abroad, withdraw, err := known(ctx, b, attachedAt(b, of), p.host, f, port)
+	abroad, withdraw, err := known(ctx, b, attachedAt(b, of), p.host, f, port, "udp")
 	if refused(err) {
 		return nil, nil, err
 	} else if err != nil { // it is not known there

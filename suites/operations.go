@@ -63,8 +63,9 @@ func flowing(ctx context.Context, b *Bench, from Place, to netip.AddrPort, token
 }
 
 // known is where the outside reaches a port of a container on a host: at its own address, where that is on a segment of
-// the external machine's or behind a router, else at the host's, by a port that is published. What it returns takes the publication back.
-func known(ctx context.Context, b *Bench, c topology.Container, host string, f Family, port uint16) (netip.AddrPort, func() error, error) {
+// the external machine's or behind a router, else at the host's, by a port that is
+// published for the protocols. What it returns takes the publication back.
+func known(ctx context.Context, b *Bench, c topology.Container, host string, f Family, port uint16, protos ...string) (netip.AddrPort, func() error, error) {
 	own := b.mode.Addrs(b.plan, b.plan.Machine(host), c)[map[Family]int{IPv4: 0, IPv6: 1}[f]].Addr()
 	for _, n := range b.plan.Machine(external(b).Machine).NICs {
 		if n.V4.Contains(own) || n.V6.Contains(own) || routers(b) > 0 {
@@ -77,7 +78,10 @@ func known(ctx context.Context, b *Bench, c topology.Container, host string, f F
 	owner := "published on " + host
 	withdraw := sync.OnceValue(func() error { return b.lab.Undo(context.WithoutCancel(ctx), owner) })
 	b.atEnd(func(context.Context) error { return withdraw() })
-	steps := b.mode.Publish(b.plan, b.plan.Machine(host), c, modes.Port{Proto: "udp", Host: port, Container: port})
+	var steps []topology.Step
+	for _, proto := range protos {
+		steps = append(steps, b.mode.Publish(b.plan, b.plan.Machine(host), c, modes.Port{Proto: proto, Host: port, Container: port})...)
+	}
 	return netip.AddrPortFrom(addrOf(b, Place{Machine: host}, f), port), withdraw, b.lab.Apply(ctx, owner, steps)
 }
 
@@ -130,7 +134,7 @@ func move(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	if err != nil {
 		return Observation{}, err
 	}
-	target, withdraw, err := known(ctx, b, c, from, f, port)
+	target, withdraw, err := known(ctx, b, c, from, f, port, "udp")
 	if err != nil {
 		return Observation{}, err
 	}
@@ -179,7 +183,7 @@ func move(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	if err != nil {
 		return Observation{}, err
 	}
-	now, _, err := known(ctx, b, c, to, f, port)
+	now, _, err := known(ctx, b, c, to, f, port, "udp")
 	if err != nil {
 		return Observation{}, err
 	}

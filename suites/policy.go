@@ -109,7 +109,7 @@ var _ = registerFamilies(func(f Family) Spec {
 					return Observation{}, err
 				}
 				var err error
-				if to[i], _, err = known(ctx, b, attachedAt(b, c), c.Machine, f, port); err != nil {
+				if to[i], _, err = known(ctx, b, attachedAt(b, c), c.Machine, f, port, "udp"); err != nil {
 					return Observation{}, err
 				}
 			}

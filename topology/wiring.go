@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -45,6 +46,7 @@ type Step struct {
 	Table    *Table
 	Offload  *Offload
 	Shape    *Shape
+	Redirect *Redirect
 	VLAN     *VLAN
 	BGP      *BGP
 	Announce *Announcement
@@ -72,7 +74,7 @@ type Space struct {
 // Link makes a device. Its kind's fields follow ip-link(8).
 type Link struct {
 	Name   string
-	Kind   string           // bridge, veth, macvlan, ipvlan, vlan, vxlan, ipip, tun
+	Kind   string           // bridge, veth, macvlan, ipvlan, vlan, vxlan, ipip, tun, ifb
 	MAC    net.HardwareAddr // nil: the kernel's choice
 	MTU    int              // 0: the kernel's choice
 	Master string           // bridge of the same namespace; empty: none
@@ -330,16 +332,21 @@ type Offload struct {
 type Shape struct {
 	Link  string
 	Rate  BitRate       // 0: unlimited
+	Burst time.Duration // of the token bucket: as long as a timer may be late without losing any of the rate; 0: 5 ms
 	Delay time.Duration // needs netem
 	Loss  float64       // fraction of packets, 0 to 1; needs netem
 }
 
+// Redirect has what comes in by a device wait in the queue of an ifb before it goes on, so that what comes in can be shaped
+// (tc-mirred(8)).
+type Redirect struct{ Link, To string }
+
 // Bucket is the token bucket of the rate, in bytes: what may be sent at once, and what may wait.
-// The burst is 5 ms of the rate and holds at least one 64 KiB segment, so that offloads are not split;
+// The burst is so long of the rate and holds at least one 64 KiB segment, so that offloads are not split;
 // the queue holds 50 ms more.
 func (s Shape) Bucket() (burst, limit uint32) {
 	const most = 1 << 30 // of a 32-bit attribute, with room to add
-	burst = uint32(min(max(uint64(s.Rate)/8/200, 64<<10), most))
+	burst = uint32(min(max(uint64(s.Rate)/8*uint64(cmp.Or(s.Burst, 5*time.Millisecond).Microseconds())/1e6, 64<<10), most))
 	return burst, burst + uint32(min(uint64(s.Rate)/8/20, most))
 }
 
@@ -488,6 +495,8 @@ func (s Step) String() string {
 		return fmt.Sprintf("ip netns exec %s ethtool -K %s %s %s", at, s.Offload.Link, feature, onOff(s.Offload.On))
 	case s.Shape != nil:
 		return s.Shape.line(at, s.Remove)
+	case s.Redirect != nil:
+		return s.Redirect.line(at, s.Remove)
 	case s.VLAN != nil:
 		return s.VLAN.line(at, s.Remove)
 	case s.BGP != nil:
@@ -751,6 +760,14 @@ func (s Shape) line(at string, remove bool) string {
 		w.add("rate", s.Rate.tc())
 	}
 	return w.String()
+}
+
+func (r Redirect) line(at string, remove bool) string {
+	if remove {
+		return fmt.Sprintf("tc -n %s qdisc del dev %s ingress", at, r.Link)
+	}
+	return fmt.Sprintf("tc -n %s qdisc add dev %s ingress && tc -n %s filter add dev %s ingress u32 match u32 0 0 action mirred egress redirect dev %s",
+		at, r.Link, at, r.Link, r.To)
 }
 
 func (v VLAN) line(at string, remove bool) string {

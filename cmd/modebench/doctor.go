@@ -29,6 +29,7 @@ var remedies = map[string]string{
 	"vxlan":          "sudo modprobe vxlan, or a kernel with CONFIG_VXLAN",
 	"ipip":           "sudo modprobe ipip, or a kernel with CONFIG_NET_IPIP",
 	"tun":            "sudo modprobe tun, or a kernel with CONFIG_TUN, and /dev/net/tun",
+	"ifb":            "sudo modprobe -a ifb cls_u32 act_mirred sch_ingress",
 	"tbf":            "sudo modprobe sch_tbf",
 	"netem":          "sudo modprobe sch_netem",
 }

@@ -67,6 +67,11 @@ var kernels = map[string][]topology.Step{
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
 		{Shape: &topology.Shape{Link: "a", Rate: 1e9}},
 	},
+	"ifb": {
+		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
+		{Link: &topology.Link{Name: "i", Kind: "ifb"}},
+		{Redirect: &topology.Redirect{Link: "a", To: "i"}},
+	},
 	"netem": {
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b"}},
 		{Shape: &topology.Shape{Link: "a", Delay: time.Millisecond}},
@@ -99,7 +104,8 @@ func balanceTable(family string) topology.Step {
 
 // Kernel tries what it is asked for in an empty namespace, and returns what cannot be had with the kernel's words.
 // It changes nothing. The names are those of modes.Kernel and of Plan.Needs: underlay for what
-// every lab is made of, 802.1q and vlan-filtering for trunks, nft-bridge and nft-sets for fabrics that filter, nft-balance for what divides connections, and tbf and netem for impairments.
+// every lab is made of, 802.1q and vlan-filtering for trunks, nft-bridge and nft-sets for fabrics that filter, nft-balance for what divides connections, tbf and netem for impairments,
+// nft-netdev for policies at interfaces, and ifb for rates of what comes in.
 func Kernel(names []string) (missing map[string]error, err error) {
 	missing = map[string]error{}
 	for _, name := range names {

@@ -334,6 +334,22 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.either(s.Remove,
 			asked(func(nl *netlinks) error { return nl.QdiscReplace(q) }),
 			asked(func(nl *netlinks) error { return nl.QdiscDel(q) }))
+	case s.Redirect != nil:
+		q, filter, err := redirect(nl, *s.Redirect)
+		if err != nil {
+			return nil, err
+		}
+		return w.either(s.Remove,
+			asked(func(nl *netlinks) error {
+				if err := nl.QdiscAdd(q); err != nil {
+					return err
+				}
+				if err := nl.FilterAdd(filter); err != nil {
+					return errors.Join(err, nl.QdiscDel(q))
+				}
+				return nil
+			}),
+			asked(func(nl *netlinks) error { return nl.QdiscDel(q) }))
 	}
 	return nil, errors.New("a step that asks for nothing")
 }
@@ -660,6 +676,8 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 		link = device
 	case "ipip": // as ip-link(8) makes it: the TTL inherited, path MTU discovery on
 		link = &netlink.Iptun{LinkAttrs: base, Local: l.Local.AsSlice(), PMtuDisc: 1, Proto: unix.IPPROTO_IPIP}
+	case "ifb":
+		link = &netlink.Ifb{LinkAttrs: base}
 	case "tun": // it stays while no process has it open, as ip-tuntap(8) makes it
 		link = &netlink.Tuntap{LinkAttrs: base, Mode: netlink.TUNTAP_MODE_TUN, Flags: netlink.TUNTAP_NO_PI}
 	default:
@@ -986,6 +1004,24 @@ func neigh(nl *netlinks, n topology.Neigh) (*netlink.Neigh, error) {
 		out.Flags, out.State = netlink.NTF_PROXY, 0
 	}
 	return out, nil
+}
+
+// redirect is the queue through which a device receives, and its filter, which holds of every packet.
+func redirect(nl *netlinks, r topology.Redirect) (netlink.Qdisc, netlink.Filter, error) {
+	from, err := index(nl, r.Link)
+	if err != nil {
+		return nil, nil, err
+	}
+	to, err := index(nl, r.To)
+	if err != nil {
+		return nil, nil, err
+	}
+	at := from.Attrs().Index
+	q := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: at, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS}}
+	return q, &netlink.U32{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: at, Parent: q.Handle, Priority: 1, Protocol: unix.ETH_P_ALL},
+		Actions:     []netlink.Action{netlink.NewMirredAction(to.Attrs().Index)},
+	}, nil
 }
 
 // queue is the discipline that holds a device to a rate, or, where packets are late or lost too, to all three.

@@ -36,6 +36,7 @@ var features = map[string][]string{
 	"vxlan":          {"vxlan"},
 	"ipip":           {"ipip"},
 	"tun":            {"tun"},
+	"ifb":            {"ifb", "sch_ingress", "cls_u32", "act_mirred"},
 	"netem":          {"sch_netem"},
 	"tbf":            {"sch_tbf"},
 	"virtio":         {"virtio_pci", "virtio_net"},
