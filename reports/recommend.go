@@ -73,8 +73,12 @@ func Firsts() (names []string) {
 // Wanted is what a mode is looked for by.
 type Wanted struct {
 	Needs []string // names of [Needs]
-	First string   // one of [Firsts]: what it should be best in
-	Path  string   // same-host or cross-host: between whom
+	// Fabric is one that the mode is to work on, for its host and for its containers; empty: none that is asked for.
+	Fabric string
+	// Containers is how many a host is to have. More than were attached before one was refused rules a mode out.
+	Containers int
+	First      string // one of [Firsts]: what it should be best in
+	Path       string // same-host or cross-host: between whom
 }
 
 // Advice is what results say about the modes that were wanted.
@@ -124,10 +128,24 @@ func Recommend(res Results, w Wanted) Advice {
 	t := tabulate(res, func(Result) bool { return true })
 	by := firsts[slices.IndexFunc(firsts, func(f first) bool { return f.name == w.First })].metric
 	names := titles(res.Modes)
+	var wanted, others []Need
+	for _, n := range needs {
+		if slices.Contains(w.Needs, n.Name) {
+			wanted = append(wanted, n)
+		} else {
+			others = append(others, n)
+		}
+	}
+	if w.Fabric != "" {
+		wanted = append(wanted, Need{Name: "fabric " + w.Fabric, Cells: observed(Works, "on-"+w.Fabric+"-host", "on-"+w.Fabric+"-external")})
+	}
 	summaries := slices.DeleteFunc(Summarise(res), func(s Summary) bool { return s.Path != w.Path || s.Variant != "" || s.Blocks == 0 })
 	ranked := map[Fidelity]*Ranking{}
 	for _, m := range res.Modes {
-		verdict, out := t.judge(m, w.Needs)
+		verdict, out := t.judge(m, wanted)
+		if at := t.ended(m, w.Containers); verdict == Works && at != nil {
+			verdict, out = Blocked, Exclusion{Need: fmt.Sprintf("%d containers", w.Containers), Cell: Condition{at.Feature, Works}, Result: at}
+		}
 		out.Title = names[m.key()]
 		switch verdict {
 		case Blocked:
@@ -138,11 +156,8 @@ func Recommend(res Results, w Wanted) Advice {
 			continue
 		}
 		var also, not []string
-		for _, n := range needs {
-			if slices.Contains(w.Needs, n.Name) {
-				continue
-			}
-			switch verdict, _ := t.judge(m, []string{n.Name}); verdict {
+		for _, n := range others {
+			switch verdict, _ := t.judge(m, []Need{n}); verdict {
 			case Works:
 				also = append(also, n.Name)
 			case Blocked:
@@ -188,12 +203,9 @@ func Recommend(res Results, w Wanted) Advice {
 }
 
 // judge tells whether a mode has what is needed: Works, Blocked or Unable, and the first cell by which it is out or unknown.
-func (t table) judge(m Mode, names []string) (string, Exclusion) {
+func (t table) judge(m Mode, of []Need) (string, Exclusion) {
 	unknown := Exclusion{}
-	for _, n := range needs {
-		if !slices.Contains(names, n.Name) {
-			continue
-		}
+	for _, n := range of {
 		for _, c := range n.Cells {
 			results := t.at(m, Feature{Name: c.Feature}).Results
 			told := false
@@ -219,6 +231,18 @@ func (t table) judge(m Mode, names []string) (string, Exclusion) {
 		return Unable, unknown
 	}
 	return Works, Exclusion{}
+}
+
+// ended is the result by which fewer containers than wanted could be attached to a host; nil: there is none.
+func (t table) ended(m Mode, wanted int) *Result {
+	for _, r := range t.at(m, Feature{Name: "containers-1024"}).Results {
+		for _, v := range r.Values {
+			if v.Unit == "containers" && r.Observed == Blocked && int(v.Value) < wanted {
+				return &r
+			}
+		}
+	}
+	return nil
 }
 
 // order puts the best first, and gives places.
@@ -254,11 +278,17 @@ func (a Advice) WriteText(w io.Writer) error {
 		}
 		return strings.Join(names, ", ")
 	}
-	if len(a.Wanted.Needs) == 0 {
-		b.WriteString("needed: nothing")
-	} else {
-		b.WriteString("needed: " + strings.Join(a.Wanted.Needs, ", "))
+	asked := slices.Clone(a.Wanted.Needs)
+	if a.Wanted.Fabric != "" {
+		asked = append(asked, "fabric "+a.Wanted.Fabric)
 	}
+	if a.Wanted.Containers > 1 {
+		asked = append(asked, fmt.Sprintf("%d containers a host", a.Wanted.Containers))
+	}
+	if len(asked) == 0 {
+		asked = append(asked, "nothing")
+	}
+	b.WriteString("needed: " + strings.Join(asked, ", "))
 	fmt.Fprintf(&b, "; then by %s, %s\n", a.Wanted.First, a.Wanted.Path)
 	for _, r := range a.Runs {
 		fmt.Fprintf(&b, "\nmeasured on %s\n", r.On)

@@ -96,3 +96,28 @@ func TestRecommendChanges(t *testing.T) {
 		t.Errorf("unmeasured %v: want deaf among them", advice.Unmeasured)
 	}
 }
+
+// TestRecommendPlaces rules out what does not work on a fabric, and what ends before there are as many containers as wanted.
+func TestRecommendPlaces(t *testing.T) {
+	res := advisable()
+	limit := seen("slow", "containers-1024", Blocked)
+	limit.Values = []Value{{Unit: "containers", Value: 253}}
+	res.Results = append(res.Results, limit, seen("quick", "on-vpc-host", Works), seen("quick", "on-vpc-external", Blocked),
+		seen("alike", "on-vpc-host", Works), seen("alike", "on-vpc-external", Works))
+	out := func(w Wanted) (names []string) {
+		w.First, w.Path = "latency", "cross-host"
+		for _, e := range Recommend(res, w).Excluded {
+			names = append(names, e.Title)
+		}
+		return names
+	}
+	if got := out(Wanted{Containers: 253}); len(got) > 0 {
+		t.Errorf("253 containers: %v are out: want nobody", got)
+	}
+	if got := out(Wanted{Containers: 254}); !slices.Equal(got, []string{"slow"}) {
+		t.Errorf("254 containers: %v are out: want slow", got)
+	}
+	if got := out(Wanted{Fabric: "vpc"}); !slices.Equal(got, []string{"quick"}) {
+		t.Errorf("vpc: %v are out: want quick", got)
+	}
+}

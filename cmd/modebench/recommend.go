@@ -10,11 +10,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/suites"
 )
 
 // wishes is a file of needs.
 type wishes struct {
 	Needs      []string `yaml:"needs"`
+	Fabric     string   `yaml:"fabric"`
 	Containers int      `yaml:"containers"` // on a host
 	First      string   `yaml:"first"`
 	Path       string   `yaml:"path"`
@@ -45,7 +47,7 @@ func recommendCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			advice := reports.Recommend(res, reports.Wanted{Needs: w.Needs, First: w.First, Path: w.Path})
+			advice := reports.Recommend(res, reports.Wanted{Needs: w.Needs, Fabric: w.Fabric, Containers: w.Containers, First: w.First, Path: w.Path})
 			if err := advice.WriteText(cmd.OutOrStdout()); err != nil {
 				return err
 			}
@@ -57,10 +59,11 @@ func recommendCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringSliceVar(&w.Needs, "need", nil, "what is needed, comma-separated")
+	f.StringVar(&w.Fabric, "fabric", "", "a fabric to work on, of which the results tell where the suite fabrics ran: "+strings.Join(suites.Fabrics(), ", "))
 	f.IntVar(&w.Containers, "containers", 1, "containers on a host")
 	f.StringVar(&w.First, "first", reports.Firsts()[0], "what it should be best in: "+strings.Join(reports.Firsts(), ", "))
 	f.StringVar(&w.Path, "path", "cross-host", "between whom: same-host or cross-host")
-	f.StringVar(&path, "needs", "", "a YAML file with needs, containers, first and path, of which flags take precedence")
+	f.StringVar(&path, "needs", "", "a YAML file with needs, fabric, containers, first and path, of which flags take precedence")
 	if err := c.RegisterFlagCompletionFunc("need", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return needNames(), cobra.ShellCompDirectiveNoFileComp
 	}); err != nil {
@@ -97,6 +100,9 @@ func (w *wishes) read(path string, given func(flag string) bool) error {
 	if !given("need") {
 		w.Needs = of.Needs
 	}
+	if !given("fabric") && of.Fabric != "" {
+		w.Fabric = of.Fabric
+	}
 	if !given("containers") && of.Containers != 0 {
 		w.Containers = of.Containers
 	}
@@ -115,6 +121,9 @@ func (w *wishes) check() error {
 		if all := needNames(); !slices.Contains(all, n) {
 			return input("need %q: no such need: want one of %s", n, strings.Join(all, ", "))
 		}
+	}
+	if all := suites.Fabrics(); w.Fabric != "" && !slices.Contains(all, w.Fabric) {
+		return input("fabric %q: want one of %s", w.Fabric, strings.Join(all, ", "))
 	}
 	if !slices.Contains(reports.Firsts(), w.First) {
 		return input("first %q: want one of %s", w.First, strings.Join(reports.Firsts(), ", "))

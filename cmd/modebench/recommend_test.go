@@ -20,6 +20,21 @@ func TestNeedsAreFeatures(t *testing.T) {
 	}
 }
 
+// TestFabricsAreAsked holds the features that advice about a fabric rests on to those that there are.
+func TestFabricsAreAsked(t *testing.T) {
+	all := suites.Features()
+	for _, f := range suites.Fabrics() {
+		for _, feature := range []string{"on-" + f + "-host", "on-" + f + "-external"} {
+			if !slices.Contains(all, feature) {
+				t.Errorf("%s: no such feature", feature)
+			}
+		}
+	}
+	if !slices.Contains(all, "containers-1024") {
+		t.Error("containers-1024: no such feature")
+	}
+}
+
 // TestWishes reads a file of needs, of which flags take precedence.
 func TestWishes(t *testing.T) {
 	path := t.TempDir() + "/mine.yaml"
