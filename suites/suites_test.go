@@ -218,6 +218,7 @@ func observeAll(t *testing.T, o *observer, specs []Spec) (all []reports.Result) 
 
 // TestApart asks what takes long of a few modes: one of each kind that comes to another end, or that fabrics treat otherwise.
 func TestApart(t *testing.T) {
+	t.Parallel()
 	if *onlyFeatures != "" || *onlyModes != "" || *guests != "" || *inGuest || *onlySabotage {
 		t.Skip("not asked for")
 	}
@@ -290,8 +291,12 @@ func sabotage(t *testing.T, r *Run) {
 }
 
 // breaks are the sabotages of a spec on a mode that are tried: all that are asked for, or of the spec the first that a mode of the run
-// can be broken by. All of all specs take longer than go test allows a package.
+// can be broken by, and of two families that of IPv4. All of all specs take longer than go test allows a package.
 func (r *Run) breaks(s Spec, m modes.Mode) (list []Sabotage) {
+	few := !*everySabotage && *onlyModes == "" && *onlyFeatures == ""
+	if few && slices.Contains(families(), s.Feature.Name) {
+		return nil
+	}
 	for _, how := range s.Sabotage {
 		if !slices.ContainsFunc(r.Modes, func(m modes.Mode) bool { return m.Name == how.Mode }) {
 			continue
@@ -299,11 +304,21 @@ func (r *Run) breaks(s Spec, m modes.Mode) (list []Sabotage) {
 		if how.Mode == m.Name {
 			list = append(list, how)
 		}
-		if !*everySabotage && *onlyModes == "" && *onlyFeatures == "" {
+		if few {
 			break
 		}
 	}
 	return list
+}
+
+// families are the features of IPv6 that are asked by the same lines as those of IPv4.
+func families() (names []string) {
+	for _, s := range Specs() {
+		if name, ok := strings.CutSuffix(s.Feature.Name, "-"+string(IPv4)); ok {
+			names = append(names, name+"-"+string(IPv6))
+		}
+	}
+	return names
 }
 
 // reddens fails the test where a spec stays green, or is not decided, on a mode that is broken.

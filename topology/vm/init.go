@@ -102,13 +102,16 @@ func guestMain() error {
 	return drain(f)
 }
 
+// parameters are those of modules that would otherwise make devices as they come.
+var parameters = map[string]string{"ifb": "numifbs=0"}
+
 // load loads modules, and gives what the kernel says about those that it does not take.
 func load(names []string) map[string]string {
 	refused := map[string]string{}
 	for _, name := range names {
 		f, err := os.Open("/" + moduleFile(name))
 		if err == nil {
-			err = errors.Join(unix.FinitModule(int(f.Fd()), "", 0), f.Close())
+			err = errors.Join(unix.FinitModule(int(f.Fd()), parameters[name], 0), f.Close())
 		}
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			refused[name] = err.Error()
