@@ -291,7 +291,7 @@ func sabotage(t *testing.T, r *Run) {
 }
 
 // breaks are the sabotages of a spec on a mode that are tried: all that are asked for, or of the spec the first that a mode of the run
-// can be broken by, and of two families that of IPv4. All of all specs take longer than go test allows a package.
+// can be broken by, and of two families that of IPv4. All of all specs take half an hour.
 func (r *Run) breaks(s Spec, m modes.Mode) (list []Sabotage) {
 	few := !*everySabotage && *onlyModes == "" && *onlyFeatures == ""
 	if few && slices.Contains(families(), s.Feature.Name) {
