@@ -84,11 +84,7 @@ func (b *Bench) attachAll(ctx context.Context, cs []topology.Container, host str
 				return err
 			}
 		}
-		steps := b.mode.Attach(b.plan, b.plan.Machine(host), c)
-		if b.rewire != nil {
-			steps = b.rewire(steps)
-		}
-		all = append(all, steps...)
+		all = append(all, attaching(b, c, host)...)
 	}
 	if err := b.lab.Apply(ctx, owner, all); err != nil {
 		return err
