@@ -46,7 +46,7 @@ type Summary struct {
 	Most   float64 // the largest of them
 	To     string  // what Ratio compares with: the baseline mode, or for the cost of NAT a variant
 	Blocks int     // that hold both a value and its baseline; Ratio, Low and High mean something from 1 on
-	Ratio  float64 // centre over blocks of the value by the mean of the block's baselines
+	Ratio  float64 // centre over blocks of the block's values by its baselines (geometric means)
 	Low    float64 // with High, the interval of at least 95 % confidence around Ratio, when Interval
 	High   float64
 	// Interval tells whether one is claimed: not of a quick run, not of fewer than six blocks.
@@ -67,8 +67,8 @@ var units = map[string]unit{
 	"p50-sec":       {better: -1, ratio: true},
 	"p90-sec":       {better: -1, ratio: true},
 	"p99-sec":       {better: -1, ratio: true},
-	"p999-sec":      {better: -1, ratio: true},
-	"max-sec":       {better: -1, ratio: true},
+	"p999-sec":      {better: -1}, // of a short trial it is that of a few events, as is the largest
+	"max-sec":       {better: -1},
 	"op/s":          {better: +1, ratio: true},
 	"conn/s":        {better: +1, ratio: true},
 	"bit/s":         {better: +1, ratio: true},
@@ -121,7 +121,7 @@ func (s Summary) field() field {
 	return field{s.Suite, s.Feature, s.Path, s.Profile, s.Unit, s.Fidelity}
 }
 
-// paired returns, for each block that both measured, in the order of the blocks, the mean of one by the mean of the other.
+// paired returns, for each block that both measured, in the order of the blocks, the geometric mean of one by that of the other.
 func paired(of, base map[int][]float64) []float64 {
 	var order []int
 	for block := range of {
@@ -137,15 +137,16 @@ func paired(of, base map[int][]float64) []float64 {
 	return ratios
 }
 
+// mean is the geometric mean; of nothing, 0.
 func mean(values []float64) float64 {
 	if len(values) == 0 {
 		return 0
 	}
-	var sum float64
+	product := 1.0
 	for _, v := range values {
-		sum += v
+		product *= math.Pow(v, 1/float64(len(values)))
 	}
-	return sum / float64(len(values))
+	return product
 }
 
 func median(values []float64) float64 {

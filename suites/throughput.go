@@ -79,7 +79,8 @@ type gauge struct {
 	feature  string
 	doc      string // what is done, and is followed by between whom
 	trial    lab.Trial
-	share    float64 // of Measure.Trial
+	share    float64 // of Measure.Trial, that one of it takes
+	turns    int     // in a block: what wavers from second to second is told better by many short trials than by a long one
 	profile  string
 	headline string // unit by which two readings are compared
 	read     func(sent, received lab.Measured) ([]reports.Value, error)
@@ -89,7 +90,7 @@ var gauges = []gauge{
 	{
 		"tcp-rr", "64 bytes are sent and 64 come back, over one TCP connection, again and again",
 		lab.Trial{Test: "tcp-rr"},
-		0.8, onOne, "p50-sec",
+		0.8, 1, onOne, "p50-sec",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			h, err := hdrhistogram.Decode(sent.Latency)
 			if err != nil {
@@ -104,7 +105,7 @@ var gauges = []gauge{
 	{
 		"tcp-crr", "a TCP connection is made, 64 bytes are sent, 64 come back, and it is closed, again and again",
 		lab.Trial{Test: "tcp-crr"},
-		0.8, onOne, "conn/s",
+		0.4, 2, onOne, "conn/s",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			h, err := hdrhistogram.Decode(sent.Latency)
 			if err != nil {
@@ -113,12 +114,12 @@ var gauges = []gauge{
 			return append([]reports.Value{quantile(h, "p50-sec", 50), quantile(h, "p99-sec", 99)}, operations(sent, received, "conn/s")...), nil
 		},
 	},
-	{"tcp-stream-1", "as much as possible is sent over one TCP connection", lab.Trial{Test: "tcp-stream"}, 1, onOne, "bit/s", stream},
-	{"tcp-stream-8", "as much as possible is sent over eight TCP connections", lab.Trial{Test: "tcp-stream", Streams: 8}, 2, onTwo, "bit/s", stream},
+	{"tcp-stream-1", "as much as possible is sent over one TCP connection", lab.Trial{Test: "tcp-stream"}, 1.2, 1, onOne, "bit/s", stream},
+	{"tcp-stream-8", "as much as possible is sent over eight TCP connections", lab.Trial{Test: "tcp-stream", Streams: 8}, 1.5, 2, onTwo, "bit/s", stream},
 	{
 		"udp-stream", "as many datagrams of 1400 bytes as possible are sent",
 		lab.Trial{Test: "udp-stream"},
-		0.8, onOne, "bit/s",
+		1.1, 1, onOne, "bit/s",
 		func(sent, received lab.Measured) ([]reports.Value, error) {
 			return []reports.Value{
 				{Unit: "bit/s", Value: 8 * float64(received.Bytes) / received.Seconds},
@@ -436,13 +437,16 @@ func (l *lane) try(ctx context.Context, of time.Duration) (out reading, err erro
 // A group is what is compared: lanes that differ in mode or variant alone. The first is the baseline.
 type group []*lane
 
-// order is the order of one block: of groups, and in each group of its lanes. The baseline comes first and last, the
-// others between, each once. Equal seeds and blocks give equal orders.
+// order is the order of one block: of groups, each as often as its gauge has turns, and in each turn of its lanes. The
+// baseline comes first and last, the others between, each once. Equal seeds and blocks give equal orders.
 func order(groups []group, seed uint64, block int) []group {
+	var all, out []group
+	for _, g := range groups {
+		all = append(all, slices.Repeat([]group{g}, g[0].turns)...)
+	}
 	random := rand.New(rand.NewPCG(seed, uint64(block)))
-	var out []group
-	for _, at := range random.Perm(len(groups)) {
-		g := groups[at]
+	for _, at := range random.Perm(len(all)) {
+		g := all[at]
 		turn := group{g[0]}
 		for _, i := range random.Perm(len(g) - 1) {
 			turn = append(turn, g[1+i])
@@ -452,8 +456,7 @@ func order(groups []group, seed uint64, block int) []group {
 	return out
 }
 
-// drifting is by how much two readings of a baseline may differ, as a fraction, for what was measured between them to be
-// compared with it.
+// drifting is by how much two readings of a baseline may differ, as a fraction, before those who read the results are told.
 const drifting = 0.10
 
 func drift(first, last float64) float64 { return 2 * math.Abs(first-last) / (first + last) }
@@ -462,34 +465,18 @@ func drift(first, last float64) float64 { return 2 * math.Abs(first-last) / (fir
 type meter struct {
 	try   func(context.Context, *lane) (reading, error)
 	block func(done int) // after each
-	again int            // how many groups of a block may be measured again
 }
 
-// measure measures groups in interleaved blocks until ctx ends. Of a group that was not measured to its end, nothing is
-// kept. One whose baseline drifted is measured again, where its block has had no more of that than it may.
+// measure measures groups in interleaved blocks until ctx ends. Of a turn that was not measured to its end, nothing is kept.
 func (m *meter) measure(ctx context.Context, groups []group, how Measure) {
 	for block := 1; block <= how.Blocks; block++ {
-		left := m.again
 		for _, g := range order(groups, how.Seed, block) {
 			got, drifted := m.pass(ctx, g)
-			if drifted > drifting {
-				note := fmt.Sprintf("the baseline drifted by %.2f of itself in block %d", drifted, block)
-				if left > 0 {
-					left--
-					note += ", which was measured again"
-					if again, d := m.pass(ctx, g); ctx.Err() == nil {
-						got = again
-						if d > drifting {
-							note += fmt.Sprintf(" and drifted by %.2f", d)
-						}
-					}
-				}
-				for _, l := range g[:len(g)-1] {
-					l.notes = append(l.notes, note)
-				}
-			}
 			if ctx.Err() != nil {
 				return
+			}
+			if drifted > drifting {
+				g[0].notes = append(g[0].notes, fmt.Sprintf("it drifted by %.2f of itself in block %d", drifted, block))
 			}
 			for i, l := range g {
 				for _, v := range got[i].values {
@@ -555,10 +542,15 @@ func (l *lane) result(run *Run, how Measure) reports.Result {
 		return r
 	}
 	r.Values = l.values
-	notes := append([]string{fmt.Sprintf("%d blocks, trials of %s", len(blocks), l.lasting(how.Trial)), l.remark}, l.notes...)
+	of := ""
 	if len(blocks) < how.Blocks {
-		notes[0] = fmt.Sprintf("%d of %d blocks, trials of %s", len(blocks), how.Blocks, l.lasting(how.Trial))
+		of = fmt.Sprintf(" of %d", how.Blocks)
 	}
+	trials := fmt.Sprintf("%d%s blocks, trials of %s", len(blocks), of, l.lasting(how.Trial))
+	if l.turns > 1 {
+		trials = fmt.Sprintf("%d%s blocks of %d trials of %s", len(blocks), of, l.turns, l.lasting(how.Trial))
+	}
+	notes := append([]string{trials, l.remark}, l.notes...)
 	r.Detail = strings.Join(notes, "; ")
 	r.Reproduce = []string{run.command("--suite %s -m %s --blocks %d --seed %d", l.suite, l.mode, how.Blocks, how.Seed)}
 	return r
@@ -690,7 +682,6 @@ func (r *Run) measure(ctx context.Context) error {
 	m := meter{
 		try:   func(ctx context.Context, l *lane) (reading, error) { return l.try(ctx, how.Trial) },
 		block: func(done int) { r.Emit(Event{Kind: "block", Block: done, Blocks: how.Blocks}) },
-		again: 1,
 	}
 	m.measure(ctx, groups, how)
 	for _, l := range lanes {
