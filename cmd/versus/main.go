@@ -66,15 +66,16 @@ func main() {
 		if b.plugins == "" && slices.Contains(chosen, "attach") {
 			b.plugins = builtPlugins()
 		}
-		end(isolate(append([]string{"-cni=" + b.plugins}, args...)))
+		err := isolate(append([]string{"-cni=" + b.plugins}, args...))
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) { // which has said why
+			os.Exit(exit.ExitCode())
+		}
+		end(err)
 	}
 	end(b.measure(chosen))
 }
 
 func end(err error) {
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		fmt.Fprintln(os.Stderr, "versus:", err)
 		os.Exit(1)
