@@ -19,19 +19,9 @@ var _ = register(45, Mode{
 		"need to reach few others and should reach no more.",
 	BadFor: "Anything new: links know one host only, they hand all of a container's environment, passwords among it, to those that link to it, and " +
 		"what they put into an environment is wrong as soon as the other container gets another address.",
-	Needs: []Kernel{Veth, Bridge, NFTNAT, NFBridge},
-	Setup: func(p *topology.Plan, host *topology.Machine) []topology.Step {
-		s := steps{on: host.Name, all: bridgeSetup(p, host)}
-		for _, n := range p.Networks {
-			s.host(topology.Step{Table: unrelayed(n)})
-		}
-		return s.all
-	},
-	Attach: func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
-		s := steps{on: host.Name, all: bridgeAttach(p, host, c)}
-		s.host(topology.Step{Table: aloof(c)})
-		return s.all
-	},
+	Needs:   []Kernel{Veth, Bridge, NFTNAT, NFBridge},
+	Setup:   linksSetup,
+	Attach:  linksAttach,
 	Publish: publish,
 	Policy:  byDevices("bridge", ownDevice),
 	Rate:    ratedAt(ownDevice),
@@ -39,6 +29,22 @@ var _ = register(45, Mode{
 	Addrs:   privateAddrs,
 	Device:  eth0,
 })
+
+// linksSetup is bridgeSetup with the containers of a network kept apart where the host routes.
+func linksSetup(p *topology.Plan, host *topology.Machine) []topology.Step {
+	s := steps{on: host.Name, all: bridgeSetup(p, host)}
+	for _, n := range p.Networks {
+		s.host(topology.Step{Table: unrelayed(n)})
+	}
+	return s.all
+}
+
+// linksAttach is bridgeAttach with the container kept apart from others on its bridge.
+func linksAttach(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
+	s := steps{on: host.Name, all: bridgeAttach(p, host, c)}
+	s.host(topology.Step{Table: aloof(c)})
+	return s.all
+}
 
 // pinhole marks frames that a link lets through.
 const pinhole = 1
@@ -92,8 +98,10 @@ func called(c topology.Container) string { return c.Host + "-" + c.Name }
 // Names are by what /etc/hosts knows the source.
 func (l Link) Names() []string { return []string{l.Alias, id(l.Source), called(l.Source)} }
 
-// Environment are the variables by which a container learns of the source (Docker Docs, engine/network/links.md): of IPv4 alone. Variables
-// of the source that belong to its image (HOME, PATH) are not among them. Docker also sums up three and more ports in a row.
+// Environment are the variables by which a container learns of the source (Docker Docs, engine/network/links.md, Environment variables): of IPv4
+// alone. Variables of the source that belong to its image (HOME, PATH) are not among them. Docker also names the first and the last of two and
+// more ports of a protocol in a row, and its code gives ALIAS_PORT the lowest port of TCP where the documentation says the lowest of all (moby
+// daemon/links/links.go).
 func (l Link) Environment(of topology.Container) []string {
 	alias := strings.ReplaceAll(strings.ToUpper(l.Alias), "-", "_")
 	addr := l.Source.Private4.Addr()
@@ -146,7 +154,8 @@ func link(_ *topology.Plan, host *topology.Machine, c topology.Container, was, n
 	return s.all
 }
 
-// through lets a container through to exposed ports of a source, and answers back (moby daemon/libnetwork/drivers/bridge/link.go linkContainers).
+// through lets a container through to exposed ports of a source, and answers back (moby daemon/libnetwork/iptables/iptables.go
+// ChainInfo.Link): by IPv4 alone.
 func through(c topology.Container, l Link) *topology.Table {
 	chain := topology.Chain{Name: "forward", Type: "filter", Hook: "forward", Priority: filter - 1}
 	own, source := c.Private4.Addr().String(), l.Source.Private4.Addr().String()

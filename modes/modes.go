@@ -36,6 +36,9 @@ type Mode struct {
 	// Link tells a container that is attached to the host of others there and lets it through to them, when it starts (was is nil), or when
 	// one that it was told of was started again since: then was is what it was told. Nil: the mode has no links.
 	Link func(p *topology.Plan, host *topology.Machine, c topology.Container, was, now []Link) []topology.Step
+	// Ambassador has a container that is attached to the host carry ports on (was is nil), or on to others than it did (was). Nil: the mode has no
+	// ambassadors.
+	Ambassador func(p *topology.Plan, host *topology.Machine, c topology.Container, was, now []topology.Relay) []topology.Step
 	// Rate holds a container that is attached to the host to a rate. Nil: nothing of its own could be.
 	Rate func(*topology.Plan, *topology.Machine, topology.Container, Rate) []topology.Step
 	// Addrs are the addresses, IPv4 before IPv6, by which the container is reached when attached to the host, with the

@@ -3,6 +3,7 @@ package modes_test
 import (
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,12 +59,13 @@ func golden(t *testing.T, name, got string) {
 
 // What a mode does to a host is a document, to be read by whoever reviews a change of the mode.
 func TestGoldenWirings(t *testing.T) {
-	var published strings.Builder
-	known := []string{"published"}
+	var published, linked strings.Builder
+	known := []string{"published", "linked"}
 	for _, m := range modes.All() {
 		known = append(known, m.Name)
 		p := defaultPlan(t, m)
 		golden(t, m.Name, m.Wire(p).String())
+		tell(&linked, p, m)
 		if m.Publish == nil {
 			continue
 		}
@@ -76,6 +78,7 @@ func TestGoldenWirings(t *testing.T) {
 		}
 	}
 	golden(t, "published", published.String())
+	golden(t, "linked", linked.String())
 	files, err := filepath.Glob("../fixtures/wiring/*.txt")
 	if err != nil {
 		t.Fatal(err)
@@ -85,4 +88,36 @@ func TestGoldenWirings(t *testing.T) {
 			t.Errorf("%s is the wiring of no mode", f)
 		}
 	}
+}
+
+// tell writes what links the first container to the second, when it starts and when that was started again; and, where the second is an ambassador,
+// what makes it one, and what sets it anew.
+func tell(w *strings.Builder, p *topology.Plan, m modes.Mode) {
+	host := p.Hosts()[0]
+	if m.Link == nil {
+		return
+	}
+	to, source := host.Containers[0], host.Containers[1]
+	write := func(what string, steps []topology.Step) {
+		fmt.Fprintf(w, "# mode %s: %s\n", m.Name, what)
+		for _, s := range steps {
+			fmt.Fprintln(w, s)
+		}
+	}
+	if m.Ambassador != nil {
+		carried := func(to string) []topology.Relay {
+			return []topology.Relay{{Proto: "tcp", Port: 6379, To: netip.MustParseAddrPort(to)}, {Proto: "udp", Port: 53, To: netip.MustParseAddrPort(to)}}
+		}
+		first, then := carried("198.18.0.2:20001"), carried("[2001:db8:18::3]:20002")
+		write(source.ID()+" is an ambassador", m.Ambassador(p, host, source, nil, first))
+		write(source.ID()+" carries on to another host", m.Ambassador(p, host, source, first, then))
+	}
+	link := []modes.Link{{
+		Alias: "db", Source: source, Env: []string{"PASSWORD=secret"},
+		Exposed: []modes.Port{{Proto: "tcp", Container: 6379}, {Proto: "udp", Container: 53}},
+	}}
+	again := slices.Clone(link)
+	again[0].Source.Private4 = netip.PrefixFrom(source.Private4.Addr().Next().Next(), source.Private4.Bits())
+	write(to.ID()+" is linked to "+source.ID(), m.Link(p, host, to, nil, link))
+	write(source.ID()+" was started again, with another address", m.Link(p, host, to, link, again))
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/daemons"
 	"github.com/modebench/modebench/topology/host"
+	"github.com/modebench/modebench/topology/host/relay"
 	"github.com/modebench/modebench/topology/host/traffic"
 	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/netns"
@@ -54,6 +55,8 @@ func TestMain(m *testing.M) {
 			exit(host.Idle())
 		case "lookup":
 			exit(host.Resolve(os.Args[2], os.Stdout))
+		case "relay":
+			exit(relay.Main(os.Args[2:], os.Stdin, os.Stdout))
 		case "init":
 			exit(vm.Init())
 		case "uml":

@@ -57,6 +57,7 @@ type Step struct {
 	Resolver *Resolver
 	Hosts    *Hosts
 	Process  *Process
+	Relay    *Relay
 	Name     *Name
 
 	DHCPServer *DHCPServer
@@ -294,6 +295,15 @@ type Hosts struct{ Text string }
 // is given to it when it starts and is nobody's to change after that (environ(7)).
 type Process struct{ Env []string } // NAME=value, and no others
 
+// Relay is a process in a container's namespace that carries one of its ports on: what comes there by TCP or UDP is sent to another
+// address from the container's own, and what comes back, to who asked. The step is carried out when the port is bound. Undoing it ends the
+// process, and all connections with it.
+type Relay struct {
+	Proto string         // tcp, udp
+	Port  uint16         // on all addresses of both families
+	To    netip.AddrPort // of either family
+}
+
 // Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
 type Neigh struct {
 	Link  string
@@ -523,6 +533,8 @@ func (s Step) String() string {
 		return s.Hosts.line(at, s.Remove)
 	case s.Process != nil:
 		return s.Process.line(at, s.Remove)
+	case s.Relay != nil:
+		return s.Relay.line(at, s.Remove)
 	}
 	return "# " + at + ": nothing"
 }
@@ -1000,6 +1012,16 @@ func (p Process) line(at string, remove bool) string {
 		w.add(quote(e))
 	}
 	return fmt.Sprintf("%s sleep infinity & echo $! >%s", w, pid)
+}
+
+// line is socat's, which forks for each connection, and for each client that sends datagrams.
+func (r Relay) line(at string, remove bool) string {
+	pid := fmt.Sprintf("/run/%s-%s-%d.pid", at, r.Proto, r.Port)
+	if remove {
+		return fmt.Sprintf("kill $(cat %s)", pid)
+	}
+	kind := strings.ToUpper(r.Proto)
+	return fmt.Sprintf("ip netns exec %s socat %s6-LISTEN:%d,ipv6-v6only=0,reuseaddr,fork %s & echo $! >%s", at, kind, r.Port, quote(fmt.Sprintf("%s:%s", kind, r.To)), pid)
 }
 
 // line configures FRR's bgpd.

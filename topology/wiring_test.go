@@ -280,6 +280,14 @@ until ip netns exec h1 nc -z 198.18.0.1 2379; do sleep 0.1; done`,
 			"ip netns exec h1-c1 env -i 'A=b c' sleep infinity & echo $! >/run/h1-c1.pid", "kill $(cat /run/h1-c1.pid)",
 		},
 		{
+			topology.Step{In: "c1", Relay: &topology.Relay{Proto: "tcp", Port: 6379, To: to("198.18.0.2:20003")}},
+			"ip netns exec h1-c1 socat TCP6-LISTEN:6379,ipv6-v6only=0,reuseaddr,fork TCP:198.18.0.2:20003 & echo $! >/run/h1-c1-tcp-6379.pid", "kill $(cat /run/h1-c1-tcp-6379.pid)",
+		},
+		{
+			topology.Step{In: "c1", Relay: &topology.Relay{Proto: "udp", Port: 53, To: to("[2001:db8::2]:20003")}},
+			"ip netns exec h1-c1 socat UDP6-LISTEN:53,ipv6-v6only=0,reuseaddr,fork 'UDP:[2001:db8::2]:20003' & echo $! >/run/h1-c1-udp-53.pid", "kill $(cat /run/h1-c1-udp-53.pid)",
+		},
+		{
 			topology.Step{Name: &topology.Name{Name: "h1-c1.blue", Addrs: []netip.Addr{addr("172.17.0.2"), addr("fd17::2")}}},
 			`printf '%s\n' '172.17.0.2 h1-c1.blue' 'fd17::2 h1-c1.blue' >/run/h1-names/h1-c1.blue-172.17.0.2-fd17::2`,
 			"rm /run/h1-names/h1-c1.blue-172.17.0.2-fd17::2",

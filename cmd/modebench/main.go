@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/topology/host"
+	"github.com/modebench/modebench/topology/host/relay"
 	"github.com/modebench/modebench/topology/host/traffic"
 	"github.com/modebench/modebench/topology/netns"
 	"github.com/modebench/modebench/topology/vm"
@@ -56,6 +57,8 @@ func program(args []string) int {
 			if len(args) == 2 {
 				return silent(host.Resolve(args[1], os.Stdout))
 			}
+		case "relay":
+			return silent(relay.Main(args[1:], os.Stdin, os.Stdout))
 		case "init":
 			return silent(vm.Init())
 		case "guest":

@@ -38,6 +38,7 @@ var rooms = map[string][]string{
 	"topology/host/program": {"topology", "topology/lab", "topology/space"},
 	"topology/host/capture": {"topology/lab", "topology/space"},
 	"topology/host/probe":   {"topology/lab", "topology/space", "topology/host/capture"},
+	"topology/host/relay":   {},
 	"topology/host/traffic": {"topology/lab", "topology/space"},
 	"topology/netns":        {"topology", "topology/lab", "topology/space", "topology/host"},
 	"topology/vm":           {"topology", "topology/cached", "topology/lab", "topology/space", "topology/host", "topology/netns"},

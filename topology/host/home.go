@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -18,17 +19,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/space"
 )
 
-// home is what a container has besides its network: an /etc that its processes alone see, and one that it lives for.
+// home is what a container has besides its network: an /etc that its processes alone see, one that it lives for, and those that carry its
+// ports on.
 type home struct {
 	etc *space.Private
 
-	mu   sync.Mutex
-	life *process      // nil: it lives for none
-	says *json.Decoder // what the process writes
+	mu     sync.Mutex
+	life   *process            // nil: it lives for none
+	says   *json.Decoder       // what the process writes
+	relays map[string]*process // by protocol and port
 }
 
 // home is that of a container, made when it is first asked for.
@@ -47,9 +51,16 @@ func (h *Host) home(container string) (*home, error) {
 		if err != nil {
 			return nil, err
 		}
-		h.homes[container] = &home{etc: etc}
+		h.homes[container] = &home{etc: etc, relays: map[string]*process{}}
 	}
 	return h.homes[container], nil
+}
+
+// isHome tells whether a container still has this one.
+func (h *Host) isHome(container string, of *home) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.homes[container] == of
 }
 
 func (h *Host) housed() []string {
@@ -66,6 +77,11 @@ func (h *Host) vacate(container string) {
 	h.mu.Unlock()
 	if of != nil {
 		_ = of.end()
+		of.mu.Lock()
+		defer of.mu.Unlock()
+		for _, p := range of.relays {
+			_ = p.end()
+		}
 		_ = of.etc.Close()
 	}
 }
@@ -119,6 +135,51 @@ func (o *home) end() error {
 	if o.life = nil; p == nil {
 		return nil
 	}
+	return p.end()
+}
+
+// carried is what a relay is called.
+func carried(r topology.Relay) string { return fmt.Sprintf("%s %d", r.Proto, r.Port) }
+
+// carry starts a process that carries a port on, and returns when it has the port.
+func (o *home) carry(r topology.Relay) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.relays[carried(r)] != nil {
+		return fmt.Errorf("relay of %s: %w", carried(r), unix.EEXIST)
+	}
+	var failed bytes.Buffer
+	cmd := exec.Command(space.Self, "relay", r.Proto, fmt.Sprint(r.Port), r.To.String())
+	cmd.Env, cmd.Stderr = []string{}, &failed
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := o.etc.Start(cmd); err != nil {
+		return err
+	}
+	p := &process{cmd: cmd, in: in}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // it has ended, and said why
+		_ = cmd.Wait()
+		return fmt.Errorf("relay of %s: %s", carried(r), bytes.TrimSpace(failed.Bytes()))
+	}
+	o.relays[carried(r)] = p
+	return nil
+}
+
+// stopCarrying ends the process.
+func (o *home) stopCarrying(r topology.Relay) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	p := o.relays[carried(r)]
+	if p == nil {
+		return fmt.Errorf("relay of %s: %w", carried(r), unix.ENOENT)
+	}
+	delete(o.relays, carried(r))
 	return p.end()
 }
 

@@ -263,6 +263,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.name(s)
 	case s.Hosts != nil || s.Process != nil:
 		return w.furnish(s)
+	case s.Relay != nil:
+		return w.relay(s)
 	}
 	nl, err := w.netlink(s.In)
 	if err != nil {
@@ -455,7 +457,29 @@ func (w *walk) furnish(s topology.Step) (func(*walk) error, error) {
 	} else {
 		err = home.live(s.Process.Env)
 	}
-	return func(*walk) error { return undo() }, err
+	return func(w *walk) error {
+		if !w.isHome(s.In, home) {
+			return nil // it went with the container
+		}
+		return undo()
+	}, err
+}
+
+// relay has a container carry a port on.
+func (w *walk) relay(s topology.Step) (func(*walk) error, error) {
+	if s.In == "" {
+		return nil, errors.New("a relay is a container's")
+	}
+	at := func(f func(*home, topology.Relay) error) func(*walk) error {
+		return func(w *walk) error {
+			home, err := w.home(s.In)
+			if err != nil {
+				return err
+			}
+			return f(home, *s.Relay)
+		}
+	}
+	return w.either(s.Remove, at((*home).carry), at((*home).stopCarrying))
 }
 
 // either does a thing or its opposite, and returns the other one.
