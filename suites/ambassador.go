@@ -334,7 +334,7 @@ var _ = register(Spec{
 		Name: "ambassador-follows", Group: "operations",
 		Doc: "After the server moved to another host, does a linked container find it again when nothing but its ambassador is set anew?",
 	},
-	Name: "a server and its ambassador are detached and attached to another host; the container asks where its environment says, before its own ambassador is set anew and after",
+	Name: "a server and its ambassador are detached and attached to another host, a third one where there is one; the container asks where its environment says, before its own ambassador is set anew and after",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		m, err := represented(ctx, b, IPv4)
 		if m == nil || err != nil {
@@ -369,7 +369,11 @@ var _ = register(Spec{
 				return Observation{}, err
 			}
 		}
-		if m.server, err = b.Attach(ctx, c, firstHost(b)); err != nil {
+		where := firstHost(b)
+		if hosts := b.plan.Hosts(); len(hosts) > 2 {
+			where = hosts[2].Name
+		}
+		if m.server, err = b.Attach(ctx, c, where); err != nil {
 			return Observation{}, err
 		}
 		for _, proto := range []string{"udp", "tcp"} {
