@@ -26,17 +26,25 @@ type mission struct {
 	done     []topology.Step
 }
 
+// The numbers of spare containers. No other spec has one of these addresses on the second host: neighbours remember for a while who had one last.
+const (
+	spareAmbassador = 11 + iota
+	spareServer
+	spareEnvoy
+	spareEnvoyThere // where the server moves to
+)
+
 // represented attaches a server that serves two ports to the second host, ambassadors for one of them to both hosts, and links the first container
 // to that of its own. Nil: the mode has no ambassadors.
 func represented(ctx context.Context, b *Bench, f Family) (*mission, error) {
 	if b.mode.Ambassador == nil {
 		return nil, nil
 	}
-	own, err := another(b, firstHost(b), network(b), 1)
+	own, err := another(b, firstHost(b), network(b), spareAmbassador)
 	if err != nil {
 		return nil, err
 	}
-	c, err := another(b, secondHost(b), network(b), 2)
+	c, err := another(b, secondHost(b), network(b), spareServer)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +61,7 @@ func represented(ctx context.Context, b *Bench, f Family) (*mission, error) {
 	if m.shut, err = serve(ctx, b, m.server, unspecified(IPv4)); err != nil {
 		return nil, err
 	}
-	if err := m.represent(ctx, 3); err != nil {
+	if err := m.represent(ctx, spareEnvoy); err != nil {
 		return nil, err
 	}
 	if err := m.direct(ctx); err != nil {
@@ -381,7 +389,7 @@ var _ = register(Spec{
 				return Observation{}, err
 			}
 		}
-		if err := m.represent(ctx, 4); err != nil {
+		if err := m.represent(ctx, spareEnvoyThere); err != nil {
 			return Observation{}, err
 		}
 		if t, err = m.call(ctx); err != nil {
