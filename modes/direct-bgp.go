@@ -50,7 +50,7 @@ var _ = register(400, Mode{
 				Dst: everywhere(own[i].Addr()), Via: hop, Link: eth0, OnLink: true,
 			}})
 		}
-		s.announce(p, host, c)
+		s.announce(p, host, c, c.Device)
 		return s.all
 	},
 	Policy: byDevices("inet", ownDevice),

@@ -43,7 +43,7 @@ func routed(m Mode, parentMode string) Mode {
 			// Without a gateway: the device asks nobody for a link-layer address (IFF_NOARP).
 			s.in(c.Name, topology.Step{Route: &topology.Route{Dst: everywhere(a.Addr()), Link: eth0}})
 		}
-		s.announce(p, host, c)
+		s.announce(p, host, c, "")
 		return s.all
 	}
 	m.Rate = ratedWithin

@@ -35,14 +35,15 @@ func speaks(p *topology.Plan, host *topology.Machine) []topology.Step {
 }
 
 // announce tells the routers where a container is: its host's whole block at home, and elsewhere its addresses alone, which
-// routers prefer. It comes last, so that it is withdrawn first.
-func (s *steps) announce(p *topology.Plan, host *topology.Machine, c topology.Container) {
+// routers prefer, once the host's device that leads to it can be used, if there is one. It comes last, so that it is withdrawn first.
+func (s *steps) announce(p *topology.Plan, host *topology.Machine, c topology.Container, device string) {
 	own := hostAddrs(p, host, c)
 	if c.Host == host.Name {
 		own[0], own[1] = p.Slice(host.Name, c.Network)
+		device = ""
 	}
 	for _, prefix := range own {
-		s.host(topology.Step{Announce: &topology.Announcement{Prefix: prefix}})
+		s.host(topology.Step{Announce: &topology.Announcement{Prefix: prefix, Link: device}})
 	}
 }
 

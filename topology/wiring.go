@@ -187,7 +187,13 @@ type Accept struct {
 
 // Announcement has the machine's speaker announce a prefix to its peers. Several may announce the same: it is withdrawn
 // when the last of them is undone.
-type Announcement struct{ Prefix netip.Prefix }
+type Announcement struct {
+	Prefix netip.Prefix
+	// Link is the device of the machine that leads there; empty: none does alone. What has just come up takes no packet until its operational state
+	// has followed its carrier (RFC 2863, ifOperStatus), and what was announced before that loses the first of those that
+	// come, and a second with the neighbour's resolution. It is waited for, a second at most.
+	Link string
+}
 
 // Gossip makes the machine a member of a cluster that knows who of it is alive and where endpoints are, by gossip (SWIM, as in
 // HashiCorp's memberlist), or from a store that all members write to and watch (etcd). For each endpoint of another living member it keeps entries in the tunnel of its VNI: of the

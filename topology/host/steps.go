@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -369,9 +371,37 @@ func (w *walk) speak(s topology.Step) (func(*walk) error, error) {
 	if s.BGP != nil {
 		undo, err = w.speaker.Start(*s.BGP)
 	} else {
+		if s.Announce.Link != "" {
+			if err := w.operating(s.Announce.Link); err != nil {
+				return nil, err
+			}
+		}
 		undo, err = w.speaker.Announce(s.Announce.Prefix)
 	}
 	return func(*walk) error { return undo() }, err
+}
+
+// operating waits, a second at most, until a device of the machine follows its carrier and none of its own addresses is tentative: until it takes and
+// sends packets, and answers for itself.
+func (w *walk) operating(link string) error {
+	nl, err := w.netlink("")
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
+		l, err := nl.LinkByName(link)
+		if err != nil {
+			return fmt.Errorf("%s: %w", link, err)
+		}
+		addrs, err := nl.AddrList(l, netlink.FAMILY_V6)
+		if err != nil {
+			return fmt.Errorf("addresses of %s: %w", link, err)
+		}
+		tentative := slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 })
+		if l.Attrs().OperState == netlink.OperUp && !tentative || time.Now().After(end) {
+			return nil
+		}
+	}
 }
 
 // spread makes the machine's member of a cluster, or has it tell of an endpoint.
