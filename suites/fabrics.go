@@ -181,7 +181,21 @@ func newest(ctx context.Context, b *Bench) (Place, error) {
 	if err != nil {
 		return Place{}, err
 	}
-	return b.Attach(ctx, c, host)
+	at, err := b.Attach(ctx, c, host)
+	if err != nil || b.plan.Topology.Fabric.Overflow != "promisc" {
+		return at, err
+	}
+	return at, opened(ctx, b, at)
+}
+
+// opened waits until the NIC of a container's host may have been told of it, which is soon after, and lets its answers in; not for ever, where it does not.
+func opened(ctx context.Context, b *Bench, at Place) error {
+	to := netip.AddrPortFrom(addrOf(b, external(b), b.families()[0]), controlPort)
+	_, err := eventually(ctx, patience, func() (bool, error) {
+		a, err := b.Ask(ctx, at, lab.Ask{Proto: "udp", To: to, Wait: slow})
+		return a.Answered, err
+	})
+	return err
 }
 
 // freed detaches one of the containers that have a filter, and has the one that has none ask.
@@ -216,11 +230,7 @@ func freed(ctx context.Context, b *Bench) (Observation, error) {
 			return Observation{}, err
 		}
 	}
-	to := netip.AddrPortFrom(addrOf(b, external(b), b.families()[0]), controlPort)
-	if _, err := eventually(ctx, patience, func() (bool, error) { // the NIC is told soon after
-		a, err := b.Ask(ctx, last, lab.Ask{Proto: "udp", To: to, Wait: slow})
-		return a.Answered, err
-	}); err != nil {
+	if err := opened(ctx, b, last); err != nil {
 		return Observation{}, err
 	}
 	return reachesAll(ctx, b, last, external(b))
