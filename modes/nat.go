@@ -158,6 +158,8 @@ func publish(_ *topology.Plan, host *topology.Machine, c topology.Container, por
 // host itself, to addresses of a container, one of a family. What the host sends to its own loopback stays there: answering
 // that would need net.ipv4.conf.*.route_localnet, with which neighbours reach loopback too.
 //
+// A port of UDP is forgotten by connection tracking after that, as Docker does (moby/moby#44742) and the CNI's portmap plugin (containernetworking/plugins#553).
+//
 // The table is named after the host's port alone, so that the kernel refuses to publish a port twice (EEXIST), no matter
 // for whom.
 func portMap(host *topology.Machine, port Port, to ...netip.Addr) []topology.Step {
@@ -178,5 +180,10 @@ func portMap(host *topology.Machine, port Port, to ...netip.Addr) []topology.Ste
 		}
 		table.Chains = append(table.Chains, chain)
 	}
-	return []topology.Step{{On: host.Name, Table: &table}}
+	steps := []topology.Step{{On: host.Name, Table: &table}}
+	if port.Proto == "udp" {
+		// Who asked before there were rules is tracked as the host's own client, for as long as it goes on asking.
+		steps = append(steps, topology.Step{On: host.Name, Forget: &topology.Forget{Proto: port.Proto, Port: port.Host}})
+	}
+	return steps
 }

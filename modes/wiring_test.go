@@ -75,6 +75,10 @@ func TestGoldenWirings(t *testing.T) {
 			for _, s := range m.Publish(p, host, c, modes.Port{Proto: "tcp", Host: 8080, Container: 80}) {
 				fmt.Fprintln(&published, s)
 			}
+			fmt.Fprintf(&published, "# mode %s: the same by udp\n", m.Name)
+			for _, s := range m.Publish(p, host, c, modes.Port{Proto: "udp", Host: 8080, Container: 80}) {
+				fmt.Fprintln(&published, s)
+			}
 		}
 	}
 	golden(t, "published", published.String())

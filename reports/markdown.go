@@ -30,6 +30,7 @@ func writeMarkdown(w io.Writer, res Results) error {
 	markdownPlaces(&b, res)
 	markdownCosts(&b, res, sums, names)
 	markdownGrowth(&b, res)
+	markdownOutages(&b, res)
 	markdownClaims(&b, res)
 	markdownCells(&b, all, stateUnable, "Unable to tell here")
 	fmt.Fprintf(&b, "<sub>Repeat with `modebench %s`.</sub>\n", shell(res.Run.Command))

@@ -14,17 +14,18 @@ import (
 var pageFiles embed.FS
 
 var pageTemplate = template.Must(template.New("page.html").Funcs(template.FuncMap{
-	"quantity": quantity,
-	"duration": duration,
-	"times":    times,
-	"shell":    shell,
-	"plural":   plural,
-	"memory":   gibibytes,
-	"bar":      bar,
-	"glyph":    func(state string) string { return glyphs[state] },
-	"join":     strings.Join,
-	"css":      func() template.CSS { return template.CSS(pageFile("page.css")) },
-	"js":       func() template.JS { return template.JS(pageFile("page.js")) },
+	"quantity":   quantity,
+	"duration":   duration,
+	"times":      times,
+	"shell":      shell,
+	"plural":     plural,
+	"memory":     gibibytes,
+	"bar":        bar,
+	"glyph":      func(state string) string { return glyphs[state] },
+	"join":       strings.Join,
+	"outageText": func() string { return outageText },
+	"css":        func() template.CSS { return template.CSS(pageFile("page.css")) },
+	"js":         func() template.JS { return template.JS(pageFile("page.js")) },
 }).ParseFS(pageFiles, "page/page.html"))
 
 func pageFile(name string) string {
@@ -52,6 +53,8 @@ type page struct {
 	Places     []placeView
 	Apart      []matrixView
 	Growths    []Growth
+	Failures   []string // heads of the outages
+	Outages    []Outages
 	Claims     []topicView
 	ClaimKinds []claimKind
 	Wirings    []wiringView
@@ -246,6 +249,8 @@ func writePage(w io.Writer, res Results) error {
 	if p.Fabrics = placesOf(res); len(p.Fabrics.Modes) > 0 {
 		p.Places = viewPlaces(p.Fabrics, p.Apart[0])
 	}
+	p.Failures, p.Outages = outageTable(res)
+	linkOutages(p.Outages, p.Apart)
 	for _, v := range append([]matrixView{p.Matrix}, p.Apart...) {
 		for _, g := range v.Groups {
 			for _, row := range g.Rows {

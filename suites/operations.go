@@ -62,15 +62,20 @@ func flowing(ctx context.Context, b *Bench, from Place, to netip.AddrPort, token
 	return stop, nil
 }
 
+// visible tells whether an address is on a segment of the external machine's, or behind a router.
+func visible(b *Bench, a netip.Addr) bool {
+	return routers(b) > 0 || slices.ContainsFunc(b.plan.Machine(external(b).Machine).NICs, func(n topology.Interface) bool {
+		return n.V4.Contains(a) || n.V6.Contains(a)
+	})
+}
+
 // known is where the outside reaches a port of a container on a host: at its own address, where that is on a segment of
 // the external machine's or behind a router, else at the host's, by a port that is
 // published for the protocols. What it returns takes the publication back.
 func known(ctx context.Context, b *Bench, c topology.Container, host string, f Family, port uint16, protos ...string) (netip.AddrPort, func() error, error) {
 	own := b.mode.Addrs(b.plan, b.plan.Machine(host), c)[map[Family]int{IPv4: 0, IPv6: 1}[f]].Addr()
-	for _, n := range b.plan.Machine(external(b).Machine).NICs {
-		if n.V4.Contains(own) || n.V6.Contains(own) || routers(b) > 0 {
-			return netip.AddrPortFrom(own, port), func() error { return nil }, nil
-		}
+	if visible(b, own) {
+		return netip.AddrPortFrom(own, port), func() error { return nil }, nil
 	}
 	if b.mode.Publish == nil {
 		return netip.AddrPort{}, nil, fmt.Errorf("%s is on no segment of %s, and the mode publishes no ports", own, external(b))
@@ -186,6 +191,11 @@ func move(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	now, _, err := known(ctx, b, c, to, f, port, "udp")
 	if err != nil {
 		return Observation{}, err
+	}
+	if now == target { // first, since a device may have to wait for the kernel's link watch (net/core/link_watch.c)
+		if _, err := eventually(ctx, patience, func() (bool, error) { return heardOf(ctx, b, there, second, token) }); err != nil {
+			return Observation{}, err
+		}
 	}
 	t, err := try(ctx, b, x, there, target, "udp")
 	if err != nil {
@@ -308,8 +318,13 @@ func recovery(ctx context.Context, b *Bench, what string, fail func(context.Cont
 	default:
 		o.Detail = fmt.Sprintf("%s, and %s does not reach %s again by %s within %s of everything being back", what, p, x, orNone(no), patience)
 	}
-	// That nothing is left of the failure but what it did to the mode is the control. Each port of the switch has to wait
-	// for the kernel's link watch, as the host's had.
+	return unharmed(ctx, b, o)
+}
+
+// unharmed adds the control of what is observed after a failure: that nothing is left of it but what it did to the mode.
+func unharmed(ctx context.Context, b *Bench, o Observation) (Observation, error) {
+	x := external(b)
+	// Each port of the switch has to wait for the kernel's link watch, as the host's had.
 	for _, other := range b.plan.Externals()[1:] {
 		ok, err := eventually(ctx, patience, func() (bool, error) {
 			a, err := b.Ask(ctx, x, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, Place{Machine: other.Name}, IPv4), controlPort), Wait: 20 * time.Millisecond})
@@ -434,7 +449,7 @@ var _ = register(Spec{
 			names = append(names, t.Name)
 		}
 		return recovery(ctx, b, "all of "+strings.Join(names, ", ")+" restarted", func(ctx context.Context) (time.Time, error) {
-			return restart(ctx, b)
+			return restart(ctx, b, func() error { return nil })
 		})
 	},
 	Sabotage: []Sabotage{
@@ -443,9 +458,9 @@ var _ = register(Spec{
 	},
 })
 
-// restart takes all switches down, waits until every machine has noticed, and brings them up as they were at first. It
-// returns when they were up.
-func restart(ctx context.Context, b *Bench) (up time.Time, err error) {
+// restart takes all switches down, waits until every machine has noticed and for what it is told to, and brings them up as they were at
+// first. It returns when they were up.
+func restart(ctx context.Context, b *Bench, wait func() error) (up time.Time, err error) {
 	var down, removed []topology.Step
 	begin := map[string][]topology.Step{}
 	for _, s := range topology.Underlay(b.plan) {
@@ -493,7 +508,7 @@ func restart(ctx context.Context, b *Bench) (up time.Time, err error) {
 			return up, err
 		}
 	}
-	if err := noticed(ctx, false); err != nil {
+	if err := errors.Join(noticed(ctx, false), wait()); err != nil {
 		return up, err
 	}
 	up = time.Now()

@@ -50,16 +50,16 @@ type Event struct {
 
 // Names are the suites, in the order of documents.
 func Names() []string {
-	return []string{"conformance", "packets", "lifecycle", "routing", OnFabrics, scale, throughput, nat}
+	return []string{"conformance", "packets", "lifecycle", "routing", OnFabrics, scale, failure, throughput, nat}
 }
 
 // Usual are those that run where none is named: all but what takes long.
 func Usual() []string {
-	return slices.DeleteFunc(Names(), func(s string) bool { return s == OnFabrics || s == scale })
+	return slices.DeleteFunc(Names(), func(s string) bool { return s == OnFabrics || Alone(s) })
 }
 
-// Alone tells whether a suite of specs wants the machine for itself: it loads it, and measures that.
-func Alone(suite string) bool { return suite == scale }
+// Alone tells whether a suite of specs wants the machine for itself: it loads it or measures times.
+func Alone(suite string) bool { return suite == scale || suite == failure }
 
 // Measured tells whether a suite measures.
 func Measured(suite string) bool { return suite == throughput || suite == nat }

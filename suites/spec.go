@@ -41,7 +41,7 @@ type Spec struct {
 // Feature is something that a user may want of a mode: a row of the matrix.
 type Feature struct {
 	Name  string
-	Group string // reach, addresses, multicast, ports, nat, services, packets, isolation, lifecycle, operations, routing, limits; a fabric
+	Group string // reach, addresses, multicast, ports, nat, services, packets, isolation, lifecycle, operations, routing, limits, failure; a fabric
 	Doc   string // the question, answered yes (works), no (blocked) or not-applicable
 }
 
@@ -96,7 +96,7 @@ func registerFamilies(of func(Family) Spec) bool {
 }
 
 // Groups are the groups of features, in the order of documents.
-var groups = append([]string{"reach", "addresses", "multicast", "ports", "nat", "services", "packets", "isolation", "lifecycle", "operations", "routing", "limits"}, fabrics...)
+var groups = append([]string{"reach", "addresses", "multicast", "ports", "nat", "services", "packets", "isolation", "lifecycle", "operations", "routing", "limits", failure}, fabrics...)
 
 // Specs returns all specs: by group, then by feature, then by name.
 func Specs() []Spec {

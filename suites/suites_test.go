@@ -229,7 +229,7 @@ func TestApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := &Run{Driver: netns.Driver{}, Topology: twoHosts(t), Suites: []string{OnFabrics, scale}, Expectations: expectations, Emit: func(Event) {}}
+	run := &Run{Driver: netns.Driver{}, Topology: twoHosts(t), Suites: []string{OnFabrics, scale, failure}, Expectations: expectations, Emit: func(Event) {}}
 	for _, name := range []string{"bridge", "ptp", "macvlan-bridge", "fan"} {
 		m, _ := modes.Find(name)
 		run.Modes = append(run.Modes, m)

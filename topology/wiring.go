@@ -47,6 +47,7 @@ type Step struct {
 	Offload  *Offload
 	Shape    *Shape
 	Redirect *Redirect
+	Forget   *Forget
 	VLAN     *VLAN
 	BGP      *BGP
 	Announce *Announcement
@@ -357,6 +358,13 @@ type Shape struct {
 // (tc-mirred(8)).
 type Redirect struct{ Link, To string }
 
+// Forget has connection tracking forget what it knows of a port's: translation is decided by the first packet of a connection alone, and who asks by UDP
+// without a pause never begins another (nf_conntrack_udp_timeout of Linux Documentation/networking/nf_conntrack-sysctl.rst). Nothing undoes it.
+type Forget struct {
+	Proto string // tcp or udp
+	Port  uint16 // that they were begun with, as their destination's
+}
+
 // Bucket is the token bucket of the rate, in bytes: what may be sent at once, and what may wait.
 // The burst is so long of the rate and holds at least one 64 KiB segment, so that offloads are not split;
 // the queue holds 50 ms more.
@@ -513,6 +521,8 @@ func (s Step) String() string {
 		return s.Shape.line(at, s.Remove)
 	case s.Redirect != nil:
 		return s.Redirect.line(at, s.Remove)
+	case s.Forget != nil:
+		return fmt.Sprintf("ip netns exec %s conntrack -D -p %s --orig-port-dst %d || true", at, s.Forget.Proto, s.Forget.Port)
 	case s.VLAN != nil:
 		return s.VLAN.line(at, s.Remove)
 	case s.BGP != nil:

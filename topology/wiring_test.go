@@ -437,6 +437,10 @@ END`,
 			"tc -n h1-c1 qdisc add dev eth0 ingress && tc -n h1-c1 filter add dev eth0 ingress u32 match u32 0 0 action mirred egress redirect dev ifb-c1",
 			"tc -n h1-c1 qdisc del dev eth0 ingress",
 		},
+		{
+			topology.Step{Forget: &topology.Forget{Proto: "udp", Port: 53}},
+			"ip netns exec h1 conntrack -D -p udp --orig-port-dst 53 || true", "",
+		},
 
 		{
 			topology.Step{Table: &table},

@@ -451,7 +451,7 @@ type phase struct {
 const (
 	observingMemory = 768 << 20
 	measuringMemory = 2 << 30
-	growingMemory   = 2 << 30
+	aloneMemory     = 2 << 30
 )
 
 // phases divides a run, ground by ground: modes are observed by workers of their own, several at the same time; measuring
@@ -522,7 +522,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 	}
 	one := func(*ground) int { return 1 }
 	add("observe", together, observe(slices.DeleteFunc(slices.Clone(observing), suites.Alone), observingMemory))
-	add("grow", one, observe(slices.DeleteFunc(slices.Clone(observing), func(s string) bool { return !suites.Alone(s) }), growingMemory))
+	add("observe alone", one, observe(slices.DeleteFunc(slices.Clone(observing), func(s string) bool { return !suites.Alone(s) }), aloneMemory))
 	if o.measures() {
 		add("measure", one, func(g *ground, j job) []task {
 			j.Suites, j.Memory = measuring, measuringMemory

@@ -388,6 +388,11 @@ var connProtos = map[uint8]string{
 	unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_ICMPV6: "icmp6",
 }
 
+// untracking tells whether a kernel has no connection tracking, or not its netlink.
+func untracking(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
 func (r reader) conntrack(s *lab.SpaceState) error {
 	// The table is the whole machine's, and long: look only where the namespace has entries in it.
 	if n, err := sysctl("net/netfilter/nf_conntrack_count"); err == nil && n == "0" {
@@ -398,8 +403,8 @@ func (r reader) conntrack(s *lab.SpaceState) error {
 		return r.ConntrackTableList(netlink.ConntrackTable, unix.AF_UNSPEC)
 	})
 	switch {
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
-		return nil // a kernel without connection tracking, or without its netlink
+	case untracking(err):
+		return nil
 	case err != nil:
 		return err
 	}

@@ -251,6 +251,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		was := off
 		err := there(func() (err error) { was.On, err = setOffload(off); return err })(w)
 		return there(func() error { _, err := setOffload(was); return err }), err
+	case s.Forget != nil:
+		return nil, there(func() error { return forget(*s.Forget) })(w)
 	case s.BGP != nil || s.Announce != nil:
 		return w.speak(s)
 	case s.Gossip != nil || s.Endpoint != nil:
@@ -356,6 +358,33 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 			asked(func(nl *netlinks) error { return nl.QdiscDel(q) }))
 	}
 	return nil, errors.New("a step that asks for nothing")
+}
+
+// forget deletes connections, of both families. None is no error, nor is a kernel without connection tracking, which has none.
+func forget(f topology.Forget) error {
+	protocol, ok := map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP}[f.Proto]
+	if !ok {
+		return fmt.Errorf("connections of %q: want tcp or udp", f.Proto)
+	}
+	var which netlink.ConntrackFilter
+	if err := errors.Join(which.AddProtocol(protocol), which.AddPort(netlink.ConntrackOrigDstPort, f.Port)); err != nil {
+		return err
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		_, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, family, &which)
+		switch {
+		case untracking(err):
+			return nil
+		case err != nil && !errors.Is(err, netlink.ErrDumpInterrupted): // what came meanwhile came after the rules
+			return err
+		}
+	}
+	return nil
 }
 
 // speak makes the machine's speaker, or has it announce.

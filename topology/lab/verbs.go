@@ -26,6 +26,7 @@ import (
 //	Probe.Ask     Ask      → Answer
 //	Probe.Enough  string   → Nothing     ends the Ask with this token now, as if its time were over; no such Ask is no error
 //	Probe.Flow    Flow     → Handle      sends at a steady pace until Stop
+//	Probe.Tally   Handle   → Tally       of a flow so far
 //	Probe.Stop    Handle   → Tally       ends a flow or a listener
 //	Probe.Send    Send     → Nothing     one frame exactly as described
 //	Capture.Arm   Nothing  → Nothing     from now on every namespace of the machine is recorded
@@ -287,6 +288,7 @@ type Flow struct {
 type Tally struct {
 	Sent, Answered int
 	Longest        time.Duration // the longest time in which nothing was answered
+	Since          time.Time     // when that began, by the machine's clock
 }
 
 // Send puts one frame on a device, as described and without help from the kernel's stack.

@@ -127,7 +127,7 @@ func (f *flow) count(b []byte) {
 	}
 	f.answered[n] = true
 	f.tally.Answered++
-	f.tally.Longest = max(f.tally.Longest, now.Sub(f.last))
+	f.silent(now)
 	f.last = now
 	select {
 	case f.complete <- struct{}{}:
@@ -161,6 +161,30 @@ func (f *flow) stop() lab.Tally {
 	<-f.got
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.tally.Longest = max(f.tally.Longest, ended.Sub(f.last))
+	f.silent(ended)
 	return f.tally
+}
+
+// silent counts the time since the last answer, with the lock held.
+func (f *flow) silent(until time.Time) {
+	if d := until.Sub(f.last); d > f.tally.Longest {
+		f.tally.Longest, f.tally.Since = d, f.last
+	}
+}
+
+// Tally is the verb Probe.Tally. Silence that is not over counts as long as it has lasted.
+func (s *Service) Tally(h lab.Handle, reply *lab.Tally) error {
+	r, err := s.runner(h)
+	if err != nil {
+		return err
+	}
+	f, ok := r.(*flow)
+	if !ok {
+		return fmt.Errorf("%d is no flow", h.ID)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.silent(time.Now())
+	*reply = f.tally
+	return nil
 }

@@ -448,17 +448,27 @@ func TestAFlowCountsWhatIsAnswered(t *testing.T) {
 			return errors.Join(err, f(dev))
 		})
 	}
+	began := time.Now()
 	set(netlink.LinkSetDown)
 	outage := 300 * time.Millisecond
 	<-time.After(outage)
 	set(netlink.LinkSetUp)
 	all := seen(before + 40)
-	var tally lab.Tally
+	var so, tally lab.Tally
+	if err := p.Tally(h, &so); err != nil {
+		t.Fatal(err)
+	}
 	if err := p.Stop(h, &tally); err != nil {
 		t.Fatal(err)
 	}
 	if tally.Answered < before+40 || tally.Sent <= tally.Answered || tally.Longest < outage {
 		t.Errorf("%+v, %d seen", tally, len(all))
+	}
+	if over := tally.Since.Add(tally.Longest); so.Sent < before+40 || so.Sent > tally.Sent || tally.Since.Before(began.Add(-outage)) || over.Before(began.Add(outage)) || over.After(time.Now()) {
+		t.Errorf("taken down at %s: before it ended %+v, then %+v", began, so, tally)
+	}
+	if err := p.Tally(l.Handle, &so); err == nil {
+		t.Error("a listener has the tally of a flow")
 	}
 	if all[0].Token != "flow.0" {
 		t.Errorf("the first token is %q", all[0].Token)

@@ -1,0 +1,344 @@
+package suites
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/lab"
+)
+
+const failure = "failure"
+
+// trials are how often each failure is brought about, so that a spread can be told.
+const trials = 3
+
+// lasting is after how long what is not answered again is taken not to come back by itself: longer than a kernel takes for a carrier
+// (a second), for a neighbour (three) and a speaker for its next attempt.
+const lasting = 2 * patience
+
+// vigil is what an outage is measured by: a program of a container that is asked a thousand times a second from elsewhere.
+type vigil struct {
+	*Bench
+	family   Family
+	from, at Place
+	target   netip.AddrPort
+	server   server
+	handle   lab.Handle
+	stop     func() (lab.Tally, error)
+}
+
+// asker is who asks a container while something fails, and where. It is asked at its own address where somebody elsewhere reaches it there: an
+// external machine, or else a container of another host; and otherwise by an external machine, at a port that its host publishes.
+func asker(ctx context.Context, b *Bench, p Place, f Family, port uint16) (from Place, target netip.AddrPort, err error) {
+	own := netip.AddrPortFrom(addrOf(b, p, f), port)
+	if visible(b, own.Addr()) {
+		return external(b), own, nil
+	}
+	ok, err := eventually(ctx, retry, func() (bool, error) {
+		a, err := b.Ask(ctx, far(b), lab.Ask{Proto: "udp", To: own, Wait: hopeful})
+		return a.Answered, err
+	})
+	if ok || err != nil {
+		return far(b), own, err
+	}
+	if b.mode.Publish == nil {
+		return from, target, fmt.Errorf("%s is reached at %s from nowhere else, and the mode publishes no ports", p, own.Addr())
+	}
+	steps := publication(b, p, modes.Port{Proto: "udp", Host: port, Container: port})
+	return external(b), netip.AddrPortFrom(addrOf(b, Place{Machine: p.Machine}, f), port), b.Apply(ctx, steps...)
+}
+
+// streaming has a container of the first host asked until the spec ends or the stream is stopped. It is answered when this returns.
+func streaming(ctx context.Context, b *Bench, f Family) (*vigil, error) {
+	s := &vigil{Bench: b, family: f, at: container(b)}
+	var err error
+	if s.server, err = serveUDP(ctx, b, s.at, f, b.freePort()); err != nil {
+		return nil, err
+	}
+	if s.from, s.target, err = asker(ctx, b, s.at, f, s.server.Port); err != nil {
+		return nil, err
+	}
+	if ok, err := eventually(ctx, patience, func() (bool, error) {
+		a, err := b.Ask(ctx, s.from, lab.Ask{Proto: "udp", To: s.target, Wait: hopeful})
+		return a.Answered, err
+	}); err != nil || !ok {
+		return nil, errors.Join(err, fmt.Errorf("%s does not reach %s at %s before anything failed", s.from, s.at, s.target))
+	}
+	if err := b.Do(ctx, s.from.Machine, "Probe.Flow", lab.Flow{
+		Ask: lab.Ask{In: s.from.Container, Proto: "udp", To: s.target, Token: b.newToken(), Wait: 100 * time.Millisecond}, Every: time.Millisecond,
+	}, &s.handle); err != nil {
+		return nil, err
+	}
+	s.stop = sync.OnceValues(func() (t lab.Tally, err error) {
+		err = b.Do(context.WithoutCancel(ctx), s.from.Machine, "Probe.Stop", s.handle, &t)
+		return t, err
+	})
+	b.atEnd(func(context.Context) error { _, err := s.stop(); return err })
+	if ok, err := s.goesOn(ctx, patience); err != nil || !ok {
+		return nil, errors.Join(err, fmt.Errorf("%s asks %s at %s a thousand times a second, and is not answered before anything failed", s.from, s.at, s.target))
+	}
+	return s, nil
+}
+
+// steadily is how many answers in a row show that a stream is answered.
+const steadily = 50
+
+// goesOn waits until more of the stream is answered.
+func (s *vigil) goesOn(ctx context.Context, within time.Duration) (bool, error) {
+	begun := -1
+	return eventually(ctx, within, func() (bool, error) {
+		var t lab.Tally
+		err := s.Do(ctx, s.from.Machine, "Probe.Tally", s.handle, &t)
+		if begun < 0 {
+			begun = t.Answered
+		}
+		return t.Answered >= begun+steadily, err
+	})
+}
+
+// pause is for how long cables and switches are away: longer than the second in which a kernel does not look at carriers again once it has
+// (linkwatch_schedule_work() of net/core/link_watch.c), which would else be what is measured.
+const pause = 1500 * time.Millisecond
+
+// silent waits until the container has not answered for so long; if it answers all the time, that is to be told as it is.
+func (s *vigil) silent(ctx context.Context) error {
+	_, err := eventually(ctx, patience, func() (bool, error) {
+		var t lab.Tally
+		err := s.Do(ctx, s.from.Machine, "Probe.Tally", s.handle, &t)
+		return t.Longest >= pause, err
+	})
+	return err
+}
+
+// outages observes what a failure costs who asks a container: fail makes and unmakes it, and gives the moment from which on its cause was gone.
+// It is repeated, as long as the container is answered again each time.
+func outages(f Family, fail func(context.Context, *vigil) (what string, back time.Time, err error)) func(context.Context, *Bench) (Observation, error) {
+	return func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := numberless(b, f); o != nil {
+			return *o, nil
+		}
+		o := works("")
+		var whole, after []string
+		var said string
+		var sent, lost int
+		for i := range trials {
+			if i > 0 {
+				if err := b.reset(ctx); err != nil {
+					return Observation{}, err
+				}
+			}
+			s, err := streaming(ctx, b, f)
+			if err != nil {
+				return Observation{}, err
+			}
+			what, back, err := fail(ctx, s)
+			if err != nil {
+				return Observation{}, err
+			}
+			again, err := s.goesOn(ctx, lasting)
+			if err != nil {
+				return Observation{}, err
+			}
+			if !again {
+				return s.over(ctx, what)
+			}
+			t, err := s.stop()
+			if err != nil {
+				return Observation{}, err
+			}
+			var silence, rest time.Duration // a stream of which nothing is lost knows no outage
+			if t.Answered < t.Sent {
+				silence = t.Longest
+				rest = min(silence, max(0, t.Since.Add(-b.ahead(s.from.Machine)).Add(silence).Sub(back)))
+			}
+			sent, lost = sent+t.Sent, lost+t.Sent-t.Answered
+			said = fmt.Sprintf("%s while %s asked %s at %s a thousand times a second", what, s.from, s.at, s.target)
+			whole, after = append(whole, milliseconds(silence)), append(after, milliseconds(rest))
+			o = o.value(reports.OutageUnit, silence.Seconds()).value(reports.BackUnit, rest.Seconds())
+		}
+		o.Detail = fmt.Sprintf("%s, %d times: no answer for %s ms, of which %s ms after the cause was gone; of %d questions %d were lost",
+			said, trials, strings.Join(whole, ", "), strings.Join(after, ", "), sent, lost)
+		return o, nil
+	}
+}
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond))
+}
+
+// over is that a stream is not answered any more. That a new question is would be another thing.
+func (s *vigil) over(ctx context.Context, what string) (Observation, error) {
+	a, err := s.Ask(ctx, s.from, lab.Ask{Proto: "udp", To: s.target, Wait: time.Second})
+	if err != nil {
+		return Observation{}, err
+	}
+	o := blocked("%s: %s at %s does not answer %s again within %s", what, s.at, s.target, s.from, lasting)
+	if a.Answered {
+		o.Status = "mixed"
+		o.Detail += ", but a new question, after " + a.RTT.String()
+	}
+	return unharmed(ctx, s.Bench, o)
+}
+
+// estranged makes a host unable to find link-layer addresses anew, whoever asks first: it lives on those that it has.
+func estranged(p *topology.Plan) []topology.Step {
+	h := p.Hosts()[0]
+	return append(forgetful(p), topology.Step{On: h.Name, Sysctl: &topology.Sysctl{Key: "net/ipv4/conf/" + p.Networks[0].NIC + "/arp_ignore", Value: "8"}})
+}
+
+var _ = register(Spec{
+	Suite:   failure,
+	Feature: Feature{Name: "outage-link", Group: failure, Doc: "When a host's uplink is lost and comes back, is a container there answered again by itself?"},
+	Name:    "the switch's port of the host goes down for a second and a half, and up again, while a container there is asked a thousand times a second",
+	Within:  4 * specTimeout,
+	Run: outages(IPv4, func(ctx context.Context, s *vigil) (string, time.Time, error) {
+		plug, err := unplug(ctx, s.Bench, s.at.Machine)
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		if err := s.silent(ctx); err != nil {
+			return "", time.Time{}, err
+		}
+		back := time.Now()
+		return fmt.Sprintf("the uplink of %s was lost and came back", s.at.Machine), back, plug()
+	}),
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
+		{Mode: "ptp", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
+	},
+})
+
+var _ = register(Spec{
+	Suite:   failure,
+	Feature: Feature{Name: "outage-switch", Group: failure, Doc: "When the switch restarts, is a container answered again by itself?"},
+	Name:    "the switch's ports go down and its bridges are deleted for a second and a half, then they are made again, while a container is asked a thousand times a second",
+	Within:  4 * specTimeout,
+	Run: outages(IPv4, func(ctx context.Context, s *vigil) (string, time.Time, error) {
+		up, err := restart(ctx, s.Bench, func() error { return s.silent(ctx) })
+		return "the switch restarted", up, err
+	}),
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
+		{Mode: "ptp", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
+	},
+})
+
+var _ = register(Spec{
+	Suite:   failure,
+	Feature: Feature{Name: "outage-host", Group: failure, Doc: "When a host dies and is started again, and the mode has set it up again, is a container there answered as before?"},
+	Name:    "a host is restarted, the mode's steps are carried out again and the container's program is started, while it is asked a thousand times a second",
+	Within:  4 * specTimeout,
+	Run: outages(IPv4, func(ctx context.Context, s *vigil) (string, time.Time, error) {
+		if err := s.server.stop(); err != nil { // it dies with the host, where nobody can end it later
+			return "", time.Time{}, err
+		}
+		restore, err := s.Reboot(ctx, s.at.Machine)
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		back := time.Now()
+		if err := restore(ctx); err != nil {
+			return "", time.Time{}, err
+		}
+		_, err = serveUDP(ctx, s.Bench, s.at, s.family, s.server.Port)
+		return fmt.Sprintf("%s died, was started with nothing on it, and was set up again", s.at.Machine), back, err
+	}),
+	Sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "who asked before the port was published stays tracked as a client of the host's", Rewire: func(steps []topology.Step) []topology.Step {
+			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.Forget != nil })
+		}},
+		{
+			Mode: "macvlan-bridge", Doc: "the container's MAC address is drawn anew, and the external machine keeps the old one",
+			Rewire: mapLinks(func(l *topology.Link) { l.MAC = nil }), Before: engraved,
+		},
+	},
+})
+
+// engraved has an external machine keep the container's link-layer address for ever.
+func engraved(ctx context.Context, b *Bench) error {
+	p := container(b)
+	l, err := linkOf(ctx, b, p, ownDevice(b, p))
+	if err != nil {
+		return err
+	}
+	return b.Apply(ctx, topology.Step{On: external(b).Machine, Neigh: &topology.Neigh{
+		Link: b.plan.Machine(external(b).Machine).NICs[0].Name, IP: addrOf(b, p, IPv4), MAC: l.MAC,
+	}})
+}
+
+var _ = register(Spec{
+	Suite:   failure,
+	Feature: Feature{Name: "outage-session", Group: failure, Doc: "When the router resets its session with a host, is it established again by itself, and is a container there answered meanwhile or afterwards?"},
+	Name:    "the router resets the session of the host, while a container there is asked a thousand times a second",
+	Within:  4 * specTimeout,
+	Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
+		// By IPv6: its routes go by the same sessions.
+		return outages(IPv6, func(ctx context.Context, s *vigil) (string, time.Time, error) {
+			at := sessionOf(s.Bench, s.at.Machine)
+			if err := s.Do(ctx, at.tor, "BGP.Reset", at.own(IPv4), &lab.Nothing{}); err != nil {
+				return "", time.Time{}, err
+			}
+			back := time.Now()
+			if down, err := eventually(ctx, patience, func() (bool, error) { up, err := at.up(ctx, s.Bench); return !up, err }); err != nil || !down {
+				return "", time.Time{}, errors.Join(err, fmt.Errorf("%s was told to reset its session with %s, which is still up after %s", at.tor, at.host, patience))
+			}
+			what := fmt.Sprintf("%s reset its session with %s", at.tor, at.host)
+			if err := converged(ctx, s.Bench); err != nil { // which the container pays for, or else it is to be told
+				what += ", and " + err.Error()
+			}
+			return what, back, nil
+		})(ctx, b)
+	}),
+	Sabotage: []Sabotage{
+		{Mode: "direct-bgp", Doc: "what the first host sends to its router is lost", Steps: mute},
+		{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute},
+	},
+})
+
+var _ = register(Spec{
+	Suite:   failure,
+	Feature: Feature{Name: "outage-move", Group: failure, Doc: "When a container moves to another host, do those that know it reach it there at the same address?"},
+	Name:    "a container is detached from one host and attached to another, while an external machine, or in an overlay another container, asks it a thousand times a second",
+	Within:  4 * specTimeout,
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		run := move
+		if unspanned(b) == nil {
+			run = overlayMove
+		}
+		var all Observation
+		for i := range trials {
+			if i > 0 {
+				if err := b.reset(ctx); err != nil {
+					return Observation{}, err
+				}
+			}
+			o, err := run(ctx, b, IPv4)
+			if err != nil || o.Status != reports.Works {
+				return o, err
+			}
+			o.Values = append(slices.Clone(all.Values), reports.Value{Unit: reports.OutageUnit, Value: o.Values[len(o.Values)-1].Value})
+			all = o
+		}
+		all.Detail = fmt.Sprintf("%d times; at last %s", trials, all.Detail)
+		return all, nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the container gets another address on the other host", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
+			if steps[0].On != "h2" {
+				return steps
+			}
+			return selfNumbered(steps)
+		})},
+		{Mode: "vxlan-static", Doc: "the container gets another address on the other host", Rewire: renumbered},
+		{Mode: "direct-bgp", Doc: "hosts announce nothing that was moved", Rewire: ofSpares(unannounced)},
+	},
+})
