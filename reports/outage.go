@@ -17,11 +17,11 @@ const (
 
 // outageFeatures are the failures, in the order of the table. Most are over at a moment that the bench chooses: what a mode costs is what comes after it.
 var outageFeatures = []struct{ Name, Title, Unit string }{
-	{"outage-link", "uplink lost: after it is back", BackUnit},
-	{"outage-switch", "switch restarts: after it is up", BackUnit},
-	{"outage-host", "host dies: after it is up, until it is set up", BackUnit},
+	{"outage-link", "Uplink lost, from when it is back", BackUnit},
+	{"outage-switch", "Switch restarts, from when it is up", BackUnit},
+	{"outage-host", "Host dies, from when it is up", BackUnit},
 	{"outage-session", "BGP session is reset", OutageUnit},
-	{"outage-move", "container moves to another host", OutageUnit},
+	{"outage-move", "Container moves to another host", OutageUnit},
 }
 
 // Outage is what one failure costs who asks a container of one mode.

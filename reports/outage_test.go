@@ -25,7 +25,7 @@ func TestOutages(t *testing.T) {
 		wrong, lost,
 	}}
 	heads, rows := outageTable(res)
-	if got := strings.Join(heads, ", "); got != "uplink lost: after it is back, host dies: after it is up, until it is set up, BGP session is reset, container moves to another host" {
+	if got := strings.Join(heads, ", "); got != "Uplink lost, from when it is back, Host dies, from when it is up, BGP session is reset, Container moves to another host" {
 		t.Errorf("heads: %s", got)
 	}
 	want := map[string][]string{

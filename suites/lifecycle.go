@@ -1006,13 +1006,23 @@ func sharers(b *Bench, c topology.Container, host string) (with []Place, own boo
 	}
 }
 
+// undetached is what a host has more than before of a container whose namespace is gone and that was not detached: what does not go with it.
+func undetached(ctx context.Context, b *Bench, host string, before lab.State) (came []string, err error) {
+	_, err = eventually(ctx, time.Second, func() (bool, error) { // a worker of the kernel takes namespaces down
+		now, err := b.State(ctx, host)
+		came, _ = changes(before, now)
+		return err == nil && len(came) == 0, err
+	})
+	return came, err
+}
+
 var _ = register(Spec{
 	Suite: "lifecycle",
 	Feature: Feature{
 		Name: "namespace-deleted", Group: "lifecycle",
-		Doc: "When a container's namespace goes away without a detach, does a later detach clean the host's side, without a dangling device?",
+		Doc: "When a container's namespace goes away without a detach, does a later detach clean the host's side, without a dangling device, and can the same container be attached again?",
 	},
-	Name: "a container's namespace is let go, then the container is detached, and the host is compared with before",
+	Name: "a container's namespace is let go, then the container is detached, and the host is compared with before; then it is attached again, and asks an external machine",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		host := firstHost(b)
 		c, err := another(b, host, network(b), 1)
@@ -1067,6 +1077,10 @@ var _ = register(Spec{
 		if len(alive) == 0 || len(left) > 0 {
 			return Observation{}, fmt.Errorf("the namespace of %s was to go away: of the processes %v that held it, %v do still", places, alive, left)
 		}
+		leftover, err := undetached(ctx, b, host, before)
+		if err != nil {
+			return Observation{}, err
+		}
 		for _, p := range slices.Backward(places) {
 			if err := b.Detach(ctx, p); refused(err) {
 				return blocked("the namespace of %s was gone, and detaching it gave an error: %v", p, err), nil
@@ -1078,8 +1092,31 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		o := whether(len(diff) == 0, "the namespace of %s went away, then it was detached without an error: %d differences to the host before", c.ID(), len(diff))
-		return o.differences(host, diff).with(host, "%d processes held namespace %d before, and none any more", len(alive), inode), nil
+		o := whether(len(diff) == 0, "the namespace of %s went away, then it was detached without an error: %d differences to the host before", c.ID(), len(diff)).
+			differences(host, diff).with(host, "%d processes held namespace %d before, and none any more", len(alive), inode)
+		if len(leftover) == 0 {
+			o = o.with(host, "nothing was left of it even before it was detached")
+		}
+		for _, l := range leftover {
+			o = o.with(host, "until it was detached: %s", l)
+		}
+		for _, c := range group {
+			if _, err := b.Attach(ctx, c, host); refused(err) {
+				o.Status, o.Detail = reports.Blocked, fmt.Sprintf("%s; attaching it again is refused: %v", o.Detail, err)
+				return o, nil
+			} else if err != nil {
+				return Observation{}, err
+			}
+		}
+		again, err := persists(ctx, b, places[len(places)-1])
+		if err != nil {
+			return Observation{}, err
+		}
+		o.Detail += fmt.Sprintf("; attached again, it was answered: %t", again)
+		if !again && o.Status == reports.Works {
+			o.Status = "mixed"
+		}
+		return o, nil
 	},
 	Sabotage: []Sabotage{
 		{Mode: "bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},

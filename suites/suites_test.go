@@ -229,18 +229,23 @@ func TestApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := &Run{Driver: netns.Driver{}, Topology: twoHosts(t), Suites: []string{OnFabrics, scale, failure}, Expectations: expectations, Emit: func(Event) {}}
-	for _, name := range []string{"bridge", "ptp", "macvlan-bridge", "fan"} {
-		m, _ := modes.Find(name)
-		run.Modes = append(run.Modes, m)
-	}
-	for _, m := range run.Modes {
-		for _, specs := range labs(run.specs()) {
-			observeAll(t, run.observer(m, specs[0].On), specs)
+	for _, of := range []struct{ suites, modes []string }{
+		{[]string{OnFabrics, scale}, []string{"bridge", "ptp", "macvlan-bridge", "fan"}},
+		{[]string{failure}, []string{"bridge", "macvlan-bridge"}},
+	} {
+		run := &Run{Driver: netns.Driver{}, Topology: twoHosts(t), Suites: of.suites, Expectations: expectations, Emit: func(Event) {}}
+		for _, name := range of.modes {
+			m, _ := modes.Find(name)
+			run.Modes = append(run.Modes, m)
 		}
-	}
-	if !*noSabotage {
-		sabotage(t, run)
+		for _, m := range run.Modes {
+			for _, specs := range labs(run.specs()) {
+				observeAll(t, run.observer(m, specs[0].On), specs)
+			}
+		}
+		if !*noSabotage {
+			sabotage(t, run)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -132,6 +133,19 @@ func (h *Host) endSpawned() {
 // Crash is the verb Host.Crash.
 func (h *Host) Crash(lab.Nothing, *lab.Nothing) error {
 	return unix.Kill(os.Getpid(), unix.SIGKILL)
+}
+
+// Usage is the verb Host.Usage.
+func (h *Host) Usage(_ lab.Nothing, reply *lab.Usage) error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	*reply = lab.Usage{Descriptors: len(open) - 1, Memory: m.HeapAlloc} // one is that of the directory
+	return nil
 }
 
 // Holders is the verb Host.Holders: by what proc(5) shows of processes, which live in a namespace or hold a descriptor

@@ -20,6 +20,7 @@ import (
 //	Host.Environ  string   → []string    of the process that a container lives for, as the kernel shows it to that process
 //	Host.Resolve  Resolve  → []Addr      of a name, as a process that is started in a container finds it; none: it finds none
 //	Host.Crash    Nothing  →             the program is killed where it stands: no answer comes, nothing is put back
+//	Host.Usage    Nothing  → Usage       what the program itself holds
 //	Host.Holders  []uint64 → []int       processes that keep network namespaces of these inodes alive
 //	Probe.Listen  Listen   → Listening
 //	Probe.Seen    Handle   → []Seen      what a listener received so far
@@ -91,6 +92,12 @@ type Resolve struct{ In, Name string }
 
 // Kill ends what Spawn started and waits for it.
 type Kill struct{ PID int }
+
+// Usage is what a machine's program holds once it has given back what it can.
+type Usage struct {
+	Descriptors int    // open ones
+	Memory      uint64 // bytes of its heap that are in use
+}
 
 // State is everything of a machine that modes change, by namespace: "" is the machine's own, else a container's name.
 type State struct {
