@@ -192,11 +192,6 @@ func move(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	if err != nil {
 		return Observation{}, err
 	}
-	if now == target { // first, since a device may have to wait for the kernel's link watch (net/core/link_watch.c)
-		if _, err := eventually(ctx, patience, func() (bool, error) { return heardOf(ctx, b, there, second, token) }); err != nil {
-			return Observation{}, err
-		}
-	}
 	t, err := try(ctx, b, x, there, target, "udp")
 	if err != nil {
 		return Observation{}, err
