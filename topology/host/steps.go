@@ -417,7 +417,7 @@ func (w *walk) operating(link string) error {
 	if err != nil {
 		return err
 	}
-	for end := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
+	for end, again := time.Now().Add(time.Second), time.Tick(time.Millisecond); ; <-again {
 		l, err := nl.LinkByName(link)
 		if err != nil {
 			return fmt.Errorf("%s: %w", link, err)
