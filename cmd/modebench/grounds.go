@@ -144,7 +144,8 @@ func checkKernels(names []string, cache string) error {
 			return input("--kernel %q: auto chooses by itself: want it alone, or kernels by name", strings.Join(names, ","))
 		case name == autoKernel, slices.Contains(known, name), has(name):
 		case strings.Contains(name, "/"):
-			if _, err := vm.File(name); err != nil {
+			// A kernel that is not whole is one that cannot be had: what is to be observed on it is unable.
+			if _, err := vm.File(name); err != nil && !errors.Is(err, vm.ErrUnbootable) {
 				return input("--kernel: %w", err)
 			}
 		default:
@@ -259,13 +260,17 @@ func (ks *kernels) named(ctx context.Context, name string) *ground {
 		}
 		return ks.look(ctx, k)
 	}
-	present, _ := vm.Kernels(ks.cache) // what is lacking matters where nothing is found: fetch tells
+	present, lacking := vm.Kernels(ks.cache)
 	for _, k := range present {
 		if k.Name == name {
 			return ks.look(ctx, k)
 		}
 	}
-	return ks.fetch(ctx, name)
+	g := ks.fetch(ctx, name)
+	if g.failed != nil && len(lacking) > 0 { // it may be one of those that are left out
+		g.failed = fmt.Errorf("%s; %w", strings.ReplaceAll(errors.Join(lacking...).Error(), "\n", "; "), g.failed)
+	}
+	return g
 }
 
 // able is the first guest kernel that has what is needed: of those that are there, then of those that can be fetched.

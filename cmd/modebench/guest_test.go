@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -111,13 +112,9 @@ func descendants(t *testing.T, of int) (pids []int) {
 	}
 	children := map[int][]int{}
 	for _, f := range files {
-		b, err := os.ReadFile(f)
-		_, rest, ok := strings.Cut(string(b), ") ") // a name may hold anything but ends there
-		if fields := strings.Fields(rest); err == nil && ok && len(fields) > 1 {
-			parent, _ := strconv.Atoi(fields[1])
-			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-			children[parent] = append(children[parent], child)
-		}
+		child, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		parent := stat(child, 1)
+		children[parent] = append(children[parent], child)
 	}
 	for next := []int{of}; len(next) > 0; {
 		pids = append(pids, children[next[0]]...)
@@ -126,17 +123,30 @@ func descendants(t *testing.T, of int) (pids []int) {
 	return pids
 }
 
-// emulators are the descendants that run a guest's kernel, in the order of their birth.
+// emulators are the descendants that run a guest's kernel, in the order of their birth. User-mode Linux has processes of its own
+// for those of its guest, which are not among them.
 func emulators(t *testing.T, of int) (pids []int) {
 	t.Helper()
-	for _, pid := range descendants(t, of) {
+	emulates := func(pid int) bool {
 		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-		if err == nil && (strings.HasSuffix(exe, "linux.uml") || strings.Contains(exe, "qemu-system")) {
+		return err == nil && (strings.HasSuffix(exe, "linux.uml") || strings.Contains(exe, "qemu-system"))
+	}
+	for _, pid := range descendants(t, of) {
+		if emulates(pid) && !emulates(stat(pid, 1)) {
 			pids = append(pids, pid)
 		}
 	}
 	slices.Sort(pids)
 	return pids
+}
+
+// stat is a number that a process's stat (proc(5)) has after its name, counted from 0, which is the state; 0 where it is gone.
+func stat(pid, field int) (n int) {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if _, rest, ok := strings.Cut(string(b), ") "); ok { // a name may hold anything but ends there
+		n, _ = strconv.Atoi(strings.Fields(rest)[field])
+	}
+	return n
 }
 
 // alive are those of some processes that there still are.
@@ -145,19 +155,12 @@ func alive(pids []int) []int {
 }
 
 // busy is the processor time that a process has taken.
-func busy(pid int) (d time.Duration) {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // it may be gone
-	if _, rest, ok := strings.Cut(string(b), ") "); ok {
-		for _, ticks := range strings.Fields(rest)[11:13] {
-			n, _ := strconv.Atoi(ticks)
-			d += time.Duration(n) * 10 * time.Millisecond // USER_HZ is 100 everywhere
-		}
-	}
-	return d
+func busy(pid int) time.Duration {
+	return time.Duration(stat(pid, 11)+stat(pid, 12)) * 10 * time.Millisecond // USER_HZ is 100 everywhere
 }
 
-// TestGuestFails has the guest of one mode killed, or hang, at its boot or amid its specs: what that mode still owed is unable,
-// with the console's last lines, and the other mode is observed. Where it is one host of a lab, that is one spec, or a few.
+// TestGuestFails has the guest of one mode killed, panic or hang, at its boot or amid its specs: what that mode still owed is
+// unable, with the console's last lines, and the other mode is observed. Where it is one host of a lab, that is one spec, or a few.
 func TestGuestFails(t *testing.T) {
 	name := guestKernel(t)
 	for _, c := range []struct {
@@ -165,14 +168,20 @@ func TestGuestFails(t *testing.T) {
 		by    syscall.Signal
 		after time.Duration // of processor time
 		want  string
+		said  string // by the console
 		args  []string
 	}{
-		{"killed at boot", syscall.SIGKILL, 0, "the machine ended", []string{"--suite", "conformance"}},
-		{"killed amid specs", syscall.SIGKILL, 4 * time.Second, "the machine ended", []string{"--suite", "conformance,packets,lifecycle"}},
-		{"hangs amid specs", syscall.SIGSTOP, 4 * time.Second, "it has said nothing for " + patience.String(), []string{"--suite", "conformance,packets,lifecycle"}},
-		{"a host killed amid specs", syscall.SIGKILL, 2 * time.Second, "the machine ended", []string{"--suite", "conformance", "--driver", "vm"}},
+		{"killed at boot", syscall.SIGKILL, 0, "the machine ended", "", []string{"--suite", "conformance"}},
+		{"killed amid specs", syscall.SIGKILL, 4 * time.Second, "the machine ended", "", []string{"--suite", "conformance,packets,lifecycle"}},
+		// User-mode Linux takes it for memory that is not there, as where the directory of its memory is full.
+		{"panics amid specs", syscall.SIGBUS, 4 * time.Second, "the machine ended", "Kernel panic", []string{"--suite", "conformance"}},
+		{"hangs amid specs", syscall.SIGSTOP, 4 * time.Second, "it has said nothing for " + patience.String(), "", []string{"--suite", "conformance,packets,lifecycle"}},
+		{"a host killed amid specs", syscall.SIGKILL, 2 * time.Second, "the machine ended", "", []string{"--suite", "conformance", "--driver", "vm"}},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
+			if c.by == syscall.SIGBUS && name != vm.UML {
+				unable(t, "only User-mode Linux panics by a signal: modebench kernel fetch uml")
+			}
 			t.Parallel()
 			dir := t.TempDir()
 			cmd := modebench(t, dir, append([]string{"run", "-m", "none,macvlan-bridge", "--kernel", name, "--seed", "7"}, c.args...)...)
@@ -206,6 +215,9 @@ func TestGuestFails(t *testing.T) {
 					if c.after > 0 && !strings.Contains(r.Detail, "its console:\n") && !slices.ContainsFunc(r.Evidence, func(e reports.Evidence) bool { return e.At == "console" }) {
 						t.Fatalf("%s: %+v: want the console's last lines", r.Feature, r)
 					}
+					if c.said != "" && !slices.ContainsFunc(r.Evidence, func(e reports.Evidence) bool { return strings.Contains(e.Saw, c.said) }) {
+						t.Fatalf("%s: %+v: want %q by the console", r.Feature, r, c.said)
+					}
 				case r.Outcome == reports.Pass:
 					passed[r.Mode]++
 				}
@@ -215,6 +227,62 @@ func TestGuestFails(t *testing.T) {
 			}
 			until(t, "no process to be left", func() bool { return len(alive(all)) == 0 && len(ours(t, dir)) == 0 })
 		})
+	}
+}
+
+// TestBrokenKernel has, beside the machine's own kernel, one that is not whole, and one that panics before it greets: their cells
+// are unable, with the console's last lines where there is a console, and those on the machine's own kernel are observed.
+func TestBrokenKernel(t *testing.T) {
+	isolated(t)
+	ks, lacking := vm.Kernels(DefaultCache())
+	i := slices.IndexFunc(ks, func(k vm.Kernel) bool { return k.Kind == vm.UML })
+	if i < 0 {
+		unable(t, "no kernel to break: %v", lacking)
+	}
+	whole, err := os.ReadFile(ks[i].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	initless := bytes.ReplaceAll(whole, []byte("/init\x00"), []byte("/none\x00")) // what it runs first
+	if bytes.Equal(initless, whole) {
+		t.Fatal("the kernel names no init")
+	}
+	dir := t.TempDir()
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "half"), whole[:len(whole)/2], 0o644), os.WriteFile(filepath.Join(dir, "initless"), initless, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"run", "-m", "none", "--feature", "own-stack", "--suite", "conformance", "--seed", "7"}
+	code, _, stderr := result(t, modebench(t, dir, append(args, "--kernel", "host,./half,./initless")...))
+	if code != exitExpected || !strings.Contains(stderr, "nothing on ./half: ./half: kernel cannot be booted: truncated") || !strings.Contains(stderr, "nothing on ./initless: ") {
+		t.Errorf("exit code %d: want 0, and what is the matter with the kernels: %s", code, stderr)
+	}
+	res := readReport(t, dir)
+	if !res.Run.Complete || len(res.Results) != 3 {
+		t.Fatalf("%d results, missing %v: want one on each kernel", len(res.Results), res.Run.Missing)
+	}
+	for _, r := range res.Results {
+		panicked := slices.ContainsFunc(r.Evidence, func(e reports.Evidence) bool { return e.At == "console" && strings.Contains(e.Saw, "Kernel panic") })
+		switch r.Fidelity.Kernel {
+		case release():
+			if r.Outcome != reports.Pass {
+				t.Errorf("%+v: want it observed on the machine's own kernel", r)
+			}
+		case "./half":
+			if r.Outcome != reports.Unable || !strings.Contains(r.Detail, "truncated") {
+				t.Errorf("%+v: want it unable, since the kernel is truncated", r)
+			}
+		default:
+			if r.Outcome != reports.Unable || !strings.Contains(r.Detail, "the machine ended") || !panicked {
+				t.Errorf("%+v: want it unable, with the console's last lines", r)
+			}
+		}
+	}
+	code, _, stderr = result(t, modebench(t, dir, append(args, "--kernel", "./half")...))
+	if code != exitNothing || !strings.Contains(stderr, "kernel cannot be booted: truncated") {
+		t.Errorf("that kernel alone: exit code %d: want 3, and why: %s", code, stderr)
+	}
+	if left := ours(t, dir); len(left) > 0 {
+		t.Errorf("processes %v are left", left)
 	}
 }
 
@@ -306,10 +374,38 @@ func TestNoKernel(t *testing.T) {
 	for _, a := range []assignment{{Mode: all[0], plan: p, ground: g, why: g.failed.Error()}} {
 		var res reports.Results
 		b := &book{o: options{kernels: []string{hostKernel, "uml"}}, res: &res, got: map[cell]bool{}}
-		b.unable(a, []string{"conformance"}, a.why, nil)
+		b.unable(a, []string{"conformance"}, a.why)
 		if len(res.Results) == 0 || res.Results[0].Fidelity.Kernel != "uml" || res.Results[0].Fidelity == own.fidelity() {
 			t.Errorf("%+v: want cells of a kernel that nobody takes for the machine's own", res.Results[:min(1, len(res.Results))])
 		}
+	}
+}
+
+// TestFetchRefused has a package client that refuses: fetching a kernel ends with its words, and what needs the kernel is unable.
+func TestFetchRefused(t *testing.T) {
+	for _, program := range []string{"apt-get", "apt-cache", "dpkg-deb"} {
+		if _, err := exec.LookPath(program); err != nil {
+			unable(t, "%v", err)
+		}
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{"apt-get": "echo 'E: no network' >&2; exit 100", "apt-cache": `echo "$2 | 1 | origin Packages"`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	cache := filepath.Join(dir, "cache")
+	code, _, stderr := result(t, modebench(t, dir, "kernel", "fetch", "uml", "--cache", cache))
+	if code != exitNothing || !strings.Contains(stderr, "fetch kernel uml: ") || !strings.Contains(stderr, "E: no network") {
+		t.Errorf("exit code %d: want 3, and the client's words: %s", code, stderr)
+	}
+	ks := &kernels{cache: cache, say: &bytes.Buffer{}, span: func(_ string, f func() error) error { return f() }}
+	if why := ks.fetch(t.Context(), "uml").lacks([]string{"ipvlan"}); !strings.Contains(why, "E: no network") {
+		t.Errorf("what needs the kernel: %q: want the client's words", why)
+	}
+	if left, _ := filepath.Glob(filepath.Join(cache, "kernels", "*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
 

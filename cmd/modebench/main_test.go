@@ -270,7 +270,7 @@ func TestKernelWithout(t *testing.T) {
 			t.Errorf("%s: %q: want a reason only of what needs macvlan", a.Name, a.why)
 		}
 		if a.why != "" {
-			b.unable(a, o.suites, a.why, nil)
+			b.unable(a, o.suites, a.why)
 		}
 	}
 	ofOne := map[string]int{}

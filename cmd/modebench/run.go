@@ -223,8 +223,15 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 	}
 	b := &book{o: o, expectations: expected, res: &res, grounds: ks.grounds, got: map[cell]bool{}, counts: map[string]*reports.Counts{}}
 	for _, a := range all {
-		if a.why != "" {
-			b.unable(a, o.suites, a.why, nil)
+		if a.why == "" {
+			continue
+		}
+		b.unable(a, o.suites, a.why)
+		if g := a.ground; g.failed != nil && o.kernels[0] != autoKernel { // one that was asked for by name
+			first, _, _ := strings.Cut(g.failed.Error(), "\n")
+			if says := fmt.Sprintf("nothing on %s: %s", g.name, first); !slices.Contains(b.failures, says) {
+				b.failures = append(b.failures, says)
+			}
 		}
 	}
 	b.view = newProgress(os.Stderr, term.IsTerminal(int(os.Stderr.Fd())))
@@ -395,26 +402,28 @@ func (b *book) close(ctx context.Context, phase string, t task, err error) {
 	if err == nil {
 		return
 	}
-	first, words, _ := strings.Cut(err.Error(), "\n")
+	first, _, _ := strings.Cut(err.Error(), "\n")
 	b.mu.Lock()
 	b.failures = append(b.failures, fmt.Sprintf("%s of %s: %s", phase, strings.Join(t.Modes, ", "), first))
 	b.mu.Unlock()
 	if t.ground.guest == nil || ctx.Err() != nil {
 		return
 	}
+	for _, a := range t.of {
+		b.unable(a, t.Suites, err.Error())
+	}
+}
+
+// unable gives what an assignment still owes of some suites as unable. What follows the first line of the reason is what a
+// guest's console said.
+func (b *book) unable(a assignment, of []string, why string) {
+	why, words, _ := strings.Cut(why, "\n")
 	var console []reports.Evidence
 	for line := range strings.Lines(words) {
 		if line = strings.TrimSpace(line); line != "" {
 			console = append(console, reports.Evidence{At: "console", Saw: line})
 		}
 	}
-	for _, a := range t.of {
-		b.unable(a, t.Suites, first, console)
-	}
-}
-
-// unable gives what an assignment still owes of some suites as unable.
-func (b *book) unable(a assignment, of []string, why string, saw []reports.Evidence) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f := a.ground.fidelity()
@@ -427,7 +436,7 @@ func (b *book) unable(a assignment, of []string, why string, saw []reports.Evide
 		}
 		b.got[c] = true
 		r := reports.Result{
-			Suite: c.Suite, Mode: c.Mode, Implementation: "kernel", Feature: c.Feature, Outcome: reports.Unable, Detail: why, Evidence: saw, Fidelity: f,
+			Suite: c.Suite, Mode: c.Mode, Implementation: "kernel", Feature: c.Feature, Outcome: reports.Unable, Detail: why, Evidence: console, Fidelity: f,
 		}
 		if !suites.Measured(c.Suite) {
 			want := b.expectations[c.Mode][c.Feature].On(f.Machines())

@@ -74,6 +74,9 @@ func guestMain() error {
 	}
 	began := time.Now()
 	refused := load(r.Modules)
+	if err := os.RemoveAll("/" + modulesDir); err != nil { // files of an initramfs are memory
+		return err
+	}
 	if err := loopback(); err != nil {
 		return fmt.Errorf("lo: %w", err)
 	}

@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -84,13 +85,13 @@ func initramfs(ctx context.Context, t *tree, cache string) (path string, err err
 		return "", err
 	}
 	defer binary.Close()
-	st, err := binary.Stat()
+	program, err := loaded(binary)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("this binary: %w", err)
 	}
 	if err := place(path, func(w io.Writer) error {
 		to := cpio.Newc.Writer(w)
-		if err := cpio.WriteRecords(to, records(io.NewSectionReader(binary, 0, st.Size()), t.k.Kind, libs, ms, first)); err != nil {
+		if err := cpio.WriteRecords(to, records(program, t.k.Kind, libs, ms, first)); err != nil {
 			return err
 		}
 		return cpio.WriteTrailer(to)
@@ -98,6 +99,22 @@ func initramfs(ctx context.Context, t *tree, cache string) (path string, err err
 		return "", fmt.Errorf("initramfs: %w: make room, or name another directory by --cache", err)
 	}
 	return path, nil
+}
+
+// loaded is a binary up to the end of what is loaded of it. Behind that is what debuggers read, a quarter of the whole: a guest's
+// initramfs is kept in its memory.
+func loaded(binary io.ReaderAt) (*io.SectionReader, error) {
+	f, err := elf.NewFile(binary)
+	if err != nil {
+		return nil, err
+	}
+	var end uint64
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_LOAD {
+			end = max(end, p.Off+p.Filesz)
+		}
+	}
+	return io.NewSectionReader(binary, 0, int64(end)), nil
 }
 
 // records are the contents of an initramfs.

@@ -124,7 +124,8 @@ func haveQEMU() error {
 }
 
 // File is the kernel in a file that a user named: a vmlinuz, or a linux.uml. Its modules are looked for in modules,
-// modules/RELEASE and lib/modules/RELEASE beside it, then in the machine's /lib/modules.
+// modules/RELEASE and lib/modules/RELEASE beside it, then in the machine's /lib/modules. Where the file cannot be read, or is
+// none of a kernel, that is the error; one that wraps ErrUnbootable is of a kernel that is not whole, or that nothing here runs.
 func File(path string) (Kernel, error) {
 	k, err := read(path)
 	if err != nil {
@@ -132,7 +133,7 @@ func File(path string) (Kernel, error) {
 	}
 	if k.Kind == QEMU {
 		if err := haveQEMU(); err != nil {
-			return Kernel{}, err
+			return Kernel{}, fmt.Errorf("%s: %w: %w", path, ErrUnbootable, err)
 		}
 	}
 	if k.Path, err = filepath.Abs(path); err != nil {
@@ -185,7 +186,13 @@ func read(path string) (Kernel, error) {
 	return k, nil
 }
 
-var errTruncated = errors.New("truncated: install or fetch it again")
+// ErrUnbootable is that a file is a kernel's, but cannot be booted here.
+var ErrUnbootable = errors.New("kernel cannot be booted")
+
+var (
+	errNoKernel  = errors.New("no kernel for guests: want a linux.uml or vmlinuz for amd64")
+	errTruncated = fmt.Errorf("%w: truncated: install or fetch it again", ErrUnbootable)
+)
 
 // umlRelease is the release in a kernel that is a program.
 func umlRelease(data []byte) (string, error) {
@@ -199,7 +206,7 @@ func umlRelease(data []byte) (string, error) {
 		}
 	}
 	if f.Machine != elf.EM_X86_64 || !bytes.Contains(data, []byte("User Mode Linux")) {
-		return "", errors.New("no kernel for guests: want a linux.uml or vmlinuz for amd64")
+		return "", errNoKernel
 	}
 	return banner(data)
 }
@@ -210,7 +217,7 @@ func banner(data []byte) (string, error) {
 	for rest := data; ; {
 		i := bytes.Index(rest, []byte(begin))
 		if i < 0 {
-			return "", errors.New("tells no release: want a line \"Linux version …\" in it")
+			return "", fmt.Errorf("%w: tells no release: want a line \"Linux version …\" in it", ErrUnbootable)
 		}
 		rest = rest[i+len(begin):]
 		if n := bytes.IndexAny(rest, " \x00"); n > 0 && n < 100 && unicode.IsDigit(rune(rest[0])) {
@@ -222,7 +229,7 @@ func banner(data []byte) (string, error) {
 // bzImageRelease reads the header of Documentation/arch/x86/boot.rst.
 func bzImageRelease(data []byte) (string, error) {
 	if len(data) < 0x260 || string(data[0x202:0x206]) != "HdrS" {
-		return "", errors.New("no kernel for guests: want a linux.uml or vmlinuz for amd64")
+		return "", errNoKernel
 	}
 	setup := int(data[0x1f1])
 	if setup == 0 {
@@ -234,12 +241,12 @@ func bzImageRelease(data []byte) (string, error) {
 	}
 	at := 0x200 + int(binary.LittleEndian.Uint16(data[0x20e:]))
 	if at >= len(data) {
-		return "", errors.New("tells no release in its header")
+		return "", fmt.Errorf("%w: tells no release in its header", ErrUnbootable)
 	}
 	release, _, _ := bytes.Cut(data[at:min(len(data), at+200)], []byte{0})
 	first, _, _ := strings.Cut(string(release), " ")
 	if first == "" {
-		return "", errors.New("tells no release in its header")
+		return "", fmt.Errorf("%w: tells no release in its header", ErrUnbootable)
 	}
 	return first, nil
 }

@@ -7,6 +7,7 @@ import (
 	"debug/elf"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -254,6 +255,9 @@ func TestRead(t *testing.T) {
 			t.Errorf("%s: %+v, %v: want a kernel for QEMU, 6.1.0-1-amd64", c.name, k, err)
 		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), c.name)):
 			t.Errorf("%s: %v: want %q and the file's name", c.name, err, c.want)
+		}
+		if errors.Is(err, ErrUnbootable) != (c.want == "truncated") {
+			t.Errorf("%s: %v: want those that are kernels to be told from other files", c.name, err)
 		}
 	}
 }
