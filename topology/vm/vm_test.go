@@ -168,6 +168,35 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+// TestLoaded has of a binary what is loaded of it, which still runs, and no more.
+func TestLoaded(t *testing.T) {
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	st, err := self.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := loaded(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := write(t, data, t.TempDir(), "program")
+	if err := os.Chmod(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(path, "say", "whole").Output()
+	if err != nil || string(out) != "whole" || int64(len(data)) >= st.Size() {
+		t.Errorf("%d bytes of %d: %q, %v: want fewer that run as well", len(data), st.Size(), out, err)
+	}
+}
+
 func TestArguments(t *testing.T) {
 	g := Guest{Memory: 300 << 20, CPUs: 2, Devices: []string{"DEVICE"}}
 	for _, c := range []struct {
@@ -182,7 +211,7 @@ func TestArguments(t *testing.T) {
 		{
 			Kernel{Kind: QEMU, Path: "/k/vmlinuz", Accelerator: "tcg"},
 			"qemu-system-x86_64 -machine q35 -accel tcg,thread=multi,tb-size=32 -cpu max -nodefaults -no-user-config -display none -no-reboot -m 300M -smp 2 " +
-				"-kernel /k/vmlinuz -initrd /i -append console=ttyS0 quiet panic=-1 LD_LIBRARY_PATH=/lib -- init " +
+				"-kernel /k/vmlinuz -initrd /i -append console=ttyS0 quiet panic=-1 transparent_hugepage=never LD_LIBRARY_PATH=/lib -- init " +
 				"-chardev stdio,id=console,signal=off -device isa-serial,chardev=console " +
 				"-chardev socket,id=line,fd=3 -device virtio-serial-pci -device virtserialport,chardev=line DEVICE",
 		},
