@@ -332,7 +332,8 @@ func umlArgs(k Kernel, g Guest, initrd string) []string {
 func qemuArgs(k Kernel, g Guest, initrd string) []string {
 	accel := k.Accelerator
 	if accel == "tcg" {
-		accel = "tcg,thread=multi,tb-size=32" // MiB of translated code: by itself QEMU takes up to a gigabyte
+		// MiB of translated code. By itself QEMU takes up to a gigabyte; with too little it translates the same again and again.
+		accel = fmt.Sprintf("tcg,thread=multi,tb-size=%d", max(g.Memory>>20/8, 32))
 	}
 	return slices.Concat([]string{
 		qemuProgram, "-machine", "q35", "-accel", accel, "-cpu", "max", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
