@@ -338,8 +338,9 @@ func qemuArgs(k Kernel, g Guest, initrd string) []string {
 	return slices.Concat([]string{
 		qemuProgram, "-machine", "q35", "-accel", accel, "-cpu", "max", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-m", strconv.FormatInt(g.Memory>>20, 10) + "M", "-smp", strconv.Itoa(max(g.CPUs, 1)),
-		// Huge pages would be taken for heaps that need a part of them, and a reserve be kept for more.
-		"-kernel", k.Path, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 transparent_hugepage=never " + strings.Join(environment, " ") + " -- init",
+		// Huge pages would be taken for heaps that need a part of them, and a reserve be kept for more. On a busy machine, the timer of an
+		// emulated one may tick too seldom for the kernel, which then panics (timer_irq_works() of arch/x86/kernel/apic/io_apic.c).
+		"-kernel", k.Path, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 transparent_hugepage=never no_timer_check " + strings.Join(environment, " ") + " -- init",
 		"-chardev", "stdio,id=console,signal=off", "-device", "isa-serial,chardev=console",
 		"-chardev", "socket,id=line,fd=3", "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=line",
 	}, g.Devices)
