@@ -174,7 +174,7 @@ func TestGuestFails(t *testing.T) {
 		{"killed at boot", syscall.SIGKILL, 0, "the machine ended", "", []string{"--suite", "conformance"}},
 		{"killed amid specs", syscall.SIGKILL, 4 * time.Second, "the machine ended", "", []string{"--suite", "conformance,packets,lifecycle"}},
 		// User-mode Linux takes it for memory that is not there, as where the directory of its memory is full.
-		{"panics amid specs", syscall.SIGBUS, 4 * time.Second, "the machine ended", "Kernel panic", []string{"--suite", "conformance"}},
+		{"panics amid specs", syscall.SIGBUS, 2 * time.Second, "the machine ended", "Kernel panic", []string{"--suite", "conformance"}},
 		{"hangs amid specs", syscall.SIGSTOP, 4 * time.Second, "it has said nothing for " + patience.String(), "", []string{"--suite", "conformance,packets,lifecycle"}},
 		{"a host killed amid specs", syscall.SIGKILL, 2 * time.Second, "the machine ended", "", []string{"--suite", "conformance", "--driver", "vm"}},
 	} {
