@@ -2,6 +2,7 @@ package modes
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -25,6 +26,16 @@ var _ = register(40, Mode{
 	Rate:    ratedAt(ownDevice),
 	Addrs:   privateAddrs,
 	Device:  eth0,
+	CNI: &Plugged{
+		Chain: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) []Plugin {
+			return translated(p, host, n, Plugin{
+				"type": "bridge", "bridge": cniBridge(p, n.Name), "isGateway": true,
+				"capabilities": map[string]bool{"ips": true, "mac": true},
+			})
+		},
+		Publish: portmap, Rate: bandwidth,
+		Policy: byAddresses("bridge", privateAddrs),
+	},
 })
 
 // bridgeSetup makes the bridge of each network, with the gateway's addresses, and the rules around it.
@@ -61,6 +72,11 @@ func bridgeAttach(p *topology.Plan, host *topology.Machine, c topology.Container
 		s.in(c.Name, topology.Step{Route: &topology.Route{Dst: everywhere(gateway), Via: gateway, Link: eth0}})
 	}
 	return s.all
+}
+
+// cniBridge is the plugin's bridge of a network: it makes it when the first container comes, and leaves it there.
+func cniBridge(p *topology.Plan, network string) string {
+	return fmt.Sprintf("cni-br%d", slices.IndexFunc(p.Networks, func(n topology.PlannedNetwork) bool { return n.Name == network }))
 }
 
 // besides is a MAC address that a device of the host gets for itself: that of an interface with another number. A bridge

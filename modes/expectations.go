@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -34,8 +35,9 @@ func (e Expectation) On(machines bool) Expectation {
 	return e
 }
 
-// Expectations reads what every mode should do: mode → feature → expectation, from the files expectations/MODE.yaml of
-// fsys. Every entry is complete. An error names file, line and column, and what would be right.
+// Expectations reads what every mode should do: label (see Label) → feature → expectation. Those of a mode that this program carries out are
+// in the files expectations/MODE.yaml of fsys. Of another implementation they are the same, but for what expectations/IMPLEMENTATION/MODE.yaml
+// says instead, which must be something else. Every entry is complete. An error names file, line and column, and what would be right.
 func Expectations(fsys fs.FS) (map[string]map[string]Expectation, error) {
 	names, err := fs.Glob(fsys, "expectations/*.yaml")
 	if err != nil {
@@ -46,29 +48,55 @@ func Expectations(fsys fs.FS) (map[string]map[string]Expectation, error) {
 	}
 	all := map[string]map[string]Expectation{}
 	for _, name := range names {
-		f, body, err := open(fsys, name)
-		if err != nil {
-			return nil, err
-		}
-		features, ok := body.(*ast.MappingNode)
-		if !ok {
-			return nil, f.at(body.GetToken(), "this is no mapping", "FEATURE: {expect: …, reason: …, source: …}")
-		}
 		mode := map[string]Expectation{}
-		for _, pair := range features.Values {
-			feature := pair.Key.GetToken()
-			var e Expectation
-			if err := f.decode(pair.Value, &e); err != nil {
-				return nil, err
-			}
-			if err := f.complete(feature, e); err != nil {
-				return nil, err
-			}
-			mode[feature.Value] = e
+		if err := expectations(fsys, name, mode, nil); err != nil {
+			return nil, err
 		}
 		all[strings.TrimSuffix(path.Base(name), ".yaml")] = mode
 	}
+	for _, m := range All() {
+		for _, by := range Implementations()[1:] {
+			m, ok := m.By(by, "")
+			if !ok {
+				continue
+			}
+			other := maps.Clone(all[m.Name])
+			if err := expectations(fsys, path.Join("expectations", by, m.Name+".yaml"), other, all[m.Name]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+			if other != nil {
+				all[m.String()] = other
+			}
+		}
+	}
 	return all, nil
+}
+
+// expectations reads those of a file. Unlike may be nil; else each must be of a feature that it has, and say something else of it.
+func expectations(fsys fs.FS, name string, mode, unlike map[string]Expectation) error {
+	f, body, err := open(fsys, name)
+	if err != nil {
+		return err
+	}
+	features, ok := body.(*ast.MappingNode)
+	if !ok {
+		return f.at(body.GetToken(), "this is no mapping", "FEATURE: {expect: …, reason: …, source: …}")
+	}
+	for _, pair := range features.Values {
+		feature := pair.Key.GetToken()
+		var e Expectation
+		if err := f.decode(pair.Value, &e); err != nil {
+			return err
+		}
+		if err := f.complete(feature, e); err != nil {
+			return err
+		}
+		if was, ok := unlike[feature.Value]; unlike != nil && (!ok || was.Expect == e.Expect && was.On(true).Expect == e.On(true).Expect) {
+			return f.at(feature, fmt.Sprintf("%s is %q whoever carries the mode out", feature.Value, was.Expect), "only what differs")
+		}
+		mode[feature.Value] = e
+	}
+	return nil
 }
 
 // A file is a YAML file of which errors tell the place.

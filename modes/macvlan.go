@@ -26,6 +26,9 @@ func macvlan(m Mode, parentMode string, mac func(topology.Container) net.Hardwar
 	m.Policy, m.Rate = onParent(segmentAddrs), ratedWithin
 	m.Addrs = segmentAddrs
 	m.Device = eth0
+	if m.CNI = stationed("macvlan", parentMode, "mac"); parentMode == "passthru" {
+		m.CNI = stationed("macvlan", parentMode) // as in mac
+	}
 	return m
 }
 

@@ -51,6 +51,11 @@ type Mode struct {
 	// where that is another than Device. Its addresses there are the plan's private ones.
 	Exit string
 
+	// CNI is the mode by plugins of the Container Network Interface; nil: the reference plugins do not have it.
+	CNI *Plugged
+	// Implementation is who carries the mode out, by which the functions above are others than the mode's own; empty: this program. See By.
+	Implementation string
+
 	order int
 }
 
@@ -168,7 +173,7 @@ func (m Mode) DeviceOf(p *topology.Plan, host *topology.Machine, c topology.Cont
 // Wire is everything that the mode asks of the plan's hosts for the containers that are attached at the start.
 // Where Limit says so, only the first containers of a network are attached.
 func (m Mode) Wire(p *topology.Plan) topology.Wiring {
-	w := topology.Wiring{Mode: m.Name}
+	w := topology.Wiring{Mode: m.String()}
 	for i := range p.Machines {
 		host := &p.Machines[i]
 		if host.Role != topology.RoleHost {

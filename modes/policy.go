@@ -83,6 +83,14 @@ func byDevices(family string, devices func(*topology.Machine, topology.Container
 	}
 }
 
+// byAddresses has policies where the host's ends of pairs have names that nobody chose: by the containers' addresses, at the same hooks.
+func byAddresses(family string, addrs addressing) policing {
+	return func(p *topology.Plan, host *topology.Machine, c topology.Container, policy Policy) []topology.Step {
+		to, from := addrs.addressed(p, host, c)
+		return policed(host, policy, []gate{{family: family, hook: "postrouting", meant: to}}, []gate{{family: family, hook: "prerouting", meant: from}})
+	}
+}
+
 // ownDevice is the host's end of a container's one pair.
 func ownDevice(_ *topology.Machine, c topology.Container) []string { return []string{c.Device} }
 

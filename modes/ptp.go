@@ -52,6 +52,14 @@ var _ = register(50, Mode{
 	Rate:    ratedAt(ownDevice),
 	Addrs:   ptpAddrs,
 	Device:  eth0,
+	CNI: &Plugged{
+		Chain: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) []Plugin {
+			return translated(p, host, n, Plugin{"type": "ptp", "capabilities": map[string]bool{"ips": true}})
+		},
+		Publish: portmap, Rate: bandwidth,
+		Policy: byAddresses("inet", privateAddrs),
+		Addrs:  privateAddrs, // with the length of the network's block, to which the plugin routes by the gateway
+	},
 })
 
 // ptpAddrs are private ones, each alone in its subnet: siblings too are reached through the gateway.

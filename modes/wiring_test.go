@@ -83,12 +83,34 @@ func TestGoldenWirings(t *testing.T) {
 	}
 	golden(t, "published", published.String())
 	golden(t, "linked", linked.String())
+	for _, m := range modes.All() {
+		for _, by := range modes.Implementations()[1:] {
+			m, ok := m.By(by, "/opt/cni/bin")
+			if !ok {
+				continue
+			}
+			p := defaultPlan(t, m)
+			host := p.Hosts()[0]
+			text := m.Wire(p).String()
+			if c := host.Containers[0]; m.Publish != nil {
+				for _, s := range m.Publish(p, host, c, modes.Port{Proto: "tcp", Host: 8080, Container: 80}) {
+					text += fmt.Sprintf("\n# port 8080 of %s for port 80 of %s\n%s\n", host.Name, c.ID(), s)
+				}
+			}
+			known = append(known, by+"/"+m.Name)
+			golden(t, by+"/"+m.Name, text)
+		}
+	}
 	files, err := filepath.Glob("../fixtures/wiring/*.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range files {
-		if !slices.Contains(known, strings.TrimSuffix(filepath.Base(f), ".txt")) {
+	others, err := filepath.Glob("../fixtures/wiring/*/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range append(files, others...) {
+		if name, err := filepath.Rel("../fixtures/wiring", strings.TrimSuffix(f, ".txt")); err != nil || !slices.Contains(known, name) {
 			t.Errorf("%s is the wiring of no mode", f)
 		}
 	}

@@ -74,7 +74,7 @@ func benchName(r Result) string {
 		}
 	}
 	part("mode", r.Mode)
-	if r.Implementation != "kernel" {
+	if r.Implementation != kernel {
 		part("implementation", r.Implementation)
 	}
 	part("variant", r.Variant)

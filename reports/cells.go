@@ -411,7 +411,18 @@ func (t table) tallyAll() tally {
 	return sum
 }
 
-// titles names modes in documents: by their name, and by their implementation too where a name stands for several.
+// kernel is the implementation of modebench itself.
+const kernel = "kernel"
+
+// labelled names a mode, and who carries it out where that is not modebench itself.
+func labelled(mode, implementation string) string {
+	if implementation == kernel {
+		return mode
+	}
+	return mode + " (" + implementation + ")"
+}
+
+// titles names modes in documents: by their name, and by their implementation too where it is another's or a name stands for several.
 func titles(modes []Mode) map[modeKey]string {
 	uses := map[string]int{}
 	for _, m := range modes {
@@ -419,7 +430,7 @@ func titles(modes []Mode) map[modeKey]string {
 	}
 	names := map[modeKey]string{}
 	for _, m := range modes {
-		names[m.key()] = m.Name
+		names[m.key()] = labelled(m.Name, m.Implementation)
 		if uses[m.Name] > 1 {
 			names[m.key()] = m.Name + " (" + m.Implementation + ")"
 		}

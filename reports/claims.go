@@ -37,6 +37,9 @@ func Claims(res Results) []ClaimVerdict {
 	seen := map[key]ClaimCell{}
 	severity := map[string]int{"": 0, Unable: 1, Pass: 2, Fail: 3}
 	for _, r := range res.Results {
+		if r.Implementation != kernel {
+			continue // another's shortcomings are not the mode's
+		}
 		k := key{r.Mode, r.Feature}
 		if c := seen[k]; severity[r.Outcome] > severity[c.Outcome] {
 			seen[k] = ClaimCell{Mode: r.Mode, Feature: r.Feature, Outcome: r.Outcome, Observed: r.Observed}

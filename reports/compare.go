@@ -51,7 +51,7 @@ func (s CellState) String() string {
 
 // place names the cell.
 func (c CellChange) place() string {
-	s := c.Mode + "/" + c.Feature
+	s := labelled(c.Mode, c.Implementation) + "/" + c.Feature
 	if c.On != "" {
 		s += " on " + c.On
 	}
@@ -208,7 +208,7 @@ func (c Comparison) Regressions(kind string) []string {
 
 // label names a measurement in a line.
 func (s Summary) label() string {
-	parts := []string{s.Mode}
+	parts := []string{labelled(s.Mode, s.Implementation)}
 	for _, p := range []string{s.Variant, s.Feature, s.Unit, s.Path, s.Profile, s.Fidelity.Accelerator, s.Fidelity.Fabric} {
 		if p != "" {
 			parts = append(parts, p)
@@ -293,7 +293,7 @@ func (c Comparison) Markdown() string {
 		if change.Regression() {
 			mark = glyphs[stateFail]
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", mark, md(change.Mode), md(strings.TrimPrefix(change.place(), change.Mode+"/")), change.Old, change.New)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", mark, md(labelled(change.Mode, change.Implementation)), md(strings.TrimPrefix(change.place(), labelled(change.Mode, change.Implementation)+"/")), change.Old, change.New)
 	}
 	if len(c.Measured) > 0 {
 		b.WriteString("\n| | measurement | old × host | new × host |\n|---|---|---|---|\n")

@@ -1004,6 +1004,9 @@ var _ = register(Spec{
 				}
 				o = o.with(first.Machine+"/"+name, "%s has %s, up %t", l.Name, l.MAC, l.Up)
 			}
+			if same != 2 && !bytes.Equal(mac, c.MAC) {
+				return notApplicable("no MAC address can be asked for: %s was, and %s has %s", c.MAC, first, mac), nil
+			}
 			seen := blocked("%s was attached with the MAC address %s of %s: %d devices are up with it", c.ID(), mac, first, same)
 			if same != 2 {
 				seen.Status = "mixed"

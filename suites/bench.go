@@ -77,7 +77,7 @@ func startBench(ctx context.Context, b *Bench) (_ *Bench, err error) {
 	}
 	b.attached, b.leads, b.port = map[string]attachment{}, map[string]lead{}, 20000
 	if err := b.start(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("mode %s: %w", b.mode.Name, err), b.lab.Close())
+		return nil, errors.Join(fmt.Errorf("mode %s: %w", b.mode, err), b.lab.Close())
 	}
 	return b, nil
 }

@@ -159,6 +159,12 @@ func carries(b *Bench, m modes.Mode, c topology.Container) bool {
 	if of := block(m); of.IsValid() && of == block(b.mode) {
 		return false
 	}
+	// What a plugin has made for the first network has its gateway's address, which another device of the host would have then, too.
+	if b.mode.Implementation != "" && m.Setup != nil && slices.ContainsFunc(m.Setup(b.plan, b.plan.Machine(c.Host)), func(s topology.Step) bool {
+		return s.Addr != nil && s.Addr.Prefix.Addr() == b.plan.Networks[0].Gateway4
+	}) {
+		return false
+	}
 	return m.Fabric == b.mode.Fabric || m.Fabric == (topology.Fabric{}) && (m.Addrs == nil ||
 		m.Addrs(b.plan, b.plan.Machine(c.Host), c)[0].Addr() != c.Segment4.Addr())
 }

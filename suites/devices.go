@@ -135,12 +135,13 @@ var _ = register(Spec{
 	Name: "on the interface that a container's device is stacked on, a device of another mode is made, and the mode of the container's is read",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		c := container(b)
-		steps := attaching(b, attachedAt(b, c), c.Machine)
-		at := deviceStep(steps)
-		if at < 0 || steps[at].Link.ParentMode == "" {
+		own, err := made(ctx, b, c)
+		if err != nil {
+			return Observation{}, err
+		}
+		if own == nil || own.ParentMode == "" {
 			return notApplicable("the mode stacks no device of its own on the host's interface"), nil
 		}
-		own := steps[at].Link
 		before, err := linkOf(ctx, b, c, own.Name)
 		if err != nil {
 			return Observation{}, err
@@ -227,15 +228,17 @@ var _ = register(Spec{
 			o = o.with(c.Machine, "%s", refusal.Text)
 		}
 		// Two kinds that keep off each other do so whichever comes first.
-		steps := attaching(b, attachedAt(b, c), c.Machine)
-		at := deviceStep(steps)
-		if at < 0 || steps[at].Link.Parent == "" || steps[at].Link.Kind == "macvlan" {
+		link, err := made(ctx, b, c)
+		if err != nil {
+			return Observation{}, err
+		}
+		if link == nil || link.Parent == "" || link.Kind == "macvlan" {
 			return o, nil
 		}
 		if err := b.Apply(ctx, device(unused)); err != nil {
 			return Observation{}, err
 		}
-		own := *steps[at].Link
+		own := *link
 		own.Name, own.Parent = "own", unused
 		second, err := b.Attempt(ctx, topology.Step{On: c.Machine, Link: &own})
 		if err != nil {

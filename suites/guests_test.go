@@ -32,6 +32,10 @@ func able(t *testing.T, all []modes.Mode, top topology.Topology) (carried []mode
 			t.Fatal(err)
 		}
 		switch {
+		case m.Implementation != "" && daemons.Needs(daemons.Plugins.Names()) != nil, m.Implementation != "" && plugins == "":
+			if strict() {
+				t.Errorf("unable: mode %s: there are no plugins, or what they need", m)
+			}
 		case len(m.Programs) > 0 && !found(m.Programs): // in no guest either
 			if strict() {
 				t.Errorf("unable: mode %s runs %v, which are not built", m.Name, m.Programs)

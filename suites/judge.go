@@ -14,13 +14,13 @@ import (
 func (o *observer) judge(s Spec, want modes.Expectation, got Observation, failed error) reports.Result {
 	m := o.mode
 	r := reports.Result{
-		Suite: s.Suite, Mode: m.Name, Implementation: "kernel", Feature: s.Feature.Name, Spec: s.Name,
+		Suite: s.Suite, Mode: m.Name, Implementation: m.Carrier(), Feature: s.Feature.Name, Spec: s.Name,
 		Expected: want.Expect, Reason: want.Reason, Source: want.Source,
 		Observed: got.Status, Detail: got.Detail, Evidence: got.Evidence, Capture: got.capture, Values: got.Values,
 	}
 	r.Reproduce = append([]string{
-		o.run.command("-m %s --feature %s", m.Name, s.Feature.Name),
-		strings.Join(slices.Concat([]string{"modebench plan", m.Name}, o.run.File), " ") + "   # what the mode does to each host",
+		o.run.command("%s --feature %s", flags(m), s.Feature.Name),
+		strings.Join(slices.Concat([]string{"modebench plan", strings.TrimPrefix(flags(m), "-m ")}, o.run.File), " ") + "   # what the mode does to each host",
 	}, got.Reproduce...)
 	switch {
 	case failed != nil:
@@ -36,9 +36,17 @@ func (o *observer) judge(s Spec, want modes.Expectation, got Observation, failed
 	return r
 }
 
+// flags lead a run to a mode and who carries it out.
+func flags(m modes.Mode) string {
+	if m.Implementation == "" {
+		return "-m " + m.Name
+	}
+	return "-m " + m.Name + " -i " + m.Implementation
+}
+
 // Failure is the text of a result that is not as expected: what was expected and why, what came, and where it was seen.
 func Failure(r reports.Result) string {
-	text := fmt.Sprintf("%s: %s: expected %s (%s; %s), %s", r.Mode, r.Feature, r.Expected, r.Reason, r.Source, r.Detail)
+	text := fmt.Sprintf("%s: %s: expected %s (%s; %s), %s", modes.Label(r.Mode, r.Implementation), r.Feature, r.Expected, r.Reason, r.Source, r.Detail)
 	for _, e := range r.Evidence {
 		text += fmt.Sprintf("\n  %s: %s", e.At, e.Saw)
 	}

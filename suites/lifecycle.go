@@ -88,7 +88,7 @@ func attaching(b *Bench, c topology.Container, host string) []topology.Step {
 
 // deviceStep is the index of the first step that makes a device; -1 where none does.
 func deviceStep(steps []topology.Step) int {
-	return slices.IndexFunc(steps, func(s topology.Step) bool { return s.Link != nil })
+	return slices.IndexFunc(steps, func(s topology.Step) bool { return s.Link != nil || s.CNI != nil })
 }
 
 // trial tries whether the kernel would make the device that attaching a container needs, and leaves nothing.
@@ -1217,14 +1217,43 @@ var _ = register(Spec{
 	},
 })
 
+// made is the device that attaching a container made: as the step says, or, where a plugin made it, as the machine shows it. Nil: none was made.
+func made(ctx context.Context, b *Bench, p Place) (*topology.Link, error) {
+	steps := attaching(b, attachedAt(b, p), p.Machine)
+	at := deviceStep(steps)
+	if at < 0 || steps[at].Link != nil {
+		if at < 0 {
+			return nil, nil
+		}
+		return steps[at].Link, nil
+	}
+	s, err := b.State(ctx, p.Machine)
+	if err != nil {
+		return nil, err
+	}
+	for _, own := range s.Spaces[p.Container].Links {
+		if own.Name != b.mode.Device {
+			continue
+		}
+		for _, l := range s.Spaces[""].Links {
+			switch {
+			case l.Index != own.Parent:
+			case own.Kind == "veth":
+				return &topology.Link{Name: l.Name, Kind: own.Kind, Master: l.Master, PeerName: own.Name, PeerIn: p.Container}, nil
+			default:
+				return &topology.Link{Name: own.Name, Kind: own.Kind, Parent: l.Name, ParentMode: own.Mode}, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("%s has no device %s that hangs on one of %s", p, b.mode.Device, p.Machine)
+}
+
 // hangsOn is the device of the host whose end would take a container's device with it, or cut it off: the bridge it is a
 // port of, the parent it is stacked on, or else its own other end. Empty: none.
-func hangsOn(steps []topology.Step) string {
-	at := deviceStep(steps)
-	if at < 0 {
+func hangsOn(l *topology.Link) string {
+	switch {
+	case l == nil:
 		return ""
-	}
-	switch l := steps[at].Link; {
 	case l.Master != "":
 		return l.Master
 	case l.Parent != "":
@@ -1236,7 +1265,7 @@ func hangsOn(steps []topology.Step) string {
 
 // bereft deletes a device of the host of a lab of its own, and tells what became of a container there: whether its
 // namespace is the same and its server answers over the loopback, and whether it still has its own device.
-func bereft(ctx context.Context, b *Bench, device func(*Bench, []topology.Step) string) (survives, kept bool, o Observation, err error) {
+func bereft(ctx context.Context, b *Bench, device func(*topology.Link) string) (survives, kept bool, o Observation, err error) {
 	s, err := scratch(ctx, b, 1)
 	if err != nil {
 		return false, false, o, err
@@ -1244,7 +1273,11 @@ func bereft(ctx context.Context, b *Bench, device func(*Bench, []topology.Step) 
 	defer func() { err = errors.Join(err, s.Close()) }()
 	p := container(s)
 	c := s.attached[p.String()].container
-	name := device(s, attaching(s, c, p.Machine))
+	link, err := made(ctx, s, p)
+	if err != nil {
+		return false, false, o, err
+	}
+	name := device(link)
 	server, err := s.Listen(ctx, p, lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), 0)})
 	if err != nil {
 		return false, false, o, err
@@ -1290,11 +1323,15 @@ var _ = register(Spec{
 	Name: "in a lab of its own, the bridge, the parent or the other end of the container's device is deleted, and a server in the container is asked over the loopback",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		p := container(b)
-		device := hangsOn(attaching(b, b.attached[p.String()].container, p.Machine))
+		link, err := made(ctx, b, p)
+		if err != nil {
+			return Observation{}, err
+		}
+		device := hangsOn(link)
 		if device == "" {
 			return notApplicable("the container hangs on no device of the host"), nil
 		}
-		survives, _, o, err := bereft(ctx, b, func(_ *Bench, steps []topology.Step) string { return hangsOn(steps) })
+		survives, _, o, err := bereft(ctx, b, hangsOn)
 		o.Status = whether(survives, "").Status
 		o.Detail = fmt.Sprintf("%s was deleted, which %s hangs on: the namespace is the same and its server answers: %t", device, p, survives)
 		return o, err
@@ -1313,11 +1350,13 @@ var _ = register(Spec{
 	Name:    "in a lab of its own, the host's interface is deleted, and the container's device is looked for",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		p := container(b)
-		if hangsOn(attaching(b, b.attached[p.String()].container, p.Machine)) == "" {
+		if link, err := made(ctx, b, p); err != nil {
+			return Observation{}, err
+		} else if hangsOn(link) == "" {
 			return notApplicable("the mode makes no device for the container"), nil
 		}
 		nic := b.plan.Network(network(b)).NIC
-		_, kept, o, err := bereft(ctx, b, func(*Bench, []topology.Step) string { return nic })
+		_, kept, o, err := bereft(ctx, b, func(*topology.Link) string { return nic })
 		o.Status = whether(!kept, "").Status
 		o.Detail = fmt.Sprintf("%s of %s was deleted: %s still has its device: %t", nic, p.Machine, p, kept)
 		return o, err

@@ -72,7 +72,7 @@ func (r *Run) natGroups(cells []Cell) (groups []group, rigs []*rig, needless []*
 	if err != nil {
 		for _, gauge := range gauges {
 			if slices.Contains(cells, Cell{nat, m.Name, gauge.feature}) {
-				needless = append(needless, &lane{gauge: gauge, suite: nat, mode: m.Name, path: crossHost, fabric: fabricOf(m), failed: err})
+				needless = append(needless, &lane{gauge: gauge, suite: nat, mode: m, path: crossHost, fabric: fabricOf(m), failed: err})
 			}
 		}
 		return nil, nil, needless
@@ -95,7 +95,7 @@ func (r *Run) natGroups(cells []Cell) (groups []group, rigs []*rig, needless []*
 				c = course{client: x, server: inside, to: host.NIC(p.Network(container.Network).NIC).V4.Addr()}
 			}
 			all = append(all, &lane{
-				gauge: gauge, suite: nat, mode: m.Name, variant: v.name, path: crossHost, fabric: fabricOf(m), course: c, rig: rigs[i],
+				gauge: gauge, suite: nat, mode: m, variant: v.name, path: crossHost, fabric: fabricOf(m), course: c, rig: rigs[i],
 				spec: fmt.Sprintf("from %s to %s at %s", c.client, c.server, c.to),
 			})
 		}

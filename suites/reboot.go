@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/modebench/modebench/reports"
@@ -47,6 +48,33 @@ func fixed(e lab.FDB) bool {
 
 // solicited tells whether a frame's destination is that of the solicited-node groups (RFC 2464 section 7, RFC 4291 section 2.7.1).
 func solicited(mac net.HardwareAddr) bool { return bytes.HasPrefix(mac, []byte{0x33, 0x33, 0xff}) }
+
+// undrawn are the lines of a state in which a pair's end on the host is called after the container at its other end, and the MAC addresses of
+// containers' devices are left out: what is drawn anew where nobody chooses it.
+func undrawn(s lab.State) []string {
+	var words []string
+	for container, space := range s.Spaces {
+		for _, l := range space.Links {
+			if container == "" {
+				continue
+			}
+			if l.MAC != nil {
+				words = append(words, l.MAC.String(), "MAC")
+			}
+			for _, end := range s.Spaces[""].Links {
+				if l.Kind == "veth" && end.Kind == "veth" && end.Index == l.Parent {
+					words = append(words, end.Name, "pair-of-"+container)
+				}
+			}
+		}
+	}
+	lines := describe(picked(s))
+	for i, l := range lines {
+		lines[i] = strings.NewReplacer(words...).Replace(l)
+	}
+	slices.Sort(lines)
+	return lines
+}
 
 // asBefore waits until a host is as it was before, but for numbers, and gives what is not.
 func asBefore(ctx context.Context, b *Bench, host string, before lab.State) (diff []string, err error) {
@@ -168,6 +196,15 @@ func hostReboot(ctx context.Context, b *Bench) (Observation, error) {
 		o.Detail = fmt.Sprintf("%s was restarted and set up again, and %s does not reach %s by %s within %s", host, p, x, orNone(no), patience)
 		return o.with(other.String(), "control: reached %s meanwhile", x), nil
 	case len(diff) > 0:
+		after, err := b.State(ctx, host)
+		if err != nil {
+			return Observation{}, err
+		}
+		if slices.Equal(undrawn(before), undrawn(after)) {
+			o.Status = reports.Blocked
+			o.Detail = fmt.Sprintf("%s was restarted and set up again, %s reached %s, and the host has other names of devices or MAC addresses than before, and all else the same", host, p, x)
+			return o.differences(host, diff), nil
+		}
 		o.Status, o.Detail = "mixed", fmt.Sprintf("%s was restarted and set up again, %s reached %s, and the host differs from before in %d ways", host, p, x, len(diff))
 		return o.differences(host, diff), nil
 	}

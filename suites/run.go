@@ -39,8 +39,8 @@ type Run struct {
 
 // Event is one thing that happened: a mode's lab is being started or was, a cell has its result.
 type Event struct {
-	Kind   string          `json:"kind"` // starting, started, cell, block, phase
-	Mode   string          `json:"mode"`
+	Kind   string          `json:"kind"`             // starting, started, cell, block, phase
+	Mode   string          `json:"mode"`             // its label
 	Result *reports.Result `json:"result,omitempty"` // of a cell
 	Phase  *reports.Phase  `json:"phase,omitempty"`
 	Counts *reports.Counts `json:"counts,omitempty"` // started: what the mode put on the first host
@@ -87,7 +87,7 @@ func Fits(p *topology.Plan) error {
 }
 
 // Cell is one planned result.
-type Cell struct{ Suite, Mode, Feature string }
+type Cell struct{ Suite, Mode, Feature string } // the mode by its label, see modes.Label
 
 // String is the cell as reports name it.
 func (c Cell) String() string { return c.Suite + "/" + c.Mode + "/" + c.Feature }
@@ -113,7 +113,7 @@ func (r *Run) specs() []Spec {
 
 // expectation is what should be seen of a mode on the run's hosts.
 func (r *Run) expectation(m modes.Mode, s Spec) (modes.Expectation, bool) {
-	e, ok := r.Expectations[m.Name][s.Feature.Name]
+	e, ok := r.Expectations[m.String()][s.Feature.Name]
 	return e.On(r.Fidelity.Machines()), ok
 }
 
@@ -127,7 +127,7 @@ func (r *Run) Cells() []Cell {
 	var out []Cell
 	for _, m := range r.Modes {
 		for _, s := range r.specs() {
-			out = append(out, Cell{s.Suite, m.Name, s.Feature.Name})
+			out = append(out, Cell{s.Suite, m.String(), s.Feature.Name})
 		}
 	}
 	return append(out, r.measuredCells()...)
@@ -168,13 +168,13 @@ func place(s Spec) int {
 
 // declare declares a container of specs of a mode, which share a lab.
 func (r *Run) declare(m modes.Mode, specs []Spec) {
-	ginkgo.Describe(m.Name, ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
+	ginkgo.Describe(m.String(), ginkgo.Ordered, ginkgo.ContinueOnFailure, func() {
 		o := r.observer(m, specs[0].On)
 		ginkgo.BeforeAll(func(ctx ginkgo.SpecContext) { o.start(ctx) })
 		for _, s := range specs {
 			ginkgo.It(s.Feature.Name, func(ctx ginkgo.SpecContext) {
 				result := o.observe(ctx, s)
-				r.Emit(Event{Kind: "cell", Mode: m.Name, Result: &result})
+				r.Emit(Event{Kind: "cell", Mode: m.String(), Result: &result})
 				switch result.Outcome {
 				case reports.Fail:
 					ginkgo.Fail(Failure(result))
@@ -215,16 +215,16 @@ func (o *observer) start(ctx context.Context) {
 		return
 	}
 	began := time.Now()
-	o.run.Emit(Event{Kind: "starting", Mode: o.mode.Name})
+	o.run.Emit(Event{Kind: "starting", Mode: o.mode.String()})
 	if o.bench, o.failed = o.boot(ctx); o.failed != nil {
 		return
 	}
-	name, counts := "lab "+o.mode.Name, &o.bench.counts
+	name, counts := "lab "+o.mode.String(), &o.bench.counts
 	if o.on != nil {
 		name, counts = name+" on "+o.on.String(), nil // it is told what the mode puts on a host of its own fabric
 	}
-	o.run.Emit(Event{Kind: "phase", Mode: o.mode.Name, Phase: &reports.Phase{Name: name, Seconds: time.Since(began).Seconds()}})
-	o.run.Emit(Event{Kind: "started", Mode: o.mode.Name, Counts: counts})
+	o.run.Emit(Event{Kind: "phase", Mode: o.mode.String(), Phase: &reports.Phase{Name: name, Seconds: time.Since(began).Seconds()}})
+	o.run.Emit(Event{Kind: "started", Mode: o.mode.String(), Counts: counts})
 }
 
 func (o *observer) boot(ctx context.Context) (*Bench, error) {
@@ -260,6 +260,8 @@ func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) 
 		return o.judge(s, want, notApplicable("%s", o.nowhere), nil)
 	case o.on != nil && errors.As(o.failed, &unfit):
 		return o.judge(s, want, blocked("the mode cannot be set up: %s", unfit.cause), nil)
+	case o.mode.Implementation != "" && errors.As(o.failed, &unfit): // the machine could; who carries the mode out did not
+		return o.judge(s, want, Observation{Detail: fmt.Sprintf("the mode cannot be set up: %s", unfit.cause)}, nil)
 	case o.failed != nil:
 		return o.judge(s, want, Observation{}, o.failed)
 	}
@@ -285,7 +287,7 @@ func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error)
 	failed := err == nil && got.Status != want.Expect
 	if o.run.Keep != nil && (err != nil || failed) {
 		if ps, recordErr := recorded(context.WithoutCancel(ctx), nil); recordErr == nil && len(ps) > 0 {
-			if name, keepErr := o.run.Keep(o.mode.Name+"-"+s.Feature.Name, ps); keepErr == nil {
+			if name, keepErr := o.run.Keep(strings.TrimSuffix(o.mode.Name+"-"+o.mode.Implementation, "-")+"-"+s.Feature.Name, ps); keepErr == nil {
 				got.capture = name
 			}
 		}

@@ -84,19 +84,26 @@ func programs() {
 		}
 		cache = filepath.Join(user, "modebench")
 	}
-	dir := daemons.Built(cache)
-	if dir == "" && os.Getenv("MODEBENCH_ISOLATED") == "" {
-		var err error
-		if dir, err = daemons.Build(context.Background(), cache, false, func(line string) { fmt.Fprintln(os.Stderr, line) }); err != nil {
-			fmt.Fprintln(os.Stderr, "unable:", err)
+	build := func(of daemons.Set) string {
+		dir := of.Built(cache)
+		if dir == "" && os.Getenv("MODEBENCH_ISOLATED") == "" {
+			var err error
+			if dir, err = of.Build(context.Background(), cache, false, func(line string) { fmt.Fprintln(os.Stderr, line) }); err != nil {
+				fmt.Fprintln(os.Stderr, "unable:", err)
+			}
 		}
+		return dir
 	}
-	if dir != "" {
+	plugins = build(daemons.Plugins)
+	if dir := build(daemons.Programs); dir != "" {
 		if err := os.Setenv("PATH", dir+":"+os.Getenv("PATH")); err != nil {
 			exit(err)
 		}
 	}
 }
+
+// plugins is the directory of CNI's reference plugins; empty: there are none.
+var plugins string
 
 // strict tells whether what this machine is unable to say is a failure.
 func strict() bool { return os.Getenv("MODEBENCH_STRICT") != "" }
@@ -122,7 +129,7 @@ func chosenModes(t *testing.T) (ms []modes.Mode) {
 		names = append(names, m.Name)
 	}
 	for _, name := range chosen(*onlyModes, names) {
-		m, ok := modes.Find(name)
+		m, ok := modes.Named(name, plugins)
 		if !ok {
 			t.Fatalf("-modes: %q is no mode", name)
 		}
@@ -178,11 +185,11 @@ func TestSuites(t *testing.T) {
 		t.Run("modes", func(t *testing.T) {
 			for _, m := range run.Modes {
 				for _, specs := range labs(run.specs()) {
-					t.Run(m.Name, func(t *testing.T) {
+					t.Run(m.String(), func(t *testing.T) {
 						t.Parallel()
 						for _, r := range observeAll(t, run.observer(m, specs[0].On), specs) {
 							mu.Lock()
-							seen[Cell{r.Suite, r.Mode, r.Feature}]++
+							seen[Cell{r.Suite, modes.Label(r.Mode, r.Implementation), r.Feature}]++
 							mu.Unlock()
 						}
 					})
@@ -204,12 +211,12 @@ func observeAll(t *testing.T, o *observer, specs []Spec) (all []reports.Result) 
 	o.start(t.Context())
 	for _, s := range specs {
 		r := o.observe(t.Context(), s)
-		t.Logf("%s %s: %s %.3f s: %s", r.Mode, r.Feature, r.Outcome, r.Seconds, r.Detail)
+		t.Logf("%s %s: %s %.3f s: %s", o.mode, r.Feature, r.Outcome, r.Seconds, r.Detail)
 		switch {
 		case r.Outcome == reports.Fail:
 			t.Error(Failure(r))
 		case r.Outcome == reports.Unable && (strict() || *inGuest):
-			t.Errorf("%s %s: unable: %s", r.Mode, r.Feature, r.Detail)
+			t.Errorf("%s %s: unable: %s", o.mode, r.Feature, r.Detail)
 		}
 		all = append(all, r)
 	}

@@ -168,7 +168,7 @@ func (r *Run) courseOf(p *topology.Plan, m modes.Mode, path string) (c course, w
 	if m.Addrs == nil {
 		return c, "The mode gives a container no address."
 	}
-	want := r.Expectations[m.Name][path+"-"+string(IPv4)]
+	want := r.Expectations[m.String()][path+"-"+string(IPv4)]
 	reached := want.Expect == reports.Works
 	hosts := p.Hosts()
 	near := attached(p, m, hosts[0])
@@ -312,8 +312,9 @@ func (g *rig) agent(ctx context.Context, at post) (lab.Handle, error) {
 // lane is what is measured once a block, and twice where it is a baseline: one result.
 type lane struct {
 	gauge
-	suite, mode, variant, path string
-	fabric                     topology.Fabric
+	mode                 modes.Mode
+	suite, variant, path string
+	fabric               topology.Fabric
 	course
 	spec string // between whom
 	rig  *rig
@@ -522,7 +523,7 @@ func (m *meter) pass(ctx context.Context, g group) (got []reading, drifted float
 // result is the lane's, of a measurement of so many blocks.
 func (l *lane) result(run *Run, how Measure) reports.Result {
 	r := reports.Result{
-		Suite: l.suite, Mode: l.mode, Implementation: "kernel", Feature: l.feature, Variant: l.variant, Path: l.path, Profile: l.profile,
+		Suite: l.suite, Mode: l.mode.Name, Implementation: l.mode.Carrier(), Feature: l.feature, Variant: l.variant, Path: l.path, Profile: l.profile,
 		Spec: l.doc + " " + l.spec, Fidelity: run.on(l.fabric), Seconds: l.took.Seconds(), Outcome: reports.Pass,
 	}
 	blocks := map[int]bool{}
@@ -552,7 +553,7 @@ func (l *lane) result(run *Run, how Measure) reports.Result {
 	}
 	notes := append([]string{trials, l.remark}, l.notes...)
 	r.Detail = strings.Join(notes, "; ")
-	r.Reproduce = []string{run.command("--suite %s -m %s --blocks %d --seed %d", l.suite, l.mode, how.Blocks, how.Seed)}
+	r.Reproduce = []string{run.command("--suite %s %s --blocks %d --seed %d", l.suite, flags(l.mode), how.Blocks, how.Seed)}
 	return r
 }
 
@@ -564,9 +565,9 @@ func (r *Run) measuredCells() (out []Cell) {
 		}
 		for _, m := range r.Modes {
 			if slices.Contains(r.Suites, throughput) {
-				out = append(out, Cell{throughput, m.Name, g.feature})
+				out = append(out, Cell{throughput, m.String(), g.feature})
 			}
-			if slices.Contains(r.Suites, nat) && m.Name == natCost.mode && slices.Contains(natCost.features, g.feature) {
+			if slices.Contains(r.Suites, nat) && m.String() == natCost.mode && slices.Contains(natCost.features, g.feature) {
 				out = append(out, Cell{nat, m.Name, g.feature})
 			}
 		}
@@ -584,7 +585,7 @@ func (r *Run) groups() (groups []group, rigs []*rig, needless []*lane) {
 	}
 	rigOf := map[key]*rig{}
 	throughputRig := func(p *topology.Plan, m modes.Mode, variant, profile string) *rig {
-		k := key{m.Name, variant, profile, fabricOf(m)}
+		k := key{m.String(), variant, profile, fabricOf(m)}
 		g := rigOf[k]
 		if g == nil {
 			g = &rig{run: r, plan: p, mode: m, two: profile == onTwo}
@@ -604,7 +605,7 @@ func (r *Run) groups() (groups []group, rigs []*rig, needless []*lane) {
 			for _, gauge := range gauges {
 				var all group
 				add := func(m modes.Mode, variant string) {
-					l := &lane{gauge: gauge, suite: throughput, mode: m.Name, variant: variant, path: path, fabric: fabric}
+					l := &lane{gauge: gauge, suite: throughput, mode: m, variant: variant, path: path, fabric: fabric}
 					p, err := m.Plan(r.Topology)
 					if err == nil {
 						l.course, l.why = r.courseOf(p, m, path)
@@ -689,7 +690,7 @@ func (r *Run) measure(ctx context.Context) error {
 			continue // interrupted before there was anything
 		}
 		result := l.result(r, how)
-		r.Emit(Event{Kind: "cell", Mode: l.mode, Result: &result})
+		r.Emit(Event{Kind: "cell", Mode: l.mode.String(), Result: &result})
 	}
 	var stopping errgroup.Group
 	for _, g := range rigs {

@@ -25,7 +25,7 @@ func fakeGroups(sizes ...int) (groups []group) {
 	for n, size := range sizes {
 		var g group
 		for i := range size {
-			g = append(g, &lane{gauge: gauge{headline: "p50-sec", turns: 1}, mode: fmt.Sprintf("m%d-%d", n, i)})
+			g = append(g, &lane{gauge: gauge{headline: "p50-sec", turns: 1}, mode: modes.Mode{Name: fmt.Sprintf("m%d-%d", n, i)}})
 		}
 		groups = append(groups, g)
 	}
@@ -34,7 +34,7 @@ func fakeGroups(sizes ...int) (groups []group) {
 
 func laneModes(g group) (out []string) {
 	for _, l := range g {
-		out = append(out, l.mode)
+		out = append(out, l.mode.Name)
 	}
 	return out
 }
@@ -90,9 +90,9 @@ func TestOrderDiffersFromBlockToBlock(t *testing.T) {
 type script map[string][]float64
 
 func (s script) try(_ context.Context, l *lane) (reading, error) {
-	left := s[l.mode]
+	left := s[l.mode.Name]
 	if len(left) > 1 {
-		s[l.mode] = left[1:]
+		s[l.mode.Name] = left[1:]
 	}
 	if left[0] == 0 {
 		return reading{}, errors.New("broken")
@@ -155,7 +155,7 @@ func TestInterruptedGroupsKeepNothing(t *testing.T) {
 			cancel()
 			return reading{}, ctx.Err()
 		}
-		return script{l.mode: {1}}.try(ctx, l)
+		return script{l.mode.Name: {1}}.try(ctx, l)
 	}}
 	how := Measure{Blocks: 3}
 	m.measure(ctx, groups, how)

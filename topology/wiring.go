@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -63,6 +64,7 @@ type Step struct {
 
 	DHCPServer *DHCPServer
 	DHCP       *DHCP
+	CNI        *CNI
 }
 
 // Space makes the network namespace of a container, with its loopback up.
@@ -311,6 +313,19 @@ type Relay struct {
 	To    netip.AddrPort // of either family
 }
 
+// CNI has plugins of the Container Network Interface attach a container (CNI specification 1.1.0, ADD). Undoing it detaches it (DEL). They run
+// in the machine's own namespace. Of the machine's files they can change none: where plugins keep what they know, in /run, /var and /tmp, they
+// find directories of their own, which are empty at first and end with the machine.
+type CNI struct {
+	Container string // whose namespace is CNI_NETNS
+	ID        string // CNI_CONTAINERID: unique on the machine together with Link and the list's name
+	Link      string // CNI_IFNAME
+	List      string // network configuration list, as JSON (section 1)
+	Args      string // capability arguments, as a JSON object, of which a plugin gets what its capabilities name ("runtimeConfig"); empty: none
+	After     string // ID whose ADD by the list of that name gave the result that the first plugin gets ("prevResult"); empty: there is none
+	Path      string // absolute directory of the plugins
+}
+
 // Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
 type Neigh struct {
 	Link  string
@@ -541,6 +556,8 @@ func (s Step) String() string {
 		return s.DHCPServer.line(at, s.Remove)
 	case s.DHCP != nil:
 		return s.DHCP.line(at, s.Remove)
+	case s.CNI != nil:
+		return s.CNI.line(s.On, s.Remove)
 	case s.Resolver != nil:
 		return s.Resolver.line(at, s.On, s.Remove)
 	case s.Name != nil:
@@ -982,6 +999,55 @@ func (d DHCP) line(at string, remove bool) string {
 	}
 	w.add(d.Link)
 	return w.String()
+}
+
+// Plugins are the types of the list's plugins, in their order.
+func (c CNI) Plugins() (types []string) {
+	for _, conf := range c.list().Plugins {
+		types = append(types, fmt.Sprint(conf["type"]))
+	}
+	return types
+}
+
+// cniList is what is looked at of a network configuration list.
+type cniList struct {
+	Name    string
+	Version string `json:"cniVersion"`
+	Plugins []map[string]any
+}
+
+// list is empty where it is none: who carries the step out says so.
+func (c CNI) list() (l cniList) {
+	_ = json.Unmarshal([]byte(c.List), &l)
+	return l
+}
+
+// line is cnitool's, with the list in a directory named after the machine; or, after an earlier list, that of its one plugin.
+func (c CNI) line(on string, remove bool) string {
+	list := c.list()
+	if len(list.Plugins) == 0 {
+		return fmt.Sprintf("# %s: no network configuration list", on)
+	}
+	netns := "/run/netns/" + space(on, c.Container)
+	if c.After != "" {
+		conf := maps.Clone(list.Plugins[0])
+		conf["name"], conf["cniVersion"], conf["prevResult"] = list.Name, list.Version, "RESULT of "+c.After
+		if c.Args != "" {
+			conf["runtimeConfig"] = json.RawMessage(c.Args)
+		}
+		text, _ := json.Marshal(conf) // it came out of JSON
+		return fmt.Sprintf("ip netns exec %s env CNI_COMMAND=%s CNI_CONTAINERID=%s CNI_NETNS=%s CNI_IFNAME=%s CNI_PATH=%s %s/%s <<'END'\n%s\nEND",
+			on, strings.ToUpper(addDel(remove)), c.ID, netns, c.Link, c.Path, c.Path, conf["type"], text)
+	}
+	call := words{"ip netns exec", on, "env NETCONFPATH=/run/" + on + "-cni CNI_PATH=" + c.Path, "CNI_IFNAME=" + c.Link}
+	if c.Args != "" {
+		call.add("CAP_ARGS=" + quote(c.Args))
+	}
+	call.add("cnitool", addDel(remove), quote(list.Name), netns)
+	if remove {
+		return call.String()
+	}
+	return fmt.Sprintf("mkdir -p /run/%s-cni && cat >/run/%[1]s-cni/%s.conflist <<'END'\n%s\nEND\n%s", on, quote(list.Name), c.List, call)
 }
 
 // line is dnsmasq's, of which all on a machine read the names in one directory, named after the machine.

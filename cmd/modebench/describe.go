@@ -84,11 +84,11 @@ func describe(res *reports.Results, p *topology.Plan, ms []modes.Mode, counts ma
 			p = own
 		}
 		w := m.Wire(p)
-		c := counts[m.Name] // nil: its lab was not started
+		c := counts[m.String()] // nil: its lab was not started
 		for _, r := range res.Results {
 			for _, v := range r.Values {
 				switch {
-				case c == nil || r.Mode != m.Name:
+				case c == nil || r.Mode != m.Name || r.Implementation != m.Carrier():
 				case r.Feature == "ttl-out" && v.Unit == "hops":
 					c.Hops = int(v.Value)
 				case r.Feature == "one-mac" && v.Unit == "count":
@@ -97,13 +97,15 @@ func describe(res *reports.Results, p *topology.Plan, ms []modes.Mode, counts ma
 			}
 		}
 		res.Modes = append(res.Modes, reports.Mode{
-			Name: m.Name, Implementation: "kernel", Doc: m.Doc, GoodFor: m.GoodFor, BadFor: m.BadFor,
+			Name: m.Name, Implementation: m.Carrier(), Doc: m.Doc, GoodFor: m.GoodFor, BadFor: m.BadFor,
 			Wiring: w.String(), Graph: draw(p, w), Host: c,
 		})
 	}
 	for i := range res.Results {
 		r := &res.Results[i]
-		r.Claims = ofCell[r.Mode+"/"+r.Feature]
+		if r.Implementation == modes.ByKernel { // claims are of modes, whoever carries them out badly
+			r.Claims = ofCell[r.Mode+"/"+r.Feature]
+		}
 	}
 	reports.Sort(res, suites.Names())
 	return nil
@@ -144,6 +146,8 @@ func draw(p *topology.Plan, w topology.Wiring) reports.Graph {
 				g.Edges = append(g.Edges, reports.Edge{From: id, To: a.Host + "/" + s.Space.Share, Label: "shares its namespace"})
 			case s.Addr != nil && s.In == a.Container.Name:
 				node.Notes = append(node.Notes, s.Addr.Prefix.String())
+			case s.CNI != nil:
+				g.Edges = append(g.Edges, reports.Edge{From: id, To: a.Host, Label: "CNI " + strings.Join(s.CNI.Plugins(), ", ")})
 			case s.Link != nil && s.Link.Master != "":
 				g.Edges = append(g.Edges, reports.Edge{From: id, To: a.Host + ":" + s.Link.Master, Label: s.Link.Kind})
 			case s.Link != nil && s.Link.Parent != "":

@@ -100,33 +100,44 @@ type kernels struct {
 
 	grounds []*ground
 
-	daemons string // directory of programs that were built from source, once programs was called
-	built   error  // why there are none
-	tried   bool
+	daemons string           // directory of programs of modes that were built from source, once programs was called
+	built   map[string]error // by what was to be built: why there is none
 }
 
 // programs has what a mode runs besides this program built, where it runs any; why tells why it cannot be had on the ground; empty: it can.
 func (ks *kernels) programs(ctx context.Context, m modes.Mode, g *ground) (why string) {
-	if len(m.Programs) == 0 {
+	set, run, who := daemons.Programs, m.Programs, "the mode's hosts run "
+	if m.Implementation == modes.ByCNI {
+		set, run, who = daemons.Plugins, daemons.Plugins.Names(), "the mode is carried out by the plugins "
+	}
+	if len(run) == 0 {
 		return ""
 	}
-	names := strings.Join(m.Programs, ", ")
+	who += strings.Join(run, ", ")
 	if g.guest != nil || g.driver == vmDriver {
-		return "the mode's hosts run " + names + ", and in guests there is no program but this one"
+		return who + ", and in guests there is no program but this one"
 	}
-	if !ks.tried {
-		ks.tried = true
+	names := strings.Join(set.Names(), ", ")
+	failed, tried := ks.built[names]
+	if !tried {
 		if ks.only {
-			ks.built = daemons.Lacking(ctx, ks.cache)
+			failed = set.Lacking(ctx, ks.cache)
 		} else {
-			ks.built = ks.span("build "+strings.Join(daemons.Names(), ", "), func() (err error) {
-				ks.daemons, err = daemons.Build(ctx, ks.cache, ks.noFetch, func(line string) { fmt.Fprintln(ks.say, line) })
+			failed = ks.span("build "+names, func() error {
+				dir, err := set.Build(ctx, ks.cache, ks.noFetch, func(line string) { fmt.Fprintln(ks.say, line) })
+				if m.Implementation == "" {
+					ks.daemons = dir
+				}
 				return err
 			})
 		}
+		if ks.built == nil {
+			ks.built = map[string]error{}
+		}
+		ks.built[names] = failed
 	}
-	if err := errors.Join(daemons.Needs(m.Programs), ks.built); err != nil {
-		return "the mode's hosts run " + names + ": " + strings.ReplaceAll(err.Error(), "\n", "; ")
+	if err := errors.Join(daemons.Needs(run), failed); err != nil {
+		return who + ": " + strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
 	return ""
 }

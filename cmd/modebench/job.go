@@ -42,9 +42,10 @@ type job struct {
 	Memory   int64      // bytes of the guest
 	Cache    string     // directory that guests take what they boot from
 	Programs string     // directory of programs that hosts of some modes run; empty: no mode of these runs any
+	Plugins  string     // directory of the plugins that carry modes out; empty: none are carried out by plugins
 	Topology string     // text of the file
 	Name     string     // of the file
-	Modes    []string
+	Modes    []string   // by their labels, see modes.Label
 	Suites   []string
 	Features []string
 	Fidelity reports.Fidelity // without Hosts its kernel is the one that the worker finds itself on
@@ -224,7 +225,7 @@ func do(j job, say func(message)) (kept *supervisor, err error) {
 		run.Fidelity.Kernel = release()
 	}
 	for _, name := range j.Modes {
-		m, ok := modes.Find(name)
+		m, ok := modes.Named(name, j.Plugins)
 		if !ok {
 			return nil, fmt.Errorf("mode %q: no such mode", name)
 		}

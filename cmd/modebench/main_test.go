@@ -23,6 +23,7 @@ import (
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
+	"github.com/modebench/modebench/topology/daemons"
 	"github.com/modebench/modebench/topology/space"
 )
 
@@ -111,6 +112,9 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"mode", nil, []string{"run", "-m", "bridge,macvlan"}},
 		{"suite", nil, []string{"run", "--suite", "speed"}},
 		{"feature", nil, []string{"run", "--feature", "same-hots-ipv4"}},
+		{"implementation", nil, []string{"run", "-i", "kernel,cnni"}},
+		{"implementation-mode", nil, []string{"run", "-m", "bridge,host", "-i", "cni"}},
+		{"plan-implementation", nil, []string{"plan", "fan", "-i", "cni"}},
 		{"flag", nil, []string{"run", "--fast"}},
 		{"command", nil, []string{"start"}},
 		{"blocks", nil, []string{"run", "--blocks", "0"}},
@@ -258,7 +262,7 @@ func TestKernelWithout(t *testing.T) {
 	}
 	own := &ground{name: hostKernel, missing: map[string]string{"macvlan": "ip link add m type macvlan: operation not supported"}}
 	// What modes run besides this program is taken to be there: building it is tried elsewhere.
-	ks := &kernels{noFetch: true, tried: true, grounds: []*ground{own}}
+	ks := &kernels{noFetch: true, built: map[string]error{strings.Join(daemons.Programs.Names(), ", "): nil}, grounds: []*ground{own}}
 	as, err := ks.assign(t.Context(), o.kernels, all, p.Topology)
 	if err != nil {
 		t.Fatal(err)

@@ -19,7 +19,7 @@ import (
 const defaultTopology = "two-hosts"
 
 func planCommand() *cobra.Command {
-	var file string
+	var file, by string
 	c := &cobra.Command{
 		Use: "plan MODE", Short: "Print what a mode does to each host of a topology, as shell lines", Args: cobra.ExactArgs(1),
 		Example: "  modebench plan bridge\n  modebench plan -t mine.yaml macvlan-bridge",
@@ -32,6 +32,9 @@ func planCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if m, err = carried(m, args, []string{by}, "/opt/cni/bin"); err != nil {
+				return err
+			}
 			if p, err = m[0].Plan(p.Topology); err != nil {
 				return input("%s: mode %s: %w", file, m[0].Name, err)
 			}
@@ -41,6 +44,7 @@ func planCommand() *cobra.Command {
 		ValidArgsFunction: completeModes,
 	}
 	topologyFlag(c, &file)
+	c.Flags().StringVarP(&by, "implementation", "i", modes.ByKernel, "who carries the mode out: "+strings.Join(modes.Implementations(), ", "))
 	return c
 }
 
@@ -97,6 +101,39 @@ func findModes(names []string) ([]modes.Mode, error) {
 		if !slices.ContainsFunc(out, func(o modes.Mode) bool { return o.Name == name }) {
 			out = append(out, m)
 		}
+	}
+	return out, nil
+}
+
+// carried are modes by those who are to carry them out, side by side, with plugins in a directory, absolute. Modes that were named have to be
+// carried out by one of them; of all the others are left out that are not.
+func carried(ms []modes.Mode, named, implementations []string, plugins string) (out []modes.Mode, err error) {
+	all := modes.Implementations()
+	for _, by := range implementations {
+		if !slices.Contains(all, by) {
+			return nil, input("--implementation %q: no such implementation: want one of %s", by, strings.Join(all, ", "))
+		}
+	}
+	by := func(m modes.Mode) (list []modes.Mode) {
+		for _, name := range all {
+			if c, ok := m.By(name, plugins); ok && slices.Contains(implementations, name) {
+				list = append(list, c)
+			}
+		}
+		return list
+	}
+	for _, m := range ms {
+		list := by(m)
+		if len(list) == 0 && len(named) > 0 {
+			var has []string
+			for _, m := range modes.All() {
+				if len(by(m)) > 0 {
+					has = append(has, m.Name)
+				}
+			}
+			return nil, input("--implementation %s: mode %s is not carried out so: want one of %s", strings.Join(implementations, ","), m.Name, strings.Join(has, ", "))
+		}
+		out = append(out, list...)
 	}
 	return out, nil
 }

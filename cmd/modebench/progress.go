@@ -59,13 +59,13 @@ func (v *progress) begin(r reports.Run, p *topology.Plan, all []assignment, o op
 	measured := map[string]bool{}
 	for _, a := range all {
 		if a.why == "" {
-			width = max(width, len(on(a.Name, a.ground)))
+			width = max(width, len(on(a.String(), a.ground)))
 			measured[on(measuring, a.ground)] = true
 		}
 	}
 	for _, a := range all {
 		if n := len(owed(o, a, observed(o.suites))); n > 0 && a.why == "" {
-			v.add(on(a.Name, a.ground), width, n)
+			v.add(on(a.String(), a.ground), width, n)
 		}
 	}
 	if o.measures() {

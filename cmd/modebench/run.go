@@ -24,6 +24,7 @@ import (
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
 	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/daemons"
 	"github.com/modebench/modebench/topology/vm"
 )
 
@@ -37,6 +38,8 @@ type options struct {
 	nic                     string   // model of the hosts' NICs; empty: they have none, or the usual one
 	cache                   string
 	programs                string // directory of programs that hosts of some modes run
+	implementations         []string
+	plugins                 string // directory of the plugins that carry modes out
 	noFetch                 bool
 	quick, strict           bool
 	keep                    bool // leave the first lab in which a spec fails
@@ -68,6 +71,7 @@ func runCommand() *cobra.Command {
 	f := c.Flags()
 	topologyFlag(c, &o.topology)
 	f.StringSliceVarP(&o.modes, "modes", "m", nil, "modes, comma-separated; all where not given")
+	f.StringSliceVarP(&o.implementations, "implementation", "i", []string{modes.ByKernel}, "who carries modes out: "+strings.Join(modes.Implementations(), ", ")+"; several, comma-separated, side by side")
 	f.StringSliceVar(&o.suites, "suite", nil, "suites: "+strings.Join(suites.Names(), ", ")+"; where not given, all but those that take long: "+strings.Join(slices.DeleteFunc(suites.Names(), func(s string) bool { return slices.Contains(suites.Usual(), s) }), ", "))
 	f.StringSliceVar(&o.features, "feature", nil, "observe or measure these features only")
 	f.StringSliceVar(&o.fabrics, "fabric", nil, "put modes on these fabrics only, in the suite "+suites.OnFabrics+": "+strings.Join(suites.Fabrics(), ", "))
@@ -98,6 +102,12 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	}
 	ms, err := findModes(o.modes)
 	if err != nil {
+		return nil, "", nil, err
+	}
+	if o.plugins, err = daemons.Plugins.Place(o.cache); err != nil {
+		return nil, "", nil, err
+	}
+	if ms, err = carried(ms, o.modes, o.implementations, o.plugins); err != nil {
 		return nil, "", nil, err
 	}
 	if len(o.suites) == 0 && len(o.fabrics) > 0 {
@@ -378,7 +388,7 @@ func (b *book) note(t task, m message) {
 	switch m.Kind {
 	case "cell":
 		b.res.Results = append(b.res.Results, *m.Result)
-		b.got[cell{suites.Cell{Suite: m.Result.Suite, Mode: m.Result.Mode, Feature: m.Result.Feature}, b.o.on(t.ground)}] = true
+		b.got[cell{suites.Cell{Suite: m.Result.Suite, Mode: modes.Label(m.Result.Mode, m.Result.Implementation), Feature: m.Result.Feature}, b.o.on(t.ground)}] = true
 	case "started":
 		if m.Counts != nil && (b.counts[m.Mode] == nil || t.ground == b.grounds[0]) {
 			b.counts[m.Mode] = m.Counts
@@ -436,7 +446,7 @@ func (b *book) unable(a assignment, of []string, why string) {
 		}
 		b.got[c] = true
 		r := reports.Result{
-			Suite: c.Suite, Mode: c.Mode, Implementation: "kernel", Feature: c.Feature, Outcome: reports.Unable, Detail: why, Evidence: console, Fidelity: f,
+			Suite: c.Suite, Mode: a.Name, Implementation: a.Carrier(), Feature: c.Feature, Outcome: reports.Unable, Detail: why, Evidence: console, Fidelity: f,
 		}
 		if !suites.Measured(c.Suite) {
 			want := b.expectations[c.Mode][c.Feature].On(f.Machines())
@@ -487,7 +497,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			if g.guest != nil {
 				name += " on " + g.name
 			}
-			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Programs: o.programs, Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
+			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Programs: o.programs, Plugins: o.plugins, Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
 			if o.keep && g.guest == nil {
 				base.Lab = &address{labsDir(), fmt.Sprintf("failed-%d", os.Getpid())}
 			}
@@ -515,13 +525,13 @@ func phases(o options, all []assignment, source string) (out []phase) {
 					continue // all that is asked for is measured, or observed elsewhere
 				}
 				j := base
-				j.Suites, j.Modes, j.Memory = of, []string{a.Name}, memory
+				j.Suites, j.Modes, j.Memory = of, []string{a.String()}, memory
 				j.Features, _ = a.asks(o)
 				// A few features of several modes share a worker: what they take is the boot of a guest.
 				if i := slices.IndexFunc(ts, func(t task) bool {
 					return len(a.only) > 0 && len(t.of[0].only) > 0 && slices.Equal(t.Features, j.Features)
 				}); i >= 0 {
-					ts[i].Modes, ts[i].of = append(ts[i].Modes, a.Name), append(ts[i].of, a)
+					ts[i].Modes, ts[i].of = append(ts[i].Modes, a.String()), append(ts[i].of, a)
 					continue
 				}
 				ts = append(ts, task{j, g, []assignment{a}})
@@ -540,7 +550,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 				return nil
 			}
 			for _, a := range of {
-				j.Modes = append(j.Modes, a.Name)
+				j.Modes = append(j.Modes, a.String())
 			}
 			j.Measure = suites.Measure{Blocks: o.blocks, Seed: o.seed}
 			if o.quick || g.guest != nil { // in a guest a trial costs more than it lasts, and disturbances last longer still
@@ -569,8 +579,8 @@ func notes(o options, all []assignment) []string {
 	var out []string
 	guests := map[string][]string{}
 	for _, a := range all {
-		if a.ground.guest != nil && a.why == "" && !slices.Contains(guests[a.ground.String()], a.Name) {
-			guests[a.ground.String()] = append(guests[a.ground.String()], a.Name)
+		if a.ground.guest != nil && a.why == "" && !slices.Contains(guests[a.ground.String()], a.String()) {
+			guests[a.ground.String()] = append(guests[a.ground.String()], a.String())
 		}
 	}
 	for _, g := range slices.Sorted(maps.Keys(guests)) {
@@ -584,7 +594,7 @@ func notes(o options, all []assignment) []string {
 		guests := map[string][]string{}
 		for _, a := range all {
 			if a.since != "" && a.why == "" && len(a.only) == 0 {
-				guests[a.since] = append(guests[a.since], a.Name)
+				guests[a.since] = append(guests[a.since], a.String())
 			}
 		}
 		for _, why := range slices.Sorted(maps.Keys(guests)) {

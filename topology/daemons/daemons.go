@@ -1,8 +1,10 @@
-// Package daemons makes programs of other people's packages that hosts of some modes run: etcd with a client, and flannel's daemon. Their sources are a Go
-// module of their own, which this program carries along, and which the machine's Go and C compiler build once, into the cache.
+// Package daemons makes programs of other people's packages that hosts run: for some modes etcd with a client and flannel's daemon, and the
+// reference plugins of CNI. Their sources are Go modules of their own, which this program carries along, and which the machine's compilers build
+// once, into the cache.
 package daemons
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"embed"
@@ -20,32 +22,59 @@ import (
 	"github.com/modebench/modebench/topology/cached"
 )
 
-// source is the module. Its go.mod and go.sum have another name here: a directory with a go.mod is not embedded.
+// source are the modules. Their go.mod and go.sum have other names here: a directory with a go.mod is not embedded.
 //
-//go:embed _source
+//go:embed _source _plugins
 var source embed.FS
 
+// Set is programs that are built together.
+type Set struct {
+	what     string   // for readers
+	dir      string   // of the module
+	names    []string // of the programs
+	packages []string // in the module's terms
+	c        string   // what of it is written in C; empty: nothing
+}
+
+// Programs are those of modes: see modes.Mode.Programs.
+var Programs = Set{
+	what: "etcd and flannel's daemon", dir: "_source",
+	names: []string{"etcd", "etcdctl", "flanneld"}, packages: []string{"./etcd", "./etcdctl", "./flanneld"}, c: "flannel's backend udp",
+}
+
+// Plugins are the reference plugins of CNI (github.com/containernetworking/plugins).
+var Plugins = Set{
+	what: "the reference plugins of CNI", dir: "_plugins",
+	names: []string{
+		"bandwidth", "bridge", "dhcp", "firewall", "host-device", "host-local", "ipvlan", "loopback", "macvlan", "portmap", "ptp", "sbr", "static", "tuning", "vlan",
+	},
+	packages: []string{"tool"},
+}
+
 // Names are the programs.
-func Names() []string { return []string{"etcd", "etcdctl", "flanneld"} }
+func (s Set) Names() []string { return slices.Clone(s.names) }
 
 // files are the module's, by their names in it.
-func files() (map[string][]byte, error) {
+func (s Set) files() (map[string][]byte, error) {
 	all := map[string][]byte{}
-	err := fs.WalkDir(source, "_source", func(path string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(source, s.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		name := strings.TrimSuffix(strings.TrimPrefix(path, "_source/"), ".txt")
+		name := strings.TrimSuffix(strings.TrimPrefix(path, s.dir+"/"), ".txt")
 		all[name], err = source.ReadFile(path)
 		return err
 	})
 	return all, err
 }
 
-// place is where the programs of these sources are kept in a cache.
-func place(cache string, files map[string][]byte) (string, error) {
-	cache, err := filepath.Abs(cache)
+// Place is where Build puts the programs in a cache, and Built finds them.
+func (s Set) Place(cache string) (string, error) {
+	files, err := s.files()
 	if err != nil {
+		return "", err
+	}
+	if cache, err = filepath.Abs(cache); err != nil {
 		return "", err
 	}
 	h := sha256.New()
@@ -61,12 +90,8 @@ func place(cache string, files map[string][]byte) (string, error) {
 }
 
 // Built is the directory in the cache that the programs are in; empty: they are not built yet.
-func Built(cache string) string {
-	files, err := files()
-	if err != nil {
-		return ""
-	}
-	dir, err := place(cache, files)
+func (s Set) Built(cache string) string {
+	dir, err := s.Place(cache)
 	if err != nil {
 		return ""
 	}
@@ -78,7 +103,12 @@ func Built(cache string) string {
 
 // Needs says what the machine has to be given for some of the programs to run, once they are built; nil: nothing.
 func Needs(programs []string) error {
-	if !slices.Contains(programs, "flanneld") {
+	writers := map[string]string{"flanneld": "flannel's daemon writes its", "bridge": "CNI's plugins write their"}
+	var who string
+	for _, name := range programs {
+		who = cmp.Or(who, writers[name])
+	}
+	if who == "" {
 		return nil
 	}
 	for _, name := range []string{"nft", "/usr/sbin/nft", "/sbin/nft"} {
@@ -86,16 +116,19 @@ func Needs(programs []string) error {
 			return nil
 		}
 	}
-	return errors.New("flannel's daemon writes its rules by nft: install nftables")
+	return errors.New(who + " rules by nft: install nftables")
 }
 
 // Lacking says what the machine has to be given before the programs can be built; nil: nothing.
-func Lacking(ctx context.Context, cache string) error {
-	if Built(cache) != "" {
+func (s Set) Lacking(ctx context.Context, cache string) error {
+	if s.Built(cache) != "" {
 		return nil
 	}
 	if _, err := exec.LookPath("go"); err != nil {
-		return fmt.Errorf("%w: etcd and flannel's daemon are built from source: install Go 1.26 or later (https://go.dev/dl)", err)
+		return fmt.Errorf("%w: %s are built from source: install Go 1.26 or later (https://go.dev/dl)", err, s.what)
+	}
+	if s.c == "" {
+		return nil
 	}
 	out, err := exec.CommandContext(ctx, "go", "env", "CC").Output()
 	if err != nil {
@@ -103,10 +136,10 @@ func Lacking(ctx context.Context, cache string) error {
 	}
 	cc := strings.Fields(string(out))
 	if len(cc) == 0 {
-		return errors.New("go env CC names no C compiler: flannel's backend udp is written in C: install gcc")
+		return fmt.Errorf("go env CC names no C compiler: %s is written in C: install gcc", s.c)
 	}
 	if _, err := exec.LookPath(cc[0]); err != nil {
-		return fmt.Errorf("%w: flannel's backend udp, which is built with the others, is written in C: install gcc and the C library's headers", err)
+		return fmt.Errorf("%w: %s, which is built with the others, is written in C: install gcc and the C library's headers", err, s.c)
 	}
 	return nil
 }
@@ -114,19 +147,19 @@ func Lacking(ctx context.Context, cache string) error {
 // Build builds the programs, unless they are built already, and gives the directory that they are in. It says line by line what
 // takes long. Offline, it takes modules from Go's cache alone. Of several at the same time one builds, and the others wait for it.
 // On error the cache is as it was.
-func Build(ctx context.Context, cache string, offline bool, say func(line string)) (string, error) {
-	if err := Lacking(ctx, cache); err != nil {
+func (s Set) Build(ctx context.Context, cache string, offline bool, say func(line string)) (string, error) {
+	if err := s.Lacking(ctx, cache); err != nil {
 		return "", err
 	}
-	files, err := files()
+	files, err := s.files()
 	if err != nil {
 		return "", err
 	}
-	dir, err := place(cache, files)
+	dir, err := s.Place(cache)
 	if err != nil {
 		return "", err
 	}
-	if Built(cache) != "" {
+	if s.Built(cache) != "" {
 		return dir, nil
 	}
 	unlock, err := cached.Lock(ctx, cache, func() { say("another modebench is at work in " + cache + ": waiting for it") })
@@ -134,10 +167,10 @@ func Build(ctx context.Context, cache string, offline bool, say func(line string
 		return "", err
 	}
 	defer unlock()
-	if Built(cache) != "" {
+	if s.Built(cache) != "" {
 		return dir, nil
 	}
-	say("building " + strings.Join(Names(), ", ") + " into " + dir + " (once; a minute of a processor)")
+	say("building " + strings.Join(s.names, ", ") + " into " + dir + " (once; a minute of a processor)")
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", err
 	}
@@ -154,17 +187,14 @@ func Build(ctx context.Context, cache string, offline bool, say func(line string
 		}
 	}
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out + "/"}
-	for _, name := range Names() {
-		args = append(args, "./"+name)
-	}
-	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd := exec.CommandContext(ctx, "go", append(args, s.packages...)...)
 	cmd.Dir = module
-	cmd.Env = append(cmd.Environ(), "GOFLAGS=-mod=readonly", "GOWORK=off", "CGO_ENABLED=1", "GOOS=linux", "GOARCH="+runtime.GOARCH)
+	cmd.Env = append(cmd.Environ(), "GOFLAGS=-mod=readonly", "GOWORK=off", "CGO_ENABLED="+map[bool]string{true: "0", false: "1"}[s.c == ""], "GOOS=linux", "GOARCH="+runtime.GOARCH)
 	if offline {
 		cmd.Env = append(cmd.Env, "GOPROXY=off")
 	}
 	if words, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build of %s: %w: %s", strings.Join(Names(), ", "), err, last(string(words)))
+		return "", fmt.Errorf("go build of %s: %w: %s", strings.Join(s.names, ", "), err, last(string(words)))
 	}
 	if err := os.Rename(out, dir); err != nil {
 		return "", err

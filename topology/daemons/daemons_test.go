@@ -17,24 +17,24 @@ func TestBuild(t *testing.T) {
 		unable(t, "%v", err)
 	}
 	cache = filepath.Join(cache, "modebench")
-	if err := daemons.Lacking(t.Context(), cache); err != nil {
+	if err := daemons.Programs.Lacking(t.Context(), cache); err != nil {
 		unable(t, "%v", err)
 	}
-	dir, err := daemons.Build(t.Context(), cache, false, func(line string) { t.Log(line) })
+	dir, err := daemons.Programs.Build(t.Context(), cache, false, func(line string) { t.Log(line) })
 	if err != nil {
 		unable(t, "%v", err) // no module proxy can be reached
 	}
-	if dir != daemons.Built(cache) {
-		t.Errorf("built in %s, found in %q", dir, daemons.Built(cache))
+	if dir != daemons.Programs.Built(cache) {
+		t.Errorf("built in %s, found in %q", dir, daemons.Programs.Built(cache))
 	}
-	for _, name := range daemons.Names() {
+	for _, name := range daemons.Programs.Names() {
 		words, err := exec.Command(filepath.Join(dir, name), "-help").CombinedOutput()
 		var ended *exec.ExitError
 		if err != nil && !errors.As(err, &ended) || !strings.Contains(string(words), "-etcd-prefix") && !strings.Contains(string(words), "-ready") {
 			t.Errorf("%s -help: %v: %s", name, err, words)
 		}
 	}
-	again, err := daemons.Build(t.Context(), cache, true, func(line string) { t.Errorf("built again: %s", line) })
+	again, err := daemons.Programs.Build(t.Context(), cache, true, func(line string) { t.Errorf("built again: %s", line) })
 	if err != nil || again != dir {
 		t.Errorf("built in %s, then in %q: %v", dir, again, err)
 	}
@@ -53,10 +53,10 @@ func unable(t *testing.T, format string, args ...any) {
 func TestLacking(t *testing.T) {
 	cache := t.TempDir()
 	t.Setenv("PATH", t.TempDir())
-	if dir := daemons.Built(cache); dir != "" {
+	if dir := daemons.Programs.Built(cache); dir != "" {
 		t.Errorf("an empty cache has %s", dir)
 	}
-	_, err := daemons.Build(t.Context(), cache, true, func(string) {})
+	_, err := daemons.Programs.Build(t.Context(), cache, true, func(string) {})
 	if err == nil || !strings.Contains(err.Error(), "install Go") {
 		t.Errorf("without Go: %v: want what to install", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/rpc"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/modebench/modebench/topology/host/bgp"
 	"github.com/modebench/modebench/topology/host/capture"
+	"github.com/modebench/modebench/topology/host/cni"
 	"github.com/modebench/modebench/topology/host/dhcp"
 	"github.com/modebench/modebench/topology/host/dns"
 	"github.com/modebench/modebench/topology/host/gossip"
@@ -39,6 +41,7 @@ type Host struct {
 	pools    *ipam.Service
 	dhcp     *dhcp.Service
 	names    *dns.Service
+	plugins  *cni.Service
 	made     atomic.Int32             // devices with another end elsewhere
 	pairs    map[int]*nl.SocketHandle // by protocol: sockets for making veth pairs; nil: one is opened for each
 
@@ -95,6 +98,8 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	defer h.dhcp.Close()
 	h.names = dns.New(h.find, h.probes.Ask)
 	defer h.names.Close()
+	h.plugins = cni.New(name, h.find)
+	defer h.plugins.Close()
 	agents := traffic.New(h.find)
 	// Verbs that still wait for something when the stream ends would hold its end up.
 	ended := sync.OnceFunc(func() {
@@ -148,7 +153,11 @@ func (h *Host) Apply(a lab.Apply, _ *lab.Nothing) error {
 		for _, s := range a.Steps {
 			back, err := w.do(s)
 			if err != nil {
-				return errors.Join(fmt.Errorf("%s: %w", s, err), w.back(done))
+				what := s.String()
+				if s.CNI != nil {
+					what = "CNI plugins " + strings.Join(s.CNI.Plugins(), ", ") // the configuration is long, and the plan shows it
+				}
+				return errors.Join(fmt.Errorf("%s: %w", what, err), w.back(done))
 			}
 			if back != nil {
 				u := undo{in: s.In, also: s.Link != nil || s.DHCP != nil, back: back}
@@ -233,10 +242,14 @@ func (h *Host) Attempt(a lab.Attempt, reply *lab.Refusal) error {
 		})
 	})
 	var errno unix.Errno
+	var no *cni.Error
 	switch {
 	case err == nil && back != nil:
 		return h.walk(back)
 	case err == nil:
+		return nil
+	case errors.As(err, &no):
+		*reply = lab.Refusal{Errno: fmt.Sprintf("CNI error %d", no.Code), Text: err.Error()}
 		return nil
 	case errors.As(err, &errno):
 		*reply = lab.Refusal{Errno: unix.ErrnoName(errno), Text: err.Error()}

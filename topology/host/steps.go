@@ -265,6 +265,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.lease(s)
 	case s.Resolver != nil || s.Name != nil:
 		return w.name(s)
+	case s.CNI != nil:
+		return w.plug(s)
 	case s.Hosts != nil || s.Process != nil:
 		return w.furnish(s)
 	case s.Relay != nil:
@@ -463,6 +465,23 @@ func (w *walk) run(s topology.Step) (func(*walk) error, error) {
 	return func(*walk) error { return undo() }, err
 }
 
+// plug has plugins attach a container.
+func (w *walk) plug(s topology.Step) (func(*walk) error, error) {
+	if s.In != "" || s.Remove {
+		return nil, errors.New("plugins run in the machine's own namespace, and detach by being undone only")
+	}
+	if err := w.enter(""); err != nil {
+		return nil, err
+	}
+	undo, err := w.plugins.Add(*s.CNI)
+	return func(w *walk) error {
+		if err := w.enter(""); err != nil {
+			return err
+		}
+		return undo()
+	}, err
+}
+
 // reserve has a container get addresses from a pool of the machine.
 func (w *walk) reserve(s topology.Step) (func(*walk) error, error) {
 	if s.In != "" || s.Remove {
@@ -631,7 +650,7 @@ func (w *walk) letGo(container string) error {
 		h.probes.Forget(container)
 		h.names.Forget(container)
 	}
-	return s.Close()
+	return errors.Join(h.plugins.Forget(container), s.Close())
 }
 
 func (w *walk) setSysctl(in string, s topology.Sysctl) (func(*walk) error, error) {

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,12 +25,23 @@ type Private struct {
 }
 
 // NewPrivate makes one in a network namespace, with the directory at a place empty, whatever others see there.
-func NewPrivate(in *Space, at string) (*Private, error) {
+func NewPrivate(in *Space, at string) (*Private, error) { return newPrivate(in, at, nil) }
+
+// Seal is what is left of the machine's files in a view that changes none of them, but for the kernel's settings in /proc.
+type Seal struct {
+	Show, As string   // a directory of the machine that is seen in the one in memory, too, by a name
+	Empty    []string // directories that are empty, and in memory; those that the machine does not have are left out
+}
+
+// NewSealed makes one with such a view (mount_setattr(2), of Linux 5.12).
+func NewSealed(in *Space, at string, seal Seal) (*Private, error) { return newPrivate(in, at, &seal) }
+
+func newPrivate(in *Space, at string, seal *Seal) (*Private, error) {
 	p := &Private{at: at, jobs: make(chan errand)}
 	made := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := errors.Join(new(Walker).Enter(in), p.move())
+		err := errors.Join(new(Walker).Enter(in), p.move(seal))
 		made <- err
 		if err != nil {
 			return
@@ -41,27 +54,92 @@ func NewPrivate(in *Space, at string) (*Private, error) {
 }
 
 // move takes the calling thread to a mount namespace of its own.
-func (p *Private) move() (err error) {
+func (p *Private) move(seal *Seal) (err error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare mount namespace: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("keep mounts apart: %w", err)
 	}
+	if seal != nil {
+		if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return fmt.Errorf("make files read-only: %w", err)
+		}
+		if err := ownProcesses(); err != nil {
+			return err
+		}
+		if err := unix.MountSetattr(unix.AT_FDCWD, "/proc", 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return fmt.Errorf("keep settings in /proc: %w", err)
+		}
+	}
 	if err := unix.Mount("tmpfs", p.at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return fmt.Errorf("mount tmpfs at %s: %w", p.at, err)
 	}
-	p.Root, err = os.OpenRoot(p.at)
-	return err
+	if p.Root, err = os.OpenRoot(p.at); err != nil {
+		return err
+	}
+	if seal == nil {
+		return nil
+	}
+	if err := errors.Join(p.Mkdir(seal.As, 0o755), p.bind(seal.Show, seal.As)); err != nil {
+		return err
+	}
+	for _, dir := range seal.Empty { // last: what is shown may lie in one
+		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("mount tmpfs at %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// ownProcesses has /proc show the processes of this PID namespace, by the numbers that they know themselves by. Where it is not let, as in some
+// sandboxes, that is as well if it shows them already.
+func ownProcesses() error {
+	err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	if self, _ := os.Readlink("/proc/self"); err != nil && self != strconv.Itoa(os.Getpid()) {
+		return fmt.Errorf("mount proc: %w", err)
+	}
+	return nil
+}
+
+// do calls f on the thread.
+func (p *Private) do(f func() error) error {
+	done := make(chan error, 1)
+	p.jobs <- errand{f: f, done: done}
+	return <-done
+}
+
+// Hold gives a network namespace a name there, as ip-netns(8) does: a file in the directory, by whose path programs enter it.
+func (p *Private) Hold(s *Space, name string) error {
+	if err := p.WriteFile(name, nil, 0o444); err != nil {
+		return err
+	}
+	return p.do(func() error { return p.bind(fmt.Sprintf("/proc/self/fd/%d", s.fd.Fd()), name) })
+}
+
+// bind is called on the thread.
+func (p *Private) bind(what, name string) error {
+	if err := unix.Mount(what, filepath.Join(p.at, name), "", unix.MS_BIND, ""); err != nil {
+		return errors.Join(fmt.Errorf("bind %s: %w", name, err), p.Remove(name))
+	}
+	return nil
+}
+
+// Release takes back what Hold did.
+func (p *Private) Release(name string) error {
+	return p.do(func() error {
+		if err := unix.Unmount(filepath.Join(p.at, name), unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unbind %s: %w", name, err)
+		}
+		return p.Remove(name)
+	})
 }
 
 // Start starts cmd with that view, in the network namespace of p. It is killed when p is closed and when this
 // process ends (see Mortal).
 func (p *Private) Start(cmd *exec.Cmd) error {
 	Mortal(cmd)
-	done := make(chan error, 1)
-	p.jobs <- errand{f: cmd.Start, done: done}
-	return <-done
+	return p.do(cmd.Start)
 }
 
 // Close ends the thread. Start must not be called any more.

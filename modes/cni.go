@@ -1,0 +1,160 @@
+package modes
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/modebench/modebench/topology"
+)
+
+// Who carries a mode out.
+const (
+	ByKernel = "kernel" // this program, by the mode's own steps
+	ByCNI    = "cni"    // plugins of the Container Network Interface
+)
+
+// Plugin is the configuration of one plugin of the Container Network Interface, without what all of a list have in common.
+type Plugin map[string]any
+
+// Plugged is a mode as CNI's reference plugins carry it out (github.com/containernetworking/plugins).
+type Plugged struct {
+	// Chain attaches a container to a network of a host: plugins in their order. It gets the addresses that the plan has for the
+	// container by the capability ips, and the MAC address by mac.
+	Chain func(*topology.Plan, *topology.Machine, topology.PlannedNetwork) []Plugin
+	// Publish maps ports (capability portMappings), and Rate holds a container to a rate (capability bandwidth). Runtimes ask for both when they
+	// attach; here they come after it, by the result that it gave. Nil: there is no such plugin for the mode.
+	Publish, Rate Plugin
+	// Policy is as in Mode: its place is the host's, whoever attaches.
+	Policy policing
+	// Addrs are as in Mode; nil: those of the mode.
+	Addrs addressing
+}
+
+// The version of the specification that lists are of.
+const cniVersion = "1.1.0"
+
+// Carrier is who carries the mode out: ByKernel where Implementation is empty.
+func (m Mode) Carrier() string {
+	if m.Implementation == "" {
+		return ByKernel
+	}
+	return m.Implementation
+}
+
+// String is the mode's name, and who carries it out where that is not this program.
+func (m Mode) String() string { return Label(m.Name, m.Carrier()) }
+
+// Label names a mode and who carries it out, such as "bridge (cni)".
+func Label(name, implementation string) string {
+	if implementation == ByKernel {
+		return name
+	}
+	return name + " (" + implementation + ")"
+}
+
+// Named returns the mode of a label. Plugins are in a directory, absolute.
+func Named(label, plugins string) (Mode, bool) {
+	name, by, implemented := strings.Cut(strings.TrimSuffix(label, ")"), " (")
+	m, ok := Find(name)
+	if !ok || !implemented {
+		return m, ok
+	}
+	return m.By(by, plugins)
+}
+
+// Implementations are the names of those that modes can be carried out by.
+func Implementations() []string { return []string{ByKernel, ByCNI} }
+
+// By is the mode carried out by another, whose plugins are in a directory, absolute; false: it does not have the mode. What a mode
+// is stays the same, and with it what specs ask.
+func (m Mode) By(implementation, plugins string) (Mode, bool) {
+	if implementation == ByKernel {
+		return m, true
+	}
+	if implementation != ByCNI || m.CNI == nil {
+		return m, false
+	}
+	by := *m.CNI
+	m.Implementation, m.Setup, m.Policy, m.Link, m.Publish, m.Rate = implementation, nil, by.Policy, nil, nil, nil
+	if by.Addrs != nil {
+		m.Addrs = by.Addrs
+	}
+	call := func(host *topology.Machine, c topology.Container, id, after string, args map[string]any, chain ...Plugin) topology.Step {
+		return topology.Step{On: host.Name, CNI: &topology.CNI{
+			Container: c.Name, ID: id, Link: eth0, After: after, Path: plugins,
+			List: encoded(map[string]any{"cniVersion": cniVersion, "name": c.Network, "plugins": chain}), Args: encoded(args),
+		}}
+	}
+	m.Attach = func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
+		s := steps{on: host.Name}
+		s.host(topology.Step{Space: &topology.Space{Name: c.Name}})
+		s.all = append(s.all, topology.Defaults(host.Name, c.Name)...)
+		var ips []string
+		for _, a := range m.Addrs(p, host, c) {
+			ips = append(ips, a.String())
+		}
+		args := map[string]any{"ips": ips, "mac": c.MAC.String()}
+		s.all = append(s.all, call(host, c, c.Name, "", args, by.Chain(p, host, *p.Network(c.Network))...))
+		return s.all
+	}
+	if by.Publish != nil {
+		m.Publish = func(_ *topology.Plan, host *topology.Machine, c topology.Container, port Port) []topology.Step {
+			args := map[string]any{"portMappings": []any{map[string]any{"hostPort": port.Host, "containerPort": port.Container, "protocol": port.Proto}}}
+			return []topology.Step{call(host, c, fmt.Sprintf("%s-%s-%d", c.Name, port.Proto, port.Host), c.Name, args, by.Publish)}
+		}
+	}
+	if by.Rate != nil {
+		m.Rate = func(_ *topology.Plan, host *topology.Machine, c topology.Container, r Rate) []topology.Step {
+			burst, _ := topology.Shape{Rate: r.Bits, Burst: slack}.Bucket()
+			way := map[bool]string{false: "ingress", true: "egress"}[r.Out] // of the container
+			args := map[string]any{"bandwidth": map[string]any{way + "Rate": uint64(r.Bits), way + "Burst": 8 * uint64(burst)}}
+			return []topology.Step{call(host, c, c.Name+"-"+way, c.Name, args, by.Rate)}
+		}
+	}
+	return m, true
+}
+
+// encoded is a value as JSON.
+func encoded(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil { // of what stands in this package
+		panic(err)
+	}
+	return string(text)
+}
+
+// portmap and bandwidth are chained plugins. Rules are written by nft: the machine needs no iptables.
+var (
+	portmap   = Plugin{"type": "portmap", "backend": "nftables", "capabilities": map[string]bool{"portMappings": true}}
+	bandwidth = Plugin{"type": "bandwidth", "capabilities": map[string]bool{"bandwidth": true}}
+)
+
+// translated is what bridge and ptp have in common: addresses of the network's private blocks, by host-local, which leave masqueraded.
+func translated(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork, plugin Plugin) []Plugin {
+	var ranges, routes []any
+	for _, b := range []struct {
+		block   netip.Prefix
+		gateway netip.Addr
+	}{{n.V4, n.Gateway4}, {n.V6, n.Gateway6}} {
+		ranges = append(ranges, []any{map[string]any{"subnet": b.block.String(), "gateway": b.gateway.String()}})
+		routes = append(routes, map[string]any{"dst": everywhere(b.gateway).String()})
+	}
+	plugin["mtu"], plugin["ipMasq"], plugin["ipMasqBackend"] = nic(p, host, n.Name).MTU, true, "nftables"
+	plugin["ipam"] = map[string]any{"type": "host-local", "ranges": ranges, "routes": routes}
+	return []Plugin{plugin, portmap}
+}
+
+// stationed is a device on the host's interface with an address of the segment, which whoever runs the segment gave.
+func stationed(plugin, parentMode string, capabilities ...string) *Plugged {
+	can := map[string]bool{"ips": true}
+	for _, c := range capabilities {
+		can[c] = true
+	}
+	return &Plugged{Policy: onParent(segmentAddrs), Chain: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) []Plugin {
+		return []Plugin{{
+			"type": plugin, "master": nic(p, host, n.Name).Name, "mode": parentMode, "capabilities": can, "ipam": map[string]any{"type": "static"},
+		}}
+	}}
+}
