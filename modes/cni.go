@@ -77,14 +77,43 @@ func (m Mode) By(implementation, plugins string) (Mode, bool) {
 		return m, false
 	}
 	by := *m.CNI
-	m.Implementation, m.Setup, m.Policy, m.Link, m.Publish, m.Rate = implementation, nil, by.Policy, nil, nil, nil
 	if by.Addrs != nil {
 		m.Addrs = by.Addrs
 	}
-	call := func(host *topology.Machine, c topology.Container, id, after string, args map[string]any, chain ...Plugin) topology.Step {
+	listed := func(network string, chain ...Plugin) list {
+		return list{"cniVersion": cniVersion, "name": network, "plugins": chain}
+	}
+	with := lists{attach: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) list {
+		return listed(n.Name, by.Chain(p, host, n)...)
+	}}
+	if by.Publish != nil {
+		with.publish = func(_ *topology.Plan, _ *topology.Machine, n topology.PlannedNetwork) list {
+			return listed(n.Name, by.Publish)
+		}
+	}
+	if by.Rate != nil {
+		with.rate = func(_ *topology.Plan, _ *topology.Machine, n topology.PlannedNetwork) list {
+			return listed(n.Name, by.Rate)
+		}
+	}
+	return m.plugged(implementation, plugins, by.Policy, with), true
+}
+
+// list is a network configuration list.
+type list map[string]any
+
+// lists are those of a network on a host: by which a container is attached, and, after that, by one plugin, a port published and a rate
+// kept; nil: none.
+type lists struct {
+	attach, publish, rate func(*topology.Plan, *topology.Machine, topology.PlannedNetwork) list
+}
+
+// plugged is the mode with all that plugins do done by them.
+func (m Mode) plugged(implementation, plugins string, policy policing, with lists) Mode {
+	m.Implementation, m.Setup, m.Policy, m.Link, m.Publish, m.Rate = implementation, nil, policy, nil, nil, nil
+	call := func(host *topology.Machine, c topology.Container, id, after string, args map[string]any, l list) topology.Step {
 		return topology.Step{On: host.Name, CNI: &topology.CNI{
-			Container: c.Name, ID: id, Link: eth0, After: after, Path: plugins,
-			List: encoded(map[string]any{"cniVersion": cniVersion, "name": c.Network, "plugins": chain}), Args: encoded(args),
+			Container: c.Name, ID: id, Link: eth0, After: after, Path: plugins, List: encoded(l), Args: encoded(args),
 		}}
 	}
 	m.Attach = func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
@@ -96,24 +125,27 @@ func (m Mode) By(implementation, plugins string) (Mode, bool) {
 			ips = append(ips, a.String())
 		}
 		args := map[string]any{"ips": ips, "mac": c.MAC.String()}
-		s.all = append(s.all, call(host, c, c.Name, "", args, by.Chain(p, host, *p.Network(c.Network))...))
+		s.all = append(s.all, call(host, c, c.Name, "", args, with.attach(p, host, *p.Network(c.Network))))
 		return s.all
 	}
-	if by.Publish != nil {
-		m.Publish = func(_ *topology.Plan, host *topology.Machine, c topology.Container, port Port) []topology.Step {
+	if with.publish != nil {
+		m.Publish = func(p *topology.Plan, host *topology.Machine, c topology.Container, port Port) []topology.Step {
 			args := map[string]any{"portMappings": []any{map[string]any{"hostPort": port.Host, "containerPort": port.Container, "protocol": port.Proto}}}
-			return []topology.Step{call(host, c, fmt.Sprintf("%s-%s-%d", c.Name, port.Proto, port.Host), c.Name, args, by.Publish)}
+			id := fmt.Sprintf("%s-%s-%d", c.Name, port.Proto, port.Host)
+			return []topology.Step{call(host, c, id, c.Name, args, with.publish(p, host, *p.Network(c.Network)))}
 		}
 	}
-	if by.Rate != nil {
-		m.Rate = func(_ *topology.Plan, host *topology.Machine, c topology.Container, r Rate) []topology.Step {
+	if with.rate != nil {
+		m.Rate = func(p *topology.Plan, host *topology.Machine, c topology.Container, r Rate) []topology.Step {
 			burst, _ := topology.Shape{Rate: r.Bits, Burst: slack}.Bucket()
 			way := map[bool]string{false: "ingress", true: "egress"}[r.Out] // of the container
 			args := map[string]any{"bandwidth": map[string]any{way + "Rate": uint64(r.Bits), way + "Burst": 8 * uint64(burst)}}
-			return []topology.Step{call(host, c, c.Name+"-"+way, c.Name, args, by.Rate)}
+			s := call(host, c, c.Name+"-"+way, c.Name, args, with.rate(p, host, *p.Network(c.Network)))
+			s.CNI.Queues = true // the plugin bandwidth takes away its ifb only
+			return []topology.Step{s}
 		}
 	}
-	return m, true
+	return m
 }
 
 // encoded is a value as JSON.

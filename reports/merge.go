@@ -78,7 +78,9 @@ func Merge(runs []Results, names []string) (Results, error) {
 }
 
 // cell is the result as manifests name it.
-func (r Result) cell() string { return r.Suite + "/" + labelled(r.Mode, r.Implementation) + "/" + r.Feature }
+func (r Result) cell() string {
+	return r.Suite + "/" + labelled(r.Mode, r.Implementation) + "/" + r.Feature
+}
 
 // adopt adds those that are not there yet.
 func adopt[T any](to, from []T, same func(a, b T) bool) []T {

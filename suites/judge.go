@@ -19,9 +19,11 @@ func (o *observer) judge(s Spec, want modes.Expectation, got Observation, failed
 		Observed: got.Status, Detail: got.Detail, Evidence: got.Evidence, Capture: got.capture, Values: got.Values,
 	}
 	r.Reproduce = append([]string{
-		o.run.command("%s --feature %s", flags(m), s.Feature.Name),
-		strings.Join(slices.Concat([]string{"modebench plan", strings.TrimPrefix(flags(m), "-m ")}, o.run.File), " ") + "   # what the mode does to each host",
+		o.run.command("%s --feature %s", o.run.flags(m), s.Feature.Name),
 	}, got.Reproduce...)
+	if plan, ok := strings.CutPrefix(o.run.flags(m), "-m "); ok {
+		r.Reproduce = slices.Insert(r.Reproduce, 1, strings.Join(slices.Concat([]string{"modebench plan", plan}, o.run.File), " ")+"   # what the mode does to each host")
+	}
 	switch {
 	case failed != nil:
 		r.Outcome, r.Observed, r.Detail = reports.Unable, "", failed.Error()
@@ -37,11 +39,14 @@ func (o *observer) judge(s Spec, want modes.Expectation, got Observation, failed
 }
 
 // flags lead a run to a mode and who carries it out.
-func flags(m modes.Mode) string {
-	if m.Implementation == "" {
+func (r *Run) flags(m modes.Mode) string {
+	switch m.Carrier() {
+	case modes.ByKernel:
 		return "-m " + m.Name
+	case modes.ByCNI:
+		return "-m " + m.Name + " -i " + m.Implementation
 	}
-	return "-m " + m.Name + " -i " + m.Implementation
+	return strings.Join(append(slices.Clone(r.Conf), "--expect", m.Name), " ")
 }
 
 // Failure is the text of a result that is not as expected: what was expected and why, what came, and where it was seen.

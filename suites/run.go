@@ -30,6 +30,7 @@ type Run struct {
 	// What makes results reproducible: the flags of the command that name the topology, and those that name what the labs stand
 	// on, as words of a shell.
 	File, Ground []string
+	Conf         []string // likewise, those that name somebody's own list of plugins
 
 	Emit func(Event)                                        // what happens, as it happens
 	Keep func(name string, ps []lab.Packet) (string, error) // keeps a failed spec's packets; gives the file's name

@@ -553,7 +553,7 @@ func (l *lane) result(run *Run, how Measure) reports.Result {
 	}
 	notes := append([]string{trials, l.remark}, l.notes...)
 	r.Detail = strings.Join(notes, "; ")
-	r.Reproduce = []string{run.command("--suite %s %s --blocks %d --seed %d", l.suite, flags(l.mode), how.Blocks, how.Seed)}
+	r.Reproduce = []string{run.command("--suite %s %s --blocks %d --seed %d", l.suite, run.flags(l.mode), how.Blocks, how.Seed)}
 	return r
 }
 

@@ -324,6 +324,9 @@ type CNI struct {
 	Args      string // capability arguments, as a JSON object, of which a plugin gets what its capabilities name ("runtimeConfig"); empty: none
 	After     string // ID whose ADD by the list of that name gave the result that the first plugin gets ("prevResult"); empty: there is none
 	Path      string // absolute directory of the plugins
+	// Queues says that the plugin puts queues on the ends of the container's pairs on the machine, and leaves it to the ends to take them along.
+	// Undoing the step takes them away where the ends stay.
+	Queues bool
 }
 
 // Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
@@ -1008,6 +1011,9 @@ func (c CNI) Plugins() (types []string) {
 	}
 	return types
 }
+
+// Name is the list's.
+func (c CNI) Name() string { return c.list().Name }
 
 // cniList is what is looked at of a network configuration list.
 type cniList struct {

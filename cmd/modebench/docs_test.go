@@ -165,6 +165,15 @@ func TestDocumentsCommands(t *testing.T) {
 						place(t, filepath.Join(dir, arg), []byte(shown(t, d)))
 					case ".json":
 						place(t, filepath.Join(dir, arg), results)
+					case ".conflist": // and programs by the names of its plugins
+						place(t, filepath.Join(dir, arg), []byte(example(t)))
+						for _, name := range []string{"bridge", "portmap", "host-local"} {
+							program := filepath.Join(dir, "bin", name)
+							place(t, program, nil)
+							if err := os.Chmod(program, 0o755); err != nil {
+								t.Fatal(err)
+							}
+						}
 					}
 				}
 				code, stdout, stderr := try(t, dir, c, args)

@@ -110,6 +110,12 @@ func (ks *kernels) programs(ctx context.Context, m modes.Mode, g *ground) (why s
 	if m.Implementation == modes.ByCNI {
 		set, run, who = daemons.Plugins, daemons.Plugins.Names(), "the mode is carried out by the plugins "
 	}
+	if m.Implementation != "" && m.Implementation != modes.ByCNI { // they are there
+		run = nil
+		if g.guest != nil || g.driver == vmDriver {
+			return "the mode is carried out by plugins of this machine, and in guests there is no program but this one"
+		}
+	}
 	if len(run) == 0 {
 		return ""
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,26 +36,28 @@ import (
 // A worker is this program as root of an empty network namespace: labs run in it, and end with it. The command itself
 // opens no socket, keeps the terminal and the files, and outlives a worker that crashes.
 type job struct {
-	Kernel   []string   // only tell which of these the kernel has
-	Guest    *vm.Kernel // do the rest in a guest with this kernel; nil: here
-	Hosts    *vm.Kernel // hosts are guests with this kernel; nil: they are namespaces
-	Lacking  []string   // what the kernel lacks that switches are on where hosts are guests
-	Memory   int64      // bytes of the guest
-	Cache    string     // directory that guests take what they boot from
-	Programs string     // directory of programs that hosts of some modes run; empty: no mode of these runs any
-	Plugins  string     // directory of the plugins that carry modes out; empty: none are carried out by plugins
-	Topology string     // text of the file
-	Name     string     // of the file
-	Modes    []string   // by their labels, see modes.Label
-	Suites   []string
-	Features []string
-	Fidelity reports.Fidelity // without Hosts its kernel is the one that the worker finds itself on
-	Seed     uint64
-	File     []string // as in suites.Run
-	Ground   []string // likewise
-	Measure  suites.Measure
-	Up       bool     // only start a lab: with the mode, or of hosts only where there is none
-	Lab      *address // where the lab can be asked: the one of Up, or the first one of a run in which a spec fails; nil: none is kept
+	Kernel    []string   // only tell which of these the kernel has
+	Guest     *vm.Kernel // do the rest in a guest with this kernel; nil: here
+	Hosts     *vm.Kernel // hosts are guests with this kernel; nil: they are namespaces
+	Lacking   []string   // what the kernel lacks that switches are on where hosts are guests
+	Memory    int64      // bytes of the guest
+	Cache     string     // directory that guests take what they boot from
+	Programs  string     // directory of programs that hosts of some modes run; empty: no mode of these runs any
+	Plugins   string     // directory of the plugins that carry modes out; empty: none are carried out by plugins
+	Topology  string     // text of the file
+	Name      string     // of the file
+	Modes     []string   // by their labels, see modes.Label
+	Conf      modes.Conf // by whose plugins the mode with its name in its label is carried out; zero: none is
+	ConfFlags []string   // as in suites.Run
+	Suites    []string
+	Features  []string
+	Fidelity  reports.Fidelity // without Hosts its kernel is the one that the worker finds itself on
+	Seed      uint64
+	File      []string // as in suites.Run
+	Ground    []string // likewise
+	Measure   suites.Measure
+	Up        bool     // only start a lab: with the mode, or of hosts only where there is none
+	Lab       *address // where the lab can be asked: the one of Up, or the first one of a run in which a spec fails; nil: none is kept
 }
 
 // message is one line of a worker's answer, on its standard output. An empty one says that the worker is alive.
@@ -194,7 +197,7 @@ func do(j job, say func(message)) (kept *supervisor, err error) {
 	}
 	run := &suites.Run{
 		Driver: driver, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expected,
-		Fidelity: j.Fidelity, Measure: j.Measure, File: j.File, Ground: j.Ground,
+		Fidelity: j.Fidelity, Measure: j.Measure, File: j.File, Ground: j.Ground, Conf: j.ConfFlags,
 		Emit: func(e suites.Event) { say(message{Event: e}) },
 		Keep: func(name string, ps []lab.Packet) (string, error) {
 			var b bytes.Buffer
@@ -225,10 +228,11 @@ func do(j job, say func(message)) (kept *supervisor, err error) {
 		run.Fidelity.Kernel = release()
 	}
 	for _, name := range j.Modes {
-		m, ok := modes.Named(name, j.Plugins)
+		m, ok := j.mode(name)
 		if !ok {
 			return nil, fmt.Errorf("mode %q: no such mode", name)
 		}
+		expect(expected, m)
 		run.Modes = append(run.Modes, m)
 	}
 	run.Declare()
@@ -238,6 +242,28 @@ func do(j job, say func(message)) (kept *supervisor, err error) {
 	reporter.Succinct, reporter.NoColor = true, true
 	ginkgo.RunSpecs(indifferent{}, "modebench", suite, reporter)
 	return kept, nil
+}
+
+// mode is that of a label.
+func (j job) mode(label string) (modes.Mode, bool) {
+	if name, ok := strings.CutSuffix(label, " ("+j.Conf.Name+")"); ok {
+		m, found := modes.Find(name)
+		return m.ByConf(j.Conf), found
+	}
+	return modes.Named(label, j.Plugins)
+}
+
+// expect adds what is expected of a mode that somebody's own plugins carry out: what is of the reference plugins, or else of the mode.
+func expect(expected map[string]map[string]modes.Expectation, m modes.Mode) {
+	if _, ok := expected[m.String()]; ok {
+		return
+	}
+	for _, by := range []string{modes.ByCNI, modes.ByKernel} {
+		if e, ok := expected[modes.Label(m.Name, by)]; ok {
+			expected[m.String()] = e
+			return
+		}
+	}
 }
 
 // up starts a lab for people.

@@ -108,6 +108,17 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 	withTopology := func(name string, replace ...string) mistake {
 		return mistake{name, map[string]string{"lab.yaml": topology(replace...)}, []string{"run", "-t", "lab.yaml"}}
 	}
+	list := func(replace ...string) string {
+		return strings.NewReplacer(replace...).Replace(`{
+  "cniVersion": "1.0.0",
+  "name": "mine",
+  "plugins": [{"type": "one", "capabilities": {"ips": true}, "subnet": "{subnet4}"}]
+}
+`)
+	}
+	withList := func(name string, replace ...string) mistake {
+		return mistake{name, map[string]string{"my.conflist": list(replace...)}, []string{"run", "--cni-conf", "my.conflist", "--expect", "bridge"}}
+	}
 	for _, m := range []mistake{
 		{"mode", nil, []string{"run", "-m", "bridge,macvlan"}},
 		{"suite", nil, []string{"run", "--suite", "speed"}},
@@ -115,6 +126,17 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"implementation", nil, []string{"run", "-i", "kernel,cnni"}},
 		{"implementation-mode", nil, []string{"run", "-m", "bridge,host", "-i", "cni"}},
 		{"plan-implementation", nil, []string{"plan", "fan", "-i", "cni"}},
+		{"cni-missing", nil, []string{"run", "--cni-conf", "my.conflist", "--expect", "bridge"}},
+		{"cni-expect", map[string]string{"my.conflist": list()}, []string{"run", "--cni-conf", "my.conflist"}},
+		{"cni-mode", map[string]string{"my.conflist": list()}, []string{"run", "--cni-conf", "my.conflist", "--expect", "host"}},
+		{"cni-nothing", nil, []string{"run", "--expect", "bridge"}},
+		{"cni-bin", map[string]string{"my.conflist": list()}, []string{"run", "--cni-conf", "my.conflist", "--cni-bin", "nowhere", "--expect", "bridge"}},
+		withList("cni-json", `"plugins": [`, `"plugins": [[`),
+		withList("cni-name", `"mine"`, `"My Net"`),
+		withList("cni-plugins", `{"type": "one", "capabilities": {"ips": true}, "subnet": "{subnet4}"}`, ""),
+		withList("cni-type", `"type": "one", `, ""),
+		withList("cni-ips", `"ips"`, `"mac"`),
+		withList("cni-same", `{subnet4}`, `10.22.0.0/16`),
 		{"flag", nil, []string{"run", "--fast"}},
 		{"command", nil, []string{"start"}},
 		{"blocks", nil, []string{"run", "--blocks", "0"}},

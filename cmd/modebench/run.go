@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -39,6 +40,9 @@ type options struct {
 	cache                   string
 	programs                string // directory of programs that hosts of some modes run
 	implementations         []string
+	confFile, confBin       string // somebody's own network configuration list and the directory of its plugins
+	expect                  string // the mode that these are to be
+	conf                    modes.Conf
 	plugins                 string // directory of the plugins that carry modes out
 	noFetch                 bool
 	quick, strict           bool
@@ -72,6 +76,9 @@ func runCommand() *cobra.Command {
 	topologyFlag(c, &o.topology)
 	f.StringSliceVarP(&o.modes, "modes", "m", nil, "modes, comma-separated; all where not given")
 	f.StringSliceVarP(&o.implementations, "implementation", "i", []string{modes.ByKernel}, "who carries modes out: "+strings.Join(modes.Implementations(), ", ")+"; several, comma-separated, side by side")
+	f.StringVar(&o.confFile, "cni-conf", "", "have the plugins of this network configuration list carry a mode out, too, or alone where no modes are given")
+	f.StringVar(&o.confBin, "cni-bin", "/opt/cni/bin", "with --cni-conf, the directory of its plugins")
+	f.StringVar(&o.expect, "expect", "", "with --cni-conf, the mode that it is to be, by whose expectations it is judged")
 	f.StringSliceVar(&o.suites, "suite", nil, "suites: "+strings.Join(suites.Names(), ", ")+"; where not given, all but those that take long: "+strings.Join(slices.DeleteFunc(suites.Names(), func(s string) bool { return slices.Contains(suites.Usual(), s) }), ", "))
 	f.StringSliceVar(&o.features, "feature", nil, "observe or measure these features only")
 	f.StringSliceVar(&o.fabrics, "fabric", nil, "put modes on these fabrics only, in the suite "+suites.OnFabrics+": "+strings.Join(suites.Fabrics(), ", "))
@@ -108,6 +115,9 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 		return nil, "", nil, err
 	}
 	if ms, err = carried(ms, o.modes, o.implementations, o.plugins); err != nil {
+		return nil, "", nil, err
+	}
+	if ms, err = o.own(ms, p); err != nil {
 		return nil, "", nil, err
 	}
 	if len(o.suites) == 0 && len(o.fabrics) > 0 {
@@ -157,6 +167,49 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 		return nil, "", nil, input("%s: %w", o.topology, err)
 	}
 	return p, source, ms, writable(o.dir)
+}
+
+// own adds the mode that somebody's own plugins are to carry out, where there are any, to those that were asked for.
+func (o *options) own(ms []modes.Mode, p *topology.Plan) ([]modes.Mode, error) {
+	if o.confFile == "" {
+		if o.expect != "" {
+			return nil, input("--expect %s: nothing is to be judged so: want --cni-conf FILE with it", o.expect)
+		}
+		return ms, nil
+	}
+	text, err := os.ReadFile(o.confFile)
+	if err != nil {
+		return nil, input("--cni-conf: %w", err)
+	}
+	bin, err := filepath.Abs(o.confBin)
+	if err != nil {
+		return nil, input("--cni-bin: %w", err)
+	}
+	m, ok := modes.Find(o.expect)
+	switch {
+	case o.expect == "":
+		return nil, input("--cni-conf %s: nobody says what it is to be: want --expect MODE with it", o.confFile)
+	case !ok:
+		return nil, input("--expect %q: no such mode: want one such as bridge, macvlan-bridge", o.expect)
+	case m.Addrs == nil || m.Device == "":
+		return nil, input("--expect %s: its containers have no interface of their own, which plugins would make", m.Name)
+	}
+	on, err := m.Plan(p.Topology)
+	if err != nil {
+		return nil, input("--expect %s: %w", m.Name, err)
+	}
+	if o.conf, err = modes.ReadConf(text, bin, on); err != nil {
+		return nil, input("%s: %w", o.confFile, err)
+	}
+	for _, name := range o.conf.Types(on) {
+		if _, err := exec.LookPath(filepath.Join(bin, filepath.Base(name))); err != nil {
+			return nil, input("%s: plugin %q: there is no such program in %s: want the directory that has it as --cni-bin", o.confFile, name, o.confBin)
+		}
+	}
+	if len(o.modes) == 0 {
+		ms = nil
+	}
+	return append(ms, m.ByConf(o.conf)), nil
 }
 
 // checkFabrics answers a --fabric that cannot be meant, and asks what is asked on those alone.
@@ -230,6 +283,9 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 	expected, err := expectations()
 	if err != nil {
 		return err
+	}
+	for _, m := range whole {
+		expect(expected, m)
 	}
 	b := &book{o: o, expectations: expected, res: &res, grounds: ks.grounds, got: map[cell]bool{}, counts: map[string]*reports.Counts{}}
 	for _, a := range all {
@@ -314,6 +370,14 @@ func (o options) file() []string {
 		return nil
 	}
 	return []string{"-t", word(o.topology)}
+}
+
+// confFlags lead a run to the list that the user has given.
+func (o options) confFlags() []string {
+	if o.confFile == "" {
+		return nil
+	}
+	return []string{"--cni-conf", word(o.confFile), "--cni-bin", word(o.confBin)}
 }
 
 // flags lead a run to a ground.
@@ -497,7 +561,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			if g.guest != nil {
 				name += " on " + g.name
 			}
-			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Programs: o.programs, Plugins: o.plugins, Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
+			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Programs: o.programs, Plugins: o.plugins, Conf: o.conf, ConfFlags: o.confFlags(), Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
 			if o.keep && g.guest == nil {
 				base.Lab = &address{labsDir(), fmt.Sprintf("failed-%d", os.Getpid())}
 			}

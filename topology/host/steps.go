@@ -478,8 +478,34 @@ func (w *walk) plug(s topology.Step) (func(*walk) error, error) {
 		if err := w.enter(""); err != nil {
 			return err
 		}
-		return undo()
+		err := undo()
+		if s.CNI.Queues {
+			err = errors.Join(err, w.unqueue(w.plugins.Ends(s.CNI.Name(), s.CNI.After, s.CNI.Link)...))
+		}
+		return err
 	}, err
+}
+
+// unqueue takes queues off devices of the machine's own namespace, where they have any.
+func (w *walk) unqueue(devices ...string) error {
+	nl, err := w.netlink("")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range devices {
+		link, err := index(nl, name)
+		if err != nil {
+			continue // it went
+		}
+		for _, parent := range []uint32{netlink.HANDLE_ROOT, netlink.HANDLE_INGRESS} {
+			q := &netlink.GenericQdisc{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Parent: parent}}
+			if err := nl.QdiscDel(q); err != nil && !gone(err) && !errors.Is(err, unix.EINVAL) { // EINVAL: there is no such queue
+				errs = append(errs, fmt.Errorf("queue of %s: %w", name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // reserve has a container get addresses from a pool of the machine.

@@ -204,6 +204,26 @@ func (s *Service) Forget(container string) error {
 	return errors.Join(errs...)
 }
 
+// Ends are the devices on the machine that an ADD gave as its result, such as the end of a container's pair; none where there is no such result.
+func (s *Service) Ends(list, id, link string) (names []string) {
+	s.mu.Lock()
+	r := s.results[key(list, id, link)]
+	s.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	got, err := current.NewResultFromResult(r)
+	if err != nil {
+		return nil
+	}
+	for _, i := range got.Interfaces {
+		if i.Sandbox == "" {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
 func (s *Service) add(a *call) (types.Result, error) {
 	if a.after == "" {
 		return a.AddNetworkList(context.Background(), a.list, a.rt)

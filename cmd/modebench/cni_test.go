@@ -1,0 +1,148 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology/daemons"
+)
+
+// example is the list of docs/cni.md.
+func example(t *testing.T) string {
+	t.Helper()
+	for _, d := range documents(t) {
+		for _, f := range d.fences {
+			if d.path == "docs/cni.md" && f.lang == "json" {
+				return f.text
+			}
+		}
+	}
+	t.Fatal("docs/cni.md has no list")
+	return ""
+}
+
+// equipped is a directory with the example's list, and another, bin, with its plugins, of which one is a script of some lines, which finds the
+// reference plugin in its own directory under the name real.
+func equipped(t *testing.T, replaced string, lines ...string) (dir string) {
+	t.Helper()
+	isolated(t)
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		unable(t, "%v", err)
+	}
+	if err := daemons.Needs(daemons.Plugins.Names()); err != nil {
+		unable(t, "%v", err)
+	}
+	built, err := daemons.Plugins.Build(t.Context(), filepath.Join(cache, "modebench"), false, func(line string) { t.Log(line) })
+	if err != nil {
+		unable(t, "%v", err)
+	}
+	dir = t.TempDir()
+	put := func(name, text string, mode os.FileMode) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("my.conflist", example(t), 0o644)
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"bridge", "portmap", "host-local"} {
+		plugin, err := os.ReadFile(filepath.Join(built, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == replaced {
+			put("bin/"+name, "#!/bin/sh\n"+strings.Join(lines, "\n")+"\n", 0o755)
+			name = "real"
+		}
+		put("bin/"+name, string(plugin), 0o755)
+	}
+	return dir
+}
+
+// asked are features that a faulty plugin for bridges is likely to be caught by.
+const asked = "same-host-ipv4,container-to-external-ipv4,publish-tcp-ipv4,attach-detach"
+
+// judged runs them on somebody's own plugins and gives the outcomes by feature, and the exit code.
+func judged(t *testing.T, dir string) (outcomes map[string]reports.Result, code int) {
+	t.Helper()
+	code, _, stderr := result(t, modebench(t, dir, "run", "--cni-conf", "my.conflist", "--cni-bin", "bin", "--expect", "bridge", "--feature", asked))
+	f, err := os.Open(filepath.Join(dir, "modebench-report", "results.json"))
+	if err != nil {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	defer f.Close()
+	res, err := reports.Read(f, "results.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !res.Run.Complete {
+		t.Errorf("missing: %v", res.Run.Missing)
+	}
+	outcomes = map[string]reports.Result{}
+	for _, r := range res.Results {
+		if r.Implementation != "mine" || r.Mode != "bridge" || len(r.Reproduce) == 0 && r.Outcome != reports.Unable {
+			t.Errorf("%s of mode %s by %q, again: %v", r.Feature, r.Mode, r.Implementation, r.Reproduce)
+		}
+		outcomes[r.Feature] = r
+	}
+	return outcomes, code
+}
+
+// Somebody's own list is judged as the mode that it is to be, and passes where it is that.
+func TestOwnPlugins(t *testing.T) {
+	got, code := judged(t, equipped(t, ""))
+	if code != exitExpected || len(got) != len(strings.Split(asked, ",")) {
+		t.Errorf("exit code %d, %d cells", code, len(got))
+	}
+	for feature, r := range got {
+		if r.Outcome != reports.Pass {
+			t.Errorf("%s: %s: %s", feature, r.Outcome, r.Detail)
+		}
+	}
+}
+
+// Plugins with a fault are caught, by those questions that the fault is about, and soon.
+func TestFaultyPlugins(t *testing.T) {
+	for _, c := range []struct {
+		name, plugin string
+		lines        []string
+		red          string // features, or all of them: all
+		says         string
+	}{
+		{"nothing is masqueraded", "bridge", []string{
+			`conf=$(sed 's/"ipMasq":true/"ipMasq":false/')`, `echo "$conf" | "${0%/*}/real"`,
+		}, "container-to-external-ipv4", "last seen at"},
+		{"DEL leaves everything", "bridge", []string{`[ "$CNI_COMMAND" = DEL ] || exec "${0%/*}/real"`}, "attach-detach", "differences to the host before"},
+		{"ports are promised only", "portmap", []string{
+			`sed -n 's/.*"prevResult":\({.*}\),"runtimeConfig".*/\1/p; t; s/.*"prevResult":\({.*}\),"type".*/\1/p'`,
+		}, "publish-tcp-ipv4", ""},
+		{"it hangs", "bridge", []string{"exec sleep 4711"}, "all", "did not end within 10s and was killed"},
+		{"it crashes", "bridge", []string{"kill -KILL $$"}, "all", "signal: killed"},
+		{"it talks", "bridge", []string{"echo the bridge is up"}, "all", "invalid character"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := equipped(t, c.plugin, c.lines...)
+			began := time.Now()
+			got, code := judged(t, dir)
+			if took := time.Since(began); code != exitUnexpected || took > time.Minute {
+				t.Errorf("exit code %d after %s", code, took)
+			}
+			for feature, r := range got {
+				want := reports.Pass
+				if c.red == "all" || c.red == feature {
+					want = reports.Fail
+				}
+				if r.Outcome != want || want == reports.Fail && !strings.Contains(r.Detail, c.says) {
+					t.Errorf("%s: outcome %s: want %s, and that it says %q: %s", feature, r.Outcome, want, c.says, r.Detail)
+				}
+			}
+		})
+	}
+}
