@@ -430,7 +430,7 @@ func TestSeveralReasons(t *testing.T) {
 	owes := owed(o, as[0], o.suites)
 	for i := range 2 {
 		b.note(task{ground: g}, message{Event: suites.Event{Kind: "cell", Mode: "none", Result: &reports.Result{
-			Suite: owes[i].Suite, Mode: "none", Feature: owes[i].Feature, Outcome: reports.Pass,
+			Suite: owes[i].Suite, Mode: "none", Implementation: "kernel", Feature: owes[i].Feature, Outcome: reports.Pass,
 		}}})
 	}
 	broke := errors.New("guest kernel uml: it ended: signal: killed\n[    1.0] Kernel panic - not syncing\n\n[    1.1] end")
