@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/rpc"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -769,7 +770,8 @@ func use(ctx context.Context, b *Bench, p Place, c topology.Container) (answers 
 }
 
 // lingering are the connections that are new in a host's tracking. Those that are over age out by themselves, within two
-// minutes (Documentation/networking/nf_conntrack-sysctl.rst: a stream of UDP 120 s, TCP's time wait 120 s); one that is
+// minutes (Documentation/networking/nf_conntrack-sysctl.rst: a stream of UDP 120 s, TCP's time wait 120 s), and within ten where
+// their protocol is none that the tracking knows, such as IGMP (nf_conntrack_generic_timeout, 600 s); one that is
 // kept for longer, as an established TCP connection is for days, has been left behind.
 func lingering(before, after lab.State) (stay []string, ageing int) {
 	type ends struct{ proto, src, dst string }
@@ -779,9 +781,13 @@ func lingering(before, after lab.State) (stay []string, ageing int) {
 		known[of(c)] = true
 	}
 	for _, c := range after.Spaces[""].Conntrack {
+		ages := 2 * time.Minute
+		if _, err := strconv.Atoi(c.Proto); err == nil { // a number stands for want of a name
+			ages = 10 * time.Minute
+		}
 		switch {
 		case known[of(c)]:
-		case c.Timeout > 2*time.Minute:
+		case c.Timeout > ages:
 			stay = append(stay, fmt.Sprintf("+ connection %s %s to %s, kept for %s", c.Proto, c.Src, c.Dst, c.Timeout))
 		default:
 			ageing++
