@@ -282,7 +282,7 @@ var _ = registerFamilies(func(f Family) Spec {
 				return Observation{}, err
 			}
 			token := b.newToken()
-			stop, err := flowing(ctx, b, x, s.target, token)
+			asked, err := flowing(ctx, b, x, s.target, token)
 			if err != nil {
 				return Observation{}, err
 			}
@@ -325,7 +325,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			if err := more(before[kept]); err != nil {
 				return Observation{}, err
 			}
-			if _, err := stop(); err != nil {
+			if _, err := asked.stop(); err != nil {
 				return Observation{}, err
 			}
 			flow, err := s.served(ctx, ofFlow)

@@ -142,7 +142,7 @@ var _ = register(Spec{
 		prefixes := guestAddrs(b, c)
 		target := netip.AddrPortFrom(prefixes[0].Addr(), server.Port)
 		token := b.newToken()
-		stop, err := flowing(ctx, b, x, target, token)
+		asked, err := flowing(ctx, b, x, target, token)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -197,7 +197,7 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		if _, err := stop(); err != nil {
+		if _, err := asked.stop(); err != nil {
 			return Observation{}, err
 		}
 		packets, err := recorded(ctx, func(q lab.Packet) bool {
@@ -405,7 +405,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			// From one socket: within a machine the kernel goes by what it noted of the sender's (fib_multipath_hash() of
 			// net/ipv4/route.c).
 			one := b.newToken()
-			stop, err := flowing(ctx, b, x, target, one)
+			asked, err := flowing(ctx, b, x, target, one)
 			if err != nil {
 				return Observation{}, err
 			}
@@ -419,7 +419,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			}); err != nil || !ok {
 				return Observation{}, errors.Join(err, fmt.Errorf("the flow of %s to %s does not arrive", x, target))
 			}
-			if _, err := stop(); err != nil {
+			if _, err := asked.stop(); err != nil {
 				return Observation{}, err
 			}
 			packets, err := recorded(ctx, func(p lab.Packet) bool { return arriving(p) && (ofFlow(p) || slices.Contains(tokens, p.Token)) })
@@ -558,10 +558,7 @@ func outage(ctx context.Context, b *Bench, fail func() error) (tally lab.Tally, 
 		return tally, 0, err
 	}
 	target := netip.AddrPortFrom(addrOf(b, p, IPv6), server.Port)
-	if ok, err := eventually(ctx, patience, func() (bool, error) {
-		a, err := b.Ask(ctx, x, lab.Ask{Proto: "udp", To: target, Wait: hopeful})
-		return a.Answered, err
-	}); err != nil || !ok {
+	if ok, err := insists(ctx, b, x, target); err != nil || !ok {
 		return tally, 0, errors.Join(err, fmt.Errorf("%s does not reach %s at %s before anything failed", x, p, target))
 	}
 	var h lab.Handle

@@ -3,7 +3,6 @@ package suites
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -185,17 +184,8 @@ func newest(ctx context.Context, b *Bench) (Place, error) {
 	if err != nil || b.plan.Topology.Fabric.Overflow != "promisc" {
 		return at, err
 	}
-	return at, opened(ctx, b, at)
-}
-
-// opened waits until the NIC of a container's host may have been told of it, which is soon after, and lets its answers in; not for ever, where it does not.
-func opened(ctx context.Context, b *Bench, at Place) error {
-	to := netip.AddrPortFrom(addrOf(b, external(b), b.families()[0]), controlPort)
-	_, err := eventually(ctx, patience, func() (bool, error) {
-		a, err := b.Ask(ctx, at, lab.Ask{Proto: "udp", To: to, Wait: slow})
-		return a.Answered, err
-	})
-	return err
+	_, err = hearsBack(ctx, b, at) // the NIC is told soon after
+	return at, err
 }
 
 // freed detaches one of the containers that have a filter, and has the one that has none ask.
@@ -230,7 +220,7 @@ func freed(ctx context.Context, b *Bench) (Observation, error) {
 			return Observation{}, err
 		}
 	}
-	if err := opened(ctx, b, last); err != nil {
+	if _, err := hearsBack(ctx, b, last); err != nil { // the NIC is told soon after
 		return Observation{}, err
 	}
 	return reachesAll(ctx, b, last, external(b))

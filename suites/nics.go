@@ -140,18 +140,23 @@ func fill(ctx context.Context, b *Bench, host string, want int) error {
 	return err
 }
 
+// hearsBack tells whether an external machine's answers reach a place, now or before long.
+func hearsBack(ctx context.Context, b *Bench, at Place) (bool, error) {
+	to := netip.AddrPortFrom(addrOf(b, external(b), b.families()[0]), controlPort)
+	return eventually(ctx, patience, func() (bool, error) {
+		a, err := b.Ask(ctx, at, lab.Ask{Proto: "udp", To: to, Wait: slow})
+		return a.Answered, err
+	})
+}
+
 // cutOff are those of some places that get no answer from an external machine.
 func cutOff(ctx context.Context, b *Bench, places []Place) (cut []string, err error) {
-	to := netip.AddrPortFrom(addrOf(b, external(b), b.families()[0]), controlPort)
 	missing := make([]bool, len(places))
 	var asking errgroup.Group
 	asking.SetLimit(8)
 	for i, p := range places {
 		asking.Go(func() error {
-			ok, err := eventually(ctx, patience, func() (bool, error) {
-				a, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", To: to, Wait: slow})
-				return a.Answered, err
-			})
+			ok, err := hearsBack(ctx, b, p)
 			missing[i] = !ok
 			return err
 		})

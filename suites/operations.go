@@ -45,21 +45,24 @@ func heardOf(ctx context.Context, b *Bench, at Place, s server, token string) (b
 	return slices.ContainsFunc(seen, func(s lab.Seen) bool { return strings.HasPrefix(s.Token, token+".") }), err
 }
 
-// flowing asks by UDP once every millisecond. What it returns ends that, and may be called again.
-func flowing(ctx context.Context, b *Bench, from Place, to netip.AddrPort, token string) (func() (lab.Tally, error), error) {
-	var h lab.Handle
-	err := b.Do(ctx, from.Machine, "Probe.Flow", lab.Flow{
+// flow asks by UDP once every millisecond. Its stop ends that, and may be called again.
+type flow struct {
+	handle lab.Handle
+	stop   func() (lab.Tally, error)
+}
+
+func flowing(ctx context.Context, b *Bench, from Place, to netip.AddrPort, token string) (f flow, err error) {
+	if err := b.Do(ctx, from.Machine, "Probe.Flow", lab.Flow{
 		Ask: lab.Ask{In: from.Container, Proto: "udp", To: to, Token: token, Wait: 100 * time.Millisecond}, Every: time.Millisecond,
-	}, &h)
-	if err != nil {
-		return nil, err
+	}, &f.handle); err != nil {
+		return f, err
 	}
-	stop := sync.OnceValues(func() (t lab.Tally, err error) {
-		err = b.Do(context.WithoutCancel(ctx), from.Machine, "Probe.Stop", h, &t)
+	f.stop = sync.OnceValues(func() (t lab.Tally, err error) {
+		err = b.Do(context.WithoutCancel(ctx), from.Machine, "Probe.Stop", f.handle, &t)
 		return t, err
 	})
-	b.atEnd(func(context.Context) error { _, err := stop(); return err })
-	return stop, nil
+	b.atEnd(func(context.Context) error { _, err := f.stop(); return err })
+	return f, nil
 }
 
 // visible tells whether an address is on a segment of the external machine's, or behind a router.
@@ -150,7 +153,7 @@ func move(ctx context.Context, b *Bench, f Family) (Observation, error) {
 		return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s at %s before it moves", x, here, target))
 	}
 	token := b.newToken()
-	stop, err := flowing(ctx, b, x, target, token)
+	asked, err := flowing(ctx, b, x, target, token)
 	if err != nil {
 		return Observation{}, err
 	}
@@ -198,7 +201,7 @@ func move(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	}
 	o := t.observation()
 	if o.Status != reports.Works {
-		_, err := stop()
+		_, err := asked.stop()
 		if err != nil || now == target {
 			return o, err
 		}
@@ -212,7 +215,7 @@ func move(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	if ok, err := eventually(ctx, patience, func() (bool, error) { return heardOf(ctx, b, there, second, token) }); err != nil || !ok {
 		return Observation{}, errors.Join(err, fmt.Errorf("%s is answered by %s again, but not its flow", x, there))
 	}
-	tally, err := stop()
+	tally, err := asked.stop()
 	if err != nil {
 		return Observation{}, err
 	}

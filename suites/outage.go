@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/modebench/modebench/modes"
@@ -32,8 +31,7 @@ type vigil struct {
 	from, at Place
 	target   netip.AddrPort
 	server   server
-	handle   lab.Handle
-	stop     func() (lab.Tally, error)
+	flow
 }
 
 // asker is who asks a container while something fails, and where. It is asked at its own address where somebody elsewhere reaches it there: an
@@ -67,22 +65,12 @@ func streaming(ctx context.Context, b *Bench, f Family) (*vigil, error) {
 	if s.from, s.target, err = asker(ctx, b, s.at, f, s.server.Port); err != nil {
 		return nil, err
 	}
-	if ok, err := eventually(ctx, patience, func() (bool, error) {
-		a, err := b.Ask(ctx, s.from, lab.Ask{Proto: "udp", To: s.target, Wait: hopeful})
-		return a.Answered, err
-	}); err != nil || !ok {
+	if ok, err := insists(ctx, b, s.from, s.target); err != nil || !ok {
 		return nil, errors.Join(err, fmt.Errorf("%s does not reach %s at %s before anything failed", s.from, s.at, s.target))
 	}
-	if err := b.Do(ctx, s.from.Machine, "Probe.Flow", lab.Flow{
-		Ask: lab.Ask{In: s.from.Container, Proto: "udp", To: s.target, Token: b.newToken(), Wait: 100 * time.Millisecond}, Every: time.Millisecond,
-	}, &s.handle); err != nil {
+	if s.flow, err = flowing(ctx, b, s.from, s.target, b.newToken()); err != nil {
 		return nil, err
 	}
-	s.stop = sync.OnceValues(func() (t lab.Tally, err error) {
-		err = b.Do(context.WithoutCancel(ctx), s.from.Machine, "Probe.Stop", s.handle, &t)
-		return t, err
-	})
-	b.atEnd(func(context.Context) error { _, err := s.stop(); return err })
 	if ok, err := s.goesOn(ctx, patience); err != nil || !ok {
 		return nil, errors.Join(err, fmt.Errorf("%s asks %s at %s a thousand times a second, and is not answered before anything failed", s.from, s.at, s.target))
 	}
@@ -195,6 +183,11 @@ func estranged(p *topology.Plan) []topology.Step {
 	return append(forgetful(p), topology.Step{On: h.Name, Sysctl: &topology.Sysctl{Key: "net/ipv4/conf/" + p.Networks[0].NIC + "/arp_ignore", Value: "8"}})
 }
 
+var estrangements = []Sabotage{
+	{Mode: "bridge", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
+	{Mode: "ptp", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
+}
+
 var _ = register(Spec{
 	Suite:   failure,
 	Feature: Feature{Name: "outage-link", Group: failure, Doc: "When a host's uplink is lost and comes back, is a container there answered again by itself?"},
@@ -211,10 +204,7 @@ var _ = register(Spec{
 		back := time.Now()
 		return fmt.Sprintf("the uplink of %s was lost and came back", s.at.Machine), back, plug()
 	}),
-	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
-		{Mode: "ptp", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
-	},
+	Sabotage: estrangements,
 })
 
 var _ = register(Spec{
@@ -226,10 +216,7 @@ var _ = register(Spec{
 		up, err := restart(ctx, s.Bench, func() error { return s.silent(ctx) })
 		return "the switch restarted", up, err
 	}),
-	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
-		{Mode: "ptp", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
-	},
+	Sabotage: estrangements,
 })
 
 var _ = register(Spec{

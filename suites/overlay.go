@@ -940,15 +940,12 @@ func overlayMove(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	}
 	target := netip.AddrPortFrom(addrOf(b, here, f), port)
 	for _, p := range []Place{asker, far(b)} {
-		if ok, err := eventually(ctx, patience, func() (bool, error) {
-			a, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", To: target, Wait: hopeful})
-			return a.Answered, err
-		}); err != nil || !ok {
+		if ok, err := insists(ctx, b, p, target); err != nil || !ok {
 			return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s at %s before it moves", p, here, target))
 		}
 	}
 	token := b.newToken()
-	stop, err := flowing(ctx, b, asker, target, token)
+	asked, err := flowing(ctx, b, asker, target, token)
 	if err != nil {
 		return Observation{}, err
 	}
@@ -984,7 +981,7 @@ func overlayMove(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	if !heard {
 		return Observation{}, fmt.Errorf("%s is answered by %s again, but not its flow", asker, there)
 	}
-	tally, err := stop()
+	tally, err := asked.stop()
 	if err != nil {
 		return Observation{}, err
 	}

@@ -99,6 +99,19 @@ func (o *home) tell(text string) (undo func() error, err error) {
 	return undo, o.etc.WriteFile("hosts", []byte(text), 0o644)
 }
 
+// launch starts a process of the container's, which ends with its standard input, and gives what it writes.
+func (o *home) launch(cmd *exec.Cmd) (*process, io.Reader, error) {
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	return &process{cmd: cmd, in: in}, out, o.etc.Start(cmd)
+}
+
 // live starts the process with that environment.
 func (o *home) live(env []string) error {
 	o.mu.Lock()
@@ -108,18 +121,11 @@ func (o *home) live(env []string) error {
 	}
 	cmd := exec.Command(space.Self, "idle")
 	cmd.Env, cmd.Stderr = append([]string{}, env...), os.Stderr
-	in, err := cmd.StdinPipe()
+	p, out, err := o.launch(cmd)
 	if err != nil {
 		return err
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := o.etc.Start(cmd); err != nil {
-		return err
-	}
-	p, says := &process{cmd: cmd, in: in}, json.NewDecoder(out)
+	says := json.NewDecoder(out)
 	if err := says.Decode(&map[string]uint64{}); err != nil { // it is there
 		return errors.Join(err, p.end())
 	}
@@ -151,18 +157,10 @@ func (o *home) carry(r topology.Relay) error {
 	var failed bytes.Buffer
 	cmd := exec.Command(space.Self, "relay", r.Proto, fmt.Sprint(r.Port), r.To.String())
 	cmd.Env, cmd.Stderr = []string{}, &failed
-	in, err := cmd.StdinPipe()
+	p, out, err := o.launch(cmd)
 	if err != nil {
 		return err
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := o.etc.Start(cmd); err != nil {
-		return err
-	}
-	p := &process{cmd: cmd, in: in}
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // it has ended, and said why
 		_ = cmd.Wait()
 		return fmt.Errorf("relay of %s: %s", carried(r), bytes.TrimSpace(failed.Bytes()))
