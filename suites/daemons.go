@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -85,21 +86,35 @@ func cut(mode string) Sabotage {
 
 // configured changes the words of the configuration that a mode's store begins with.
 func configured(mode, doc, was, is string) Sabotage {
-	return Sabotage{Mode: mode, Doc: doc, Setup: func(steps []topology.Step) []topology.Step {
+	return Sabotage{Mode: mode, Doc: doc, Setup: mapPrograms(func(_ string, p *topology.Program) {
+		if p.Name == store {
+			p.Files = replaced(p.Files, strings.NewReplacer(was, is))
+		}
+	})}
+}
+
+// mapPrograms changes the programs of hosts.
+func mapPrograms(change func(on string, p *topology.Program)) func([]topology.Step) []topology.Step {
+	return func(steps []topology.Step) []topology.Step {
 		steps = slices.Clone(steps)
 		for i, s := range steps {
-			if s.Program == nil || s.Program.Name != store {
-				continue
+			if s.Program != nil {
+				p := *s.Program
+				change(s.On, &p)
+				steps[i].Program = &p
 			}
-			p := *s.Program
-			p.Files = map[string]string{}
-			for name, text := range s.Program.Files {
-				p.Files[name] = strings.Replace(text, was, is, 1)
-			}
-			steps[i].Program = &p
 		}
 		return steps
-	}}
+	}
+}
+
+// replaced are files with other words.
+func replaced(files map[string]string, words *strings.Replacer) map[string]string {
+	out := map[string]string{}
+	for name, text := range files {
+		out[name] = words.Replace(text)
+	}
+	return out
 }
 
 // crossing asks a container of another host by UDP, and gives the question as it entered the switch by the port of the asker's
@@ -392,24 +407,31 @@ var _ = register(Spec{
 	Sabotage: []Sabotage{cut("flannel-vxlan"), cut("flannel-udp")},
 })
 
-// revoked deletes the second host's lease from the store, and tells whether its daemon ended, as a daemon does that has lost its lease, and
-// whether the first host let go of its way to the lease: no packet for it comes to the segment any more.
-func revoked(ctx context.Context, b *Bench) (bool, []reports.Evidence, error) {
+// revoke deletes a host's lease from the store.
+func revoke(ctx context.Context, b *Bench, host string) (reports.Evidence, error) {
 	p, at := programOf(b.plan, b.mode, store)
-	host := secondHost(b)
 	v4, v6 := b.plan.Subnet(host)
 	dashed := func(p netip.Prefix) string { return fmt.Sprintf("%s-%d", p.Addr(), p.Bits()) }
 	key := "/coreos.com/network/subnets/" + dashed(v4)
-	if len(b.mode.Addrs(b.plan, b.plan.Machine(host), attachedAt(b, far(b)))) > 1 {
+	if len(b.mode.Addrs(b.plan, b.plan.Machine(host), attachedAt(b, b.Containers(host, network(b))[0]))) > 1 {
 		key += "&" + dashed(v6)
 	}
 	i := slices.IndexFunc(p.Args, func(a string) bool { return strings.HasPrefix(a, "-listen-client-urls=") })
 	endpoint := strings.TrimPrefix(p.Args[i], "-listen-client-urls=")
 	const done = "127.0.0.1:2377"
-	if err := b.Apply(ctx, topology.Step{On: at, Program: &topology.Program{
+	return reports.Evidence{At: at, Saw: "the key " + key + " was deleted"}, b.Apply(ctx, topology.Step{On: at, Program: &topology.Program{
 		Name: "etcdctl", Path: "etcdctl", Args: []string{"-endpoints=" + endpoint, "-del=" + key, "-ready=" + done},
 		Ready: topology.Ready{Addr: netip.MustParseAddrPort(done)},
-	}}); err != nil {
+	}})
+}
+
+// revoked deletes the second host's lease from the store, and tells whether its daemon ended, as a daemon does that has lost its lease, and
+// whether the first host let go of its way to the lease: no packet for it comes to the segment any more.
+func revoked(ctx context.Context, b *Bench) (bool, []reports.Evidence, error) {
+	host := secondHost(b)
+	v4, _ := b.plan.Subnet(host)
+	gone, err := revoke(ctx, b, host)
+	if err != nil {
 		return false, nil, err
 	}
 	var s lab.ProgramState
@@ -432,7 +454,7 @@ func revoked(ctx context.Context, b *Bench) (bool, []reports.Evidence, error) {
 		return !last, err
 	})
 	return ended && let, []reports.Evidence{
-		{At: at, Saw: "the key " + key + " was deleted"},
+		gone,
 		{At: host, Saw: fmt.Sprintf("its daemon ended: %t%s", ended, said)},
 		{At: firstHost(b), Saw: fmt.Sprintf("packets for %s come to the segment: %t", v4, last)},
 	}, err
@@ -481,6 +503,177 @@ var _ = register(Spec{
 			return b.Do(ctx, firstHost(b), "Program.Kill", daemon, &lab.Nothing{})
 		}},
 		cut("flannel-udp"),
+	},
+})
+
+// fewSubnets is a lab of its own of a mode whose hosts lease subnets, of a network that has just three to give: of a block of four the first is not
+// given out (flannel Documentation/configuration.md, SubnetMin). Three hosts have them and a container each; a fourth has nothing yet.
+func fewSubnets(ctx context.Context, b *Bench) (*Bench, error) {
+	const subnets = 3
+	t := b.plan.Topology
+	t.Hosts = map[string]topology.Host{}
+	first := b.plan.Topology.Hosts[firstHost(b)]
+	for n := 1; len(t.Hosts) <= subnets; n++ {
+		name := fmt.Sprintf("h%d", n)
+		if m := b.plan.Machine(name); m == nil || m.Role == topology.RoleHost {
+			t.Hosts[name] = topology.Host{NICs: first.NICs, Containers: map[string]int{network(b): 1}}
+		}
+	}
+	last := slices.Max(slices.Collect(maps.Keys(t.Hosts)))
+	t.Hosts[last] = topology.Host{NICs: first.NICs}
+	p, err := topology.NewPlan(t)
+	if err != nil {
+		return nil, err
+	}
+	all4, all6 := topology.Spanned()
+	four := func(all netip.Prefix, subnet int) string { return netip.PrefixFrom(all.Addr(), subnet-2).String() }
+	words := strings.NewReplacer(all4.String(), four(all4, 24), all6.String(), four(all6, 64))
+	m := b.mode
+	m.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
+		if host.Name == last {
+			return nil
+		}
+		return mapPrograms(func(_ string, p *topology.Program) { p.Files = replaced(p.Files, words) })(b.mode.Setup(p, host))
+	}
+	return newBench(ctx, b.driver, p, m, b.rewire)
+}
+
+// carriedOver are a host's steps but its programs, on another host.
+func carriedOver(steps []topology.Step, by string) (out []topology.Step) {
+	for _, s := range steps {
+		if s.Program == nil {
+			s.On = by
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{
+		Name: "subnet-exhaustion", Group: "lifecycle",
+		Doc: "When every subnet of the network is leased, is one more host refused a lease with the reason and without harm to the others, and does it get one, and is reached, once another host's was revoked?",
+	},
+	Name:   "in a lab of its own, with a network of four subnets, of which three are given out, three hosts have a lease and a fourth asks for one; a lease is revoked, and it asks again",
+	Within: 2 * specTimeout,
+	Run: func(ctx context.Context, b *Bench) (o Observation, err error) {
+		if o := leaseless(b); o != nil {
+			return *o, nil
+		}
+		l, err := fewSubnets(ctx, b)
+		if err != nil {
+			return o, err
+		}
+		defer func() { err = errors.Join(err, l.Close()) }()
+		hosts := hostNames(l)
+		leaving, coming := hosts[len(hosts)-2], hosts[len(hosts)-1]
+		// others tells how many of the hosts that have a lease run their daemon, and reach the others and are reached.
+		others := func(among []string) (well int, err error) {
+			for i, h := range among {
+				var s lab.ProgramState
+				if err := l.Do(ctx, h, "Program.State", daemon, &s); err != nil {
+					return 0, err
+				}
+				from, to := l.Containers(h, network(l))[0], l.Containers(among[(i+1)%len(among)], network(l))[0]
+				a, err := l.Ask(ctx, from, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(l, to, IPv4), 0), Wait: slow})
+				if err != nil {
+					return 0, err
+				}
+				if s.Running && a.Answered {
+					well++
+				}
+			}
+			return well, nil
+		}
+		having := hosts[:len(hosts)-1]
+		before, err := others(having)
+		if err != nil {
+			return o, err
+		}
+		var asks topology.Program
+		for _, s := range b.mode.Setup(l.plan, l.plan.Machine(coming)) {
+			if s.Program != nil && s.Program.Name == daemon {
+				asks = *s.Program
+			}
+		}
+		asks.Files = nil // it never had a lease
+		ask := topology.Step{On: coming, Program: &asks}
+		bare, err := l.State(ctx, coming)
+		if err != nil {
+			return o, err
+		}
+		began := time.Now()
+		refusal := l.Apply(ctx, ask)
+		took := time.Since(began)
+		if refusal != nil && !refused(refusal) {
+			return o, refusal
+		}
+		during, err := others(having)
+		if err != nil {
+			return o, err
+		}
+		state, err := l.State(ctx, coming)
+		if err != nil {
+			return o, err
+		}
+		left, _ := changes(bare, state)
+		left = slices.DeleteFunc(left, func(l string) bool { return !strings.Contains(l, ": link ") }) // a tunnel is made before the lease is asked for (flannel pkg/backend/vxlan/vxlan.go RegisterNetwork)
+		o = o.with(coming, "asked for a lease: %v", refusal).differences(coming, left)
+		clear := refusal != nil && strings.Contains(refusal.Error(), "out of subnets")
+		if !clear {
+			return concluded(o, false, "%d hosts have all subnets of the network; one more, %s, asked for one: %v", len(having), coming, refusal), nil
+		}
+		gone, err := revoke(ctx, l, leaving)
+		if err != nil {
+			return o, err
+		}
+		o.Evidence = append(o.Evidence, gone)
+		if err := l.Apply(ctx, ask); refused(err) {
+			return concluded(o.with(coming, "asked again: %v", err), false, "%s, once the lease of %s was revoked, was refused again", coming, leaving), nil
+		} else if err != nil {
+			return o, err
+		}
+		// It numbers its bridge and a container of that subnet's: there is no other.
+		was := l.plan.Machine(leaving)
+		c := spareOf(l.plan, leaving, 1)
+		steps := carriedOver(slices.Concat(b.mode.Setup(l.plan, was), b.mode.Attach(l.plan, was, c)), coming)
+		if err := l.Apply(ctx, steps...); err != nil {
+			return o, err
+		}
+		remaining := having[:len(having)-1]
+		reached := 0
+		for _, h := range remaining {
+			to := netip.AddrPortFrom(b.mode.Addrs(l.plan, was, c)[0].Addr(), 0)
+			yes, err := eventually(ctx, patience, func() (bool, error) {
+				a, err := l.Ask(ctx, l.Containers(h, network(l))[0], lab.Ask{Proto: "icmp", To: to, Wait: slow})
+				return a.Answered, err
+			})
+			if err != nil {
+				return o, err
+			}
+			if yes {
+				reached++
+			}
+		}
+		after, err := others(remaining)
+		if err != nil {
+			return o, err
+		}
+		well := before == len(having) && during == len(having) && after == len(remaining)
+		return concluded(o, well && reached == len(remaining),
+			"%d hosts lease all subnets of the network, and %d of them reach each other; one more, %s, is refused one after %s, and %d of them do so still; once the lease of %s was revoked, it has that one: %d of %d hosts reach a container of it, and %d of %d each other",
+			len(having), before, coming, took.Round(time.Millisecond), during, leaving, reached, len(remaining), after, len(remaining)).value("sec", took.Seconds()), nil
+	},
+	Sabotage: []Sabotage{
+		configured("flannel-udp", "the first subnet is given out, too", `"SubnetLen": 24`, `"SubnetLen": 24, "SubnetMin": "10.244.0.0"`),
+		{Mode: "flannel-host-gw", Doc: "the last host's daemon names another interface of it", Setup: mapPrograms(func(on string, p *topology.Program) {
+			if on == "h4" && p.Name == daemon {
+				p.Args = slices.Clone(p.Args)
+				p.Args[slices.Index(p.Args, "-iface=eth0")] = "-iface=eth1"
+			}
+		})},
+		configured("flannel-vxlan", "the first subnet is given out, too", `"SubnetLen": 24`, `"SubnetLen": 24, "SubnetMin": "10.244.0.0", "IPv6SubnetMin": "fd10:244::"`),
 	},
 })
 
