@@ -24,8 +24,9 @@ import (
 func Fetchable() []string { return []string{umlName, cloudName} }
 
 // Fetch brings a kernel into the cache by apt-get, installing nothing, and returns it; one that is there already is not
-// fetched again unless it is older than what apt-get has. It says what it does line by line. Of several at the same time one
-// fetches, and the others wait for it. On error the cache is as it was.
+// fetched again unless it is older than what apt-get has. Where the machine's lists of packages are empty or too old, others
+// are read for this once, and thrown away. It says what it does line by line. Of several at the same time one fetches, and
+// the others wait for it. On error the cache is as it was.
 func Fetch(ctx context.Context, name, cache string, say func(line string)) (Kernel, error) {
 	k, err := fetch(ctx, name, cache, say)
 	if err != nil {
@@ -52,25 +53,42 @@ func fetch(ctx context.Context, name, cache string, say func(line string)) (Kern
 		return Kernel{}, err
 	}
 	defer unlock()
-	pkg, version, err := candidate(ctx, name)
-	if err != nil {
-		return Kernel{}, err
-	}
-	dir := filepath.Join(cache, "kernels", name)
-	if m, err := readManifest(dir); err == nil && m.Package == pkg && m.Version == version && m.whole() == nil {
-		say(pkg + " " + version + " is in " + dir)
-		return m.kernel()
-	}
-	say("fetching " + pkg + " " + version + " into " + cache + "; it is not installed")
 	stage, err := os.MkdirTemp(cache, ".fetch-")
 	if err != nil {
 		return Kernel{}, err
 	}
 	defer os.RemoveAll(stage)
-	if _, err := apt(ctx, stage, "apt-get", "download", pkg+"="+version); err != nil {
+	dir := filepath.Join(cache, "kernels", name)
+	there, _ := readManifest(dir)
+	attempt := func(c client) (pkg, version string, err error) {
+		if pkg, version, err = c.candidate(ctx, name); err != nil {
+			return "", "", err
+		}
+		if there.Package == pkg && there.Version == version && there.whole() == nil {
+			return pkg, version, nil
+		}
+		say("fetching " + pkg + " " + version + " into " + cache + "; it is not installed")
+		_, err = c.run(ctx, "apt-get", "download", pkg+"="+version)
+		return pkg, version, err
+	}
+	machine := client{dir: stage}
+	pkg, version, err := attempt(machine)
+	if err != nil && ctx.Err() == nil {
+		say("the machine's lists of packages do not lead to it: reading newer ones, which stay as they are")
+		fresh, unread := machine.refreshed(ctx)
+		if unread != nil {
+			return Kernel{}, errors.Join(err, unread)
+		}
+		pkg, version, err = attempt(fresh)
+	}
+	if err != nil {
 		return Kernel{}, err
 	}
 	debs, err := filepath.Glob(filepath.Join(stage, "*.deb"))
+	if err == nil && len(debs) == 0 {
+		say(pkg + " " + version + " is in " + dir)
+		return there.kernel()
+	}
 	if err != nil || len(debs) != 1 {
 		return Kernel{}, errors.Join(fmt.Errorf("apt-get download %s: left %d packages: want one", pkg, len(debs)), err)
 	}
@@ -125,12 +143,32 @@ func (m manifest) whole() error {
 // cloudPackage is a package of a cloud kernel itself; linux-image-cloud-amd64 only depends on one.
 var cloudPackage = regexp.MustCompile(`^linux-image-[0-9]+\.[0-9]+\.[0-9][^ ]*` + cloudSuffix + `$`)
 
+// client calls the distribution's package clients in a directory.
+type client struct {
+	dir     string
+	options []string
+}
+
+// refreshed is a client with lists of packages of its own, read anew into its directory; the machine's stay as they are.
+func (c client) refreshed(ctx context.Context) (client, error) {
+	lists := filepath.Join(c.dir, "lists")
+	if err := os.MkdirAll(filepath.Join(lists, "partial"), 0o755); err != nil {
+		return client{}, err
+	}
+	c.options = []string{
+		"-o", "Dir::State::Lists=" + lists, "-o", "Dir::Cache=" + filepath.Join(c.dir, "cache"),
+		"-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root", // the one that apt has for this may not enter the cache
+	}
+	_, err := c.run(ctx, "apt-get", "update")
+	return c, err
+}
+
 // candidate is the package and the version that apt-get would install of a kernel.
-func candidate(ctx context.Context, name string) (pkg, version string, err error) {
+func (c client) candidate(ctx context.Context, name string) (pkg, version string, err error) {
 	pkg = "user-mode-linux"
 	if name == cloudName {
 		pkg = ""
-		found, err := apt(ctx, "", "apt-cache", "pkgnames", "linux-image-")
+		found, err := c.run(ctx, "apt-cache", "pkgnames", "linux-image-")
 		if err != nil {
 			return "", "", err
 		}
@@ -142,22 +180,22 @@ func candidate(ctx context.Context, name string) (pkg, version string, err error
 		}
 		slices.SortFunc(all, func(a, b string) int { return -natural(a, b) })
 		for _, p := range all { // what is installed and was withdrawn has a name, and nowhere to come from
-			if version, err = origin(ctx, p); err != nil {
+			if version, err = c.origin(ctx, p); err != nil {
 				return "", "", err
 			}
 			if version != "" {
 				return p, version, nil
 			}
 		}
-	} else if version, err = origin(ctx, pkg); err != nil || version != "" {
+	} else if version, err = c.origin(ctx, pkg); err != nil || version != "" {
 		return pkg, version, err
 	}
-	return "", "", errors.New("apt-get knows no package of it: refresh its lists: sudo apt-get update")
+	return "", "", errors.New("apt-get knows no package of it: add a source of packages that has one to /etc/apt, or name a kernel: --kernel PATH")
 }
 
 // origin is the newest version of a package that can be downloaded, "" where none can.
-func origin(ctx context.Context, pkg string) (string, error) {
-	lines, err := apt(ctx, "", "apt-cache", "madison", pkg) // package | version | origin, newest first
+func (c client) origin(ctx context.Context, pkg string) (string, error) {
+	lines, err := c.run(ctx, "apt-cache", "madison", pkg) // package | version | origin, newest first
 	if err != nil {
 		return "", err
 	}
@@ -169,10 +207,10 @@ func origin(ctx context.Context, pkg string) (string, error) {
 	return "", nil
 }
 
-// apt runs a client of the distribution.
-func apt(ctx context.Context, dir string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Dir = dir
+// run runs a client of the distribution, and returns what it prints.
+func (c client) run(ctx context.Context, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, append(slices.Clone(c.options), args...)...)
+	cmd.Dir = c.dir
 	var out bytes.Buffer
 	words := &tail{}
 	cmd.Stdout, cmd.Stderr = &out, words
@@ -180,7 +218,7 @@ func apt(ctx context.Context, dir string, args ...string) (string, error) {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return "", fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, words)
+		return "", fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, words)
 	}
 	return out.String(), nil
 }

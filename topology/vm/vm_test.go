@@ -344,17 +344,23 @@ func apart(t *testing.T) (fetched func() int) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	count := filepath.Join(dir, "count")
+	// The options come first: those of lists that are not the machine's, which are empty where the file "empty" says so.
+	options := "lists=; while [ $1 = -o ]; do case $2 in Dir::State::Lists=*) lists=${2#*=};; esac; shift 2; done\n"
 	for name, text := range map[string]string{
-		"apt-get": "echo >> " + count + "; test ! -e " + dir + "/refuse || { echo 'E: no network' >&2; exit 100; }; cp " + deb + " .",
-		"apt-cache": `case $1 in pkgnames) echo linux-image-6.9.0-1-cloud-amd64; echo linux-image-6.10.0-1-cloud-amd64; echo linux-image-cloud-amd64;;
+		"apt-get": "test ! -e " + dir + "/refuse || { echo 'E: no network' >&2; exit 100; }\n" +
+			"case $1 in update) touch $lists/read;; download) echo >> " + count + "; cp " + deb + " .;; esac",
+		"apt-cache": "test ! -e " + dir + "/empty || test -e \"$lists/read\" || exit 0\n" +
+			`case $1 in pkgnames) echo linux-image-6.9.0-1-cloud-amd64; echo linux-image-6.10.0-1-cloud-amd64; echo linux-image-cloud-amd64;;
 madison) echo "$2 | 1 | origin Packages";; esac`,
 	} {
+		text = options + text
 		if err := os.Chmod(write(t, []byte("#!/bin/sh\n"+text+"\n"), dir, "bin", name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Setenv("PATH", filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))
 	t.Setenv("REFUSE", filepath.Join(dir, "refuse"))
+	t.Setenv("EMPTY", filepath.Join(dir, "empty"))
 	return func() int {
 		data, _ := os.ReadFile(count)
 		return bytes.Count(data, []byte("\n"))
@@ -413,6 +419,10 @@ func TestFetch(t *testing.T) {
 	}
 	if err := m.whole(); err != nil {
 		t.Errorf("fetched again: %v", err)
+	}
+	write(t, nil, os.Getenv("EMPTY"))
+	if k, err := Fetch(t.Context(), cloudName, filepath.Join(t.TempDir(), "cache"), func(string) {}); err != nil || k.Release != "6.10.0-1-cloud-amd64" {
+		t.Errorf("the machine's lists are empty: %+v, %v: want it found by others", k, err)
 	}
 	if _, err := Fetch(t.Context(), "minix", cache, func(string) {}); err == nil || !strings.Contains(err.Error(), "uml, debian-cloud") {
 		t.Errorf("unknown: %v: want the names there are", err)
