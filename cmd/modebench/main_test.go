@@ -248,6 +248,17 @@ func unable(t *testing.T, format string, args ...any) {
 	t.Skipf("unable: "+format, args...)
 }
 
+func TestRoomForReport(t *testing.T) {
+	dir := t.TempDir()
+	if err := room(dir, 1); err != nil {
+		t.Errorf("room for a byte: %v", err)
+	}
+	var c coded
+	if err := room(dir, 1<<60); !errors.As(err, &c) || c.code != exitInput || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "-o DIR") {
+		t.Errorf("no room: %v: want the directory and a remedy, with exit code 2", err)
+	}
+}
+
 // TestNoPrivileges runs the command where no network namespace can be made: it says so, with a remedy, and makes nothing.
 func TestNoPrivileges(t *testing.T) {
 	isolated(t)

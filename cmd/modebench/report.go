@@ -12,10 +12,14 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
 )
+
+// reportSize is more than a report takes, in bytes: of all modes and suites a few dozen MiB.
+const reportSize = 64 << 20
 
 // writable makes the directory and proves that files can be written into it, before anything is run for it.
 func writable(dir string) error {
@@ -26,7 +30,22 @@ func writable(dir string) error {
 	if err != nil {
 		return input("out directory: %w: want a directory that can be written, by -o DIR", err)
 	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
+	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+		return err
+	}
+	return room(dir, reportSize)
+}
+
+// room finds out whether a directory's file system has room for so many bytes.
+func room(dir string, bytes uint64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("out directory: %s: %w", dir, err)
+	}
+	if free := st.Bavail * uint64(st.Bsize); st.Blocks > 0 && free < bytes { // some file systems do not tell
+		return input("out directory: %s has room for %d MiB: want %d MiB there, or another directory, by -o DIR", dir, free>>20, bytes>>20)
+	}
+	return nil
 }
 
 // write writes the documents of a report, and tells on which page to begin.
@@ -46,6 +65,7 @@ func keep(dir string, f file) error {
 		return err
 	}
 	if err := os.WriteFile(path+".part", f.Data, 0o644); err != nil {
+		_ = os.Remove(path + ".part")
 		return err
 	}
 	return os.Rename(path+".part", path)

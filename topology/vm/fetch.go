@@ -77,9 +77,14 @@ func fetch(ctx context.Context, name, cache string, say func(line string)) (Kern
 		say("the machine's lists of packages do not lead to it: reading newer ones, which stay as they are")
 		fresh, unread := machine.refreshed(ctx)
 		if unread != nil {
-			return Kernel{}, errors.Join(err, unread)
+			return Kernel{}, fmt.Errorf("%w; newer lists: %w", err, unread)
 		}
-		pkg, version, err = attempt(fresh)
+		var again error
+		if pkg, version, again = attempt(fresh); again == nil {
+			err = nil
+		} else {
+			err = fmt.Errorf("%w; by newer lists: %w", err, again)
+		}
 	}
 	if err != nil {
 		return Kernel{}, err
