@@ -128,8 +128,9 @@ func (s session) up(ctx context.Context, b *Bench) (bool, error) {
 }
 
 // convergence bounds what sessions need to be established again, with all that is announced over them: speakers keep idle
-// for a second and connect after one or two, and do so again where the neighbour was not ready.
-const convergence = 12 * time.Second
+// for a second and connect after one or two, and do so again where the neighbour was not ready, which it may not be several
+// times on a machine with other work.
+const convergence = 20 * time.Second
 
 // blocks are what the hosts announce for the containers that are attached where they are planned: by network.
 func blocks(b *Bench) (all []block) {
