@@ -56,8 +56,9 @@ type job struct {
 	File      []string // as in suites.Run
 	Ground    []string // likewise
 	Measure   suites.Measure
-	Up        bool     // only start a lab: with the mode, or of hosts only where there is none
-	Lab       *address // where the lab can be asked: the one of Up, or the first one of a run in which a spec fails; nil: none is kept
+	Up        bool             // only start a lab: with the mode, or of hosts only where there is none
+	Fabric    *topology.Fabric // with Up what the lab is on; nil: what the mode or the topology says
+	Lab       *address         // where the lab can be asked: the one of Up, or the first one of a run in which a spec fails; nil: none is kept
 }
 
 // message is one line of a worker's answer, on its standard output. An empty one says that the worker is alive.
@@ -271,6 +272,10 @@ func up(j job, t topology.Topology, say func(message)) (*supervisor, error) {
 	var m modes.Mode
 	if len(j.Modes) > 0 {
 		m, _ = modes.Find(j.Modes[0])
+	}
+	m, t, err := onto(m, t, j.Fabric)
+	if err != nil {
+		return nil, err
 	}
 	p, err := m.Plan(t)
 	if err != nil {

@@ -27,6 +27,7 @@ import (
 
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
+	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/host/capture"
 	"github.com/modebench/modebench/topology/space"
 )
@@ -54,11 +55,11 @@ const defaultLab = "lab"
 var labName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
 
 func labUp() *cobra.Command {
-	var file, mode, name, cache string
+	var file, mode, fabric, name, cache string
 	var noFetch bool
 	c := &cobra.Command{
 		Use: "up", Short: "Start a lab", Args: cobra.NoArgs,
-		Example: "  modebench lab up -m bridge\n  modebench lab up -t mine.yaml -m macvlan-bridge --name mine",
+		Example: "  modebench lab up -m bridge\n  modebench lab up -t mine.yaml -m macvlan-bridge --name mine\n  modebench lab up -m macvlan-bridge --fabric port-security",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, source, err := readPlan(file)
 			if err != nil {
@@ -73,11 +74,25 @@ func labUp() *cobra.Command {
 				}
 				wired, j.Modes = ms[0], []string{mode}
 			}
+			where := file
+			if fabric != "" {
+				j.Fabric = new(topology.Fabric)
+				if err := j.Fabric.UnmarshalText([]byte(fabric)); err != nil {
+					return input("--fabric: %w", err)
+				}
+				where = "--fabric " + fabric
+			}
+			if mode != "" {
+				where += ": mode " + mode
+			}
+			if wired, p.Topology, err = onto(wired, p.Topology, j.Fabric); err != nil {
+				return input("%s: %w", where, err)
+			}
 			if !labName.MatchString(name) {
 				return input("--name %q: want lower-case letters, digits and hyphens, at most 32", name)
 			}
 			if p, err = wired.Plan(p.Topology); err != nil {
-				return input("%s: mode %s: %w", file, mode, err)
+				return input("%s: %w", where, err)
 			}
 			names, err := labs(labsDir())
 			if err != nil {
@@ -110,7 +125,7 @@ func labUp() *cobra.Command {
 			if err != nil {
 				return coded{err, exitUnexpected}
 			}
-			fmt.Fprintf(say, "%s is up after %.1f s: %s, %s\n  %s\n", up.Name, time.Since(began).Seconds(), up.Topology, cmp.Or(up.Mode, "hosts only"), strings.Join(up.Places, " "))
+			fmt.Fprintf(say, "%s is up after %.1f s: %s, %s, on the fabric %s\n  %s\n", up.Name, time.Since(began).Seconds(), up.Topology, cmp.Or(up.Mode, "hosts only"), up.Fabric, strings.Join(up.Places, " "))
 			which := ""
 			if len(names) > 0 {
 				which = " --name " + name
@@ -121,6 +136,7 @@ func labUp() *cobra.Command {
 	}
 	topologyFlag(c, &file)
 	c.Flags().StringVarP(&mode, "mode", "m", "", "mode that the containers are networked by; hosts only where not given")
+	c.Flags().StringVar(&fabric, "fabric", "", "fabric that the machines are on, such as nic-512; the mode's or the topology's where not given")
 	nameFlag(c, &name, defaultLab, "name of the lab")
 	c.Flags().BoolVar(&noFetch, "no-fetch", false, "fetch no source of what the mode runs on hosts")
 	cacheFlag(c, &cache)
@@ -128,6 +144,16 @@ func labUp() *cobra.Command {
 		panic(err)
 	}
 	return c
+}
+
+// onto puts a mode and a topology, whatever these say of one, on a fabric; nil: on what they say. The error says why the mode has no place on it.
+func onto(m modes.Mode, t topology.Topology, f *topology.Fabric) (modes.Mode, topology.Topology, error) {
+	if f == nil {
+		return m, t, nil
+	}
+	m, err := m.On(*f)
+	t.Fabric = *f
+	return m, t, err
 }
 
 func nameFlag(c *cobra.Command, name *string, otherwise, usage string) {
@@ -285,7 +311,7 @@ func labList() *cobra.Command {
 				return nil
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "NAME\tTOPOLOGY\tMODE\tUP FOR\tPLACES")
+			fmt.Fprintln(w, "NAME\tTOPOLOGY\tMODE\tFABRIC\tUP FOR\tPLACES")
 			for _, name := range names {
 				a, err := ask(name, question{Verb: "status"})
 				if err != nil {
@@ -296,7 +322,7 @@ func labList() *cobra.Command {
 				if s.Left != "" {
 					mode += ", as " + s.Left + " left it"
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", s.Name, s.Topology, mode, time.Since(s.Since).Round(time.Second), strings.Join(s.Places, " "))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Topology, mode, s.Fabric, time.Since(s.Since).Round(time.Second), strings.Join(s.Places, " "))
 			}
 			return w.Flush()
 		},

@@ -131,13 +131,13 @@ func TestLab(t *testing.T) {
 			t.Fatal(err)
 		}
 		o.up(t, "-m", "bridge")
-		if out, _ := o.lab(t, exitExpected, "ls"); !strings.Contains(out, "two-hosts  bridge") || !strings.Contains(out, " h1/c4 h2 ") {
+		if out, _ := o.lab(t, exitExpected, "ls"); !strings.Contains(out, "two-hosts  bridge  open ") || !strings.Contains(out, " h1/c4 h2 ") {
 			t.Errorf("ls: %s", out)
 		}
 		if _, stderr := o.lab(t, exitInput, "up"); !strings.Contains(stderr, "--name lab: a lab of this name is up already") {
 			t.Errorf("a second lab of the same name: %s", stderr)
 		}
-		o.up(t, "--name", "bare")
+		o.up(t, "--name", "bare", "--fabric", "vpc")
 		for place, want := range map[string]string{"h1/c1": `no such place in the lab: want one of tor, h1, h2, x, y`, "h3": "no such place"} {
 			if _, stderr := o.lab(t, exitInput, "exec", "--name", "bare", place, "true"); !strings.Contains(stderr, want) {
 				t.Errorf("%s: %s", place, stderr)
@@ -150,7 +150,7 @@ func TestLab(t *testing.T) {
 			t.Errorf("no such lab: %s", stderr)
 		}
 		o.lab(t, 128+9, "exec", "--name", "bare", "h1", "--", "sh", "-c", "kill -9 $(grep -lxz h2 /proc/[0-9]*/cmdline | cut -d/ -f3); kill -9 $$")
-		if out, _ := o.lab(t, exitExpected, "graph", "--name", "bare", "--text"); !strings.Contains(out, "h2   host  does not answer") || !strings.Contains(out, "198.18.0.1/22") {
+		if out, _ := o.lab(t, exitExpected, "graph", "--name", "bare", "--text"); !strings.Contains(out, "h2   host  does not answer") || !strings.Contains(out, "198.18.0.1/22") || !strings.Contains(out, "  fabric vpc") || !strings.Contains(out, "no.route") {
 			t.Errorf("with a host that was killed: %s", out)
 		}
 		o.lab(t, exitExpected, "down", "--name", "bare")

@@ -27,9 +27,12 @@ func sketch(p *topology.Plan, states map[string]lab.State) (g reports.Graph) {
 	for i := range p.Machines {
 		m := &p.Machines[i]
 		node := reports.Node{ID: m.Name, Kind: string(m.Role), Label: m.Name}
+		if m.Role == topology.RoleTor {
+			node.Notes = []string{"fabric " + p.Topology.Fabric.String()}
+		}
 		st, answers := states[m.Name]
 		if !answers {
-			node.Notes = []string{"does not answer"}
+			node.Notes = append(node.Notes, "does not answer")
 		}
 		g.Nodes = append(g.Nodes, node)
 		devices(&g, m.Name, "", st)
