@@ -1,6 +1,7 @@
 package suites
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/daemons"
 	"github.com/modebench/modebench/topology/host"
+	"github.com/modebench/modebench/topology/host/program"
 	"github.com/modebench/modebench/topology/host/relay"
 	"github.com/modebench/modebench/topology/host/traffic"
 	"github.com/modebench/modebench/topology/lab"
@@ -84,18 +86,19 @@ func programs() {
 		}
 		cache = filepath.Join(user, "modebench")
 	}
-	build := func(of daemons.Set) string {
-		dir := of.Built(cache)
+	build := func(of daemons.Set, names ...string) string {
+		dir := of.Built(cache, names...)
 		if dir == "" && os.Getenv("MODEBENCH_ISOLATED") == "" {
 			var err error
-			if dir, err = of.Build(context.Background(), cache, false, func(line string) { fmt.Fprintln(os.Stderr, line) }); err != nil {
+			if dir, err = of.Build(context.Background(), cache, false, func(line string) { fmt.Fprintln(os.Stderr, line) }, names...); err != nil {
 				fmt.Fprintln(os.Stderr, "unable:", err)
 			}
 		}
 		return dir
 	}
 	plugins = build(daemons.Plugins)
-	if dir := build(daemons.Programs); dir != "" {
+	// Some of them lack a C compiler, and others do not.
+	if dir := cmp.Or(build(daemons.Programs, "etcd", "etcdctl"), build(daemons.Programs, "flanneld")); dir != "" {
 		if err := os.Setenv("PATH", dir+":"+os.Getenv("PATH")); err != nil {
 			exit(err)
 		}
@@ -342,6 +345,13 @@ func (o *observer) reddens(t *testing.T, s Spec, how Sabotage) {
 		t.Fatal(o.failed)
 	}
 	result := o.sabotaged(t.Context(), s, how)
+	if result.Outcome == reports.Unable {
+		for name, pkg := range s.Programs {
+			if !program.Exists(name) {
+				unable(t, "%s is not there: it is in the package %s", name, pkg)
+			}
+		}
+	}
 	if result.Outcome != reports.Fail {
 		t.Errorf("outcome %s: want fail: %s", result.Outcome, result.Detail)
 	}

@@ -89,7 +89,7 @@ func doctorCommand() *cobra.Command {
 					continue
 				case a.since != "":
 					fmt.Fprintf(out, "  ✓ mode %s, in %s\n      %s\n", a.Name, a.ground, a.since)
-				case len(a.Programs) > 0 && daemons.Programs.Built(cache) == "":
+				case len(a.Programs) > 0 && daemons.Programs.Built(cache, a.Programs...) == "":
 					fmt.Fprintf(out, "  ✓ mode %s\n      %s are built from source when it is first run, with modules from the network\n", a.Name, strings.Join(a.Programs, ", "))
 				default:
 					fmt.Fprintf(out, "  ✓ mode %s\n", a.Name)

@@ -123,14 +123,14 @@ func (ks *kernels) programs(ctx context.Context, m modes.Mode, g *ground) (why s
 	if g.guest != nil || g.driver == vmDriver {
 		return who + ", and in guests there is no program but this one"
 	}
-	names := strings.Join(set.Names(), ", ")
+	names := strings.Join(run, ", ")
 	failed, tried := ks.built[names]
 	if !tried {
 		if ks.only {
-			failed = set.Lacking(ctx, ks.cache)
+			failed = set.Lacking(ctx, ks.cache, run...)
 		} else {
 			failed = ks.span("build "+names, func() error {
-				dir, err := set.Build(ctx, ks.cache, ks.noFetch, func(line string) { fmt.Fprintln(ks.say, line) })
+				dir, err := set.Build(ctx, ks.cache, ks.noFetch, func(line string) { fmt.Fprintln(ks.say, line) }, run...)
 				if m.Implementation == "" {
 					ks.daemons = dir
 				}

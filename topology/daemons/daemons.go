@@ -27,19 +27,25 @@ import (
 //go:embed _source _plugins
 var source embed.FS
 
-// Set is programs that are built together.
+// Set is the programs of one module.
 type Set struct {
-	what     string   // for readers
-	dir      string   // of the module
-	names    []string // of the programs
-	packages []string // in the module's terms
-	c        string   // what of it is written in C; empty: nothing
+	what     string                  // for readers
+	dir      string                  // of the module
+	names    []string                // of the programs
+	packages func([]string) []string // of programs, in the module's terms
+	c        map[string]string       // by program, what of it is written in C
 }
 
 // Programs are those of modes: see modes.Mode.Programs.
 var Programs = Set{
 	what: "etcd and flannel's daemon", dir: "_source",
-	names: []string{"etcd", "etcdctl", "flanneld"}, packages: []string{"./etcd", "./etcdctl", "./flanneld"}, c: "flannel's backend udp",
+	names: []string{"etcd", "etcdctl", "flanneld"}, c: map[string]string{"flanneld": "flannel's backend udp"},
+	packages: func(names []string) (all []string) {
+		for _, name := range names {
+			all = append(all, "./"+name)
+		}
+		return all
+	},
 }
 
 // Plugins are the reference plugins of CNI (github.com/containernetworking/plugins).
@@ -48,7 +54,7 @@ var Plugins = Set{
 	names: []string{
 		"bandwidth", "bridge", "dhcp", "firewall", "host-device", "host-local", "ipvlan", "loopback", "macvlan", "portmap", "ptp", "sbr", "static", "tuning", "vlan",
 	},
-	packages: []string{"tool"},
+	packages: func([]string) []string { return []string{"tool"} },
 }
 
 // Names are the programs.
@@ -68,7 +74,7 @@ func (s Set) files() (map[string][]byte, error) {
 	return all, err
 }
 
-// Place is where Build puts the programs in a cache, and Built finds them.
+// Place is where Build puts programs in a cache, and Built finds them.
 func (s Set) Place(cache string) (string, error) {
 	files, err := s.files()
 	if err != nil {
@@ -89,16 +95,24 @@ func (s Set) Place(cache string) (string, error) {
 	return filepath.Join(cache, "daemons", hex.EncodeToString(h.Sum(nil))[:16]+"-"+runtime.GOARCH), nil
 }
 
-// Built is the directory in the cache that the programs are in; empty: they are not built yet.
-func (s Set) Built(cache string) string {
+// Built is the directory in the cache that programs are in, of the set all where none is named; empty: they are not built yet.
+func (s Set) Built(cache string, programs ...string) string {
 	dir, err := s.Place(cache)
-	if err != nil {
-		return ""
-	}
-	if _, err := os.Stat(dir); err != nil { // it is there whole or not at all
+	if err != nil || len(s.unbuilt(dir, programs)) > 0 {
 		return ""
 	}
 	return dir
+}
+
+// unbuilt are the programs, or of the set those, that are not in a directory: each is there whole or not at all.
+func (s Set) unbuilt(dir string, programs []string) []string {
+	if len(programs) == 0 {
+		programs = s.names
+	}
+	return slices.DeleteFunc(slices.Clone(programs), func(name string) bool {
+		_, err := os.Stat(filepath.Join(dir, name))
+		return err == nil
+	})
 }
 
 // Needs says what the machine has to be given for some of the programs to run, once they are built; nil: nothing.
@@ -119,15 +133,21 @@ func Needs(programs []string) error {
 	return errors.New(who + " rules by nft: install nftables")
 }
 
-// Lacking says what the machine has to be given before the programs can be built; nil: nothing.
-func (s Set) Lacking(ctx context.Context, cache string) error {
-	if s.Built(cache) != "" {
+// Lacking says what the machine has to be given before programs can be built, of the set all where none is named; nil: nothing.
+func (s Set) Lacking(ctx context.Context, cache string, programs ...string) error {
+	dir, err := s.Place(cache)
+	if err != nil {
+		return err
+	}
+	missing := s.unbuilt(dir, programs)
+	if len(missing) == 0 {
 		return nil
 	}
 	if _, err := exec.LookPath("go"); err != nil {
 		return fmt.Errorf("%w: %s are built from source: install Go 1.26 or later (https://go.dev/dl)", err, s.what)
 	}
-	if s.c == "" {
+	part := s.inC(missing)
+	if part == "" {
 		return nil
 	}
 	out, err := exec.CommandContext(ctx, "go", "env", "CC").Output()
@@ -136,19 +156,27 @@ func (s Set) Lacking(ctx context.Context, cache string) error {
 	}
 	cc := strings.Fields(string(out))
 	if len(cc) == 0 {
-		return fmt.Errorf("go env CC names no C compiler: %s is written in C: install gcc", s.c)
+		return fmt.Errorf("go env CC names no C compiler: %s is written in C: install gcc", part)
 	}
 	if _, err := exec.LookPath(cc[0]); err != nil {
-		return fmt.Errorf("%w: %s, which is built with the others, is written in C: install gcc and the C library's headers", err, s.c)
+		return fmt.Errorf("%w: %s is written in C: install gcc and the C library's headers", err, part)
 	}
 	return nil
 }
 
-// Build builds the programs, unless they are built already, and gives the directory that they are in. It says line by line what
-// takes long. Offline, it takes modules from Go's cache alone. Of several at the same time one builds, and the others wait for it.
-// On error the cache is as it was.
-func (s Set) Build(ctx context.Context, cache string, offline bool, say func(line string)) (string, error) {
-	if err := s.Lacking(ctx, cache); err != nil {
+// inC is what of the programs is written in C; empty: nothing.
+func (s Set) inC(programs []string) (part string) {
+	for _, name := range programs {
+		part = cmp.Or(part, s.c[name])
+	}
+	return part
+}
+
+// Build builds programs, of the set all where none is named, unless they are built already, and gives the directory that they are in.
+// It says line by line what takes long. Offline, it takes modules from Go's cache alone. Of several at the same time one builds, and
+// the others wait for it. On error the cache is as it was.
+func (s Set) Build(ctx context.Context, cache string, offline bool, say func(line string), programs ...string) (string, error) {
+	if err := s.Lacking(ctx, cache, programs...); err != nil {
 		return "", err
 	}
 	files, err := s.files()
@@ -159,7 +187,7 @@ func (s Set) Build(ctx context.Context, cache string, offline bool, say func(lin
 	if err != nil {
 		return "", err
 	}
-	if s.Built(cache) != "" {
+	if len(s.unbuilt(dir, programs)) == 0 {
 		return dir, nil
 	}
 	unlock, err := cached.Lock(ctx, cache, func() { say("another modebench is at work in " + cache + ": waiting for it") })
@@ -167,10 +195,11 @@ func (s Set) Build(ctx context.Context, cache string, offline bool, say func(lin
 		return "", err
 	}
 	defer unlock()
-	if s.Built(cache) != "" {
+	missing := s.unbuilt(dir, programs)
+	if len(missing) == 0 {
 		return dir, nil
 	}
-	say("building " + strings.Join(s.names, ", ") + " into " + dir + " (once; a minute of a processor)")
+	say("building " + strings.Join(missing, ", ") + " into " + dir + " (once; up to a minute of a processor)")
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", err
 	}
@@ -187,17 +216,22 @@ func (s Set) Build(ctx context.Context, cache string, offline bool, say func(lin
 		}
 	}
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out + "/"}
-	cmd := exec.CommandContext(ctx, "go", append(args, s.packages...)...)
+	cmd := exec.CommandContext(ctx, "go", append(args, s.packages(missing)...)...)
 	cmd.Dir = module
-	cmd.Env = append(cmd.Environ(), "GOFLAGS=-mod=readonly", "GOWORK=off", "CGO_ENABLED="+map[bool]string{true: "0", false: "1"}[s.c == ""], "GOOS=linux", "GOARCH="+runtime.GOARCH)
+	cmd.Env = append(cmd.Environ(), "GOFLAGS=-mod=readonly", "GOWORK=off", "CGO_ENABLED="+map[bool]string{true: "0", false: "1"}[s.inC(missing) == ""], "GOOS=linux", "GOARCH="+runtime.GOARCH)
 	if offline {
 		cmd.Env = append(cmd.Env, "GOPROXY=off")
 	}
 	if words, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build of %s: %w: %s", strings.Join(s.names, ", "), err, last(string(words)))
+		return "", fmt.Errorf("go build of %s: %w: %s", strings.Join(missing, ", "), err, last(string(words)))
 	}
-	if err := os.Rename(out, dir); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
+	}
+	for _, name := range missing {
+		if err := os.Rename(filepath.Join(out, name), filepath.Join(dir, name)); err != nil {
+			return "", err
+		}
 	}
 	return dir, nil
 }

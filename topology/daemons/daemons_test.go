@@ -49,6 +49,21 @@ func unable(t *testing.T, format string, args ...any) {
 	t.Skipf("unable: "+format, args...)
 }
 
+// Without a C compiler only what is written in C lacks something.
+func TestLackingC(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		unable(t, "%v", err)
+	}
+	t.Setenv("CC", "no-such-compiler")
+	cache := t.TempDir()
+	if err := daemons.Programs.Lacking(t.Context(), cache, "etcd", "etcdctl"); err != nil {
+		t.Errorf("etcd: %v: want it to lack nothing", err)
+	}
+	if err := daemons.Programs.Lacking(t.Context(), cache, "etcd", "flanneld"); err == nil || !strings.Contains(err.Error(), "install gcc") {
+		t.Errorf("flannel: %v: want what to install", err)
+	}
+}
+
 // What is not built is refused with what to install, and leaves nothing half made.
 func TestLacking(t *testing.T) {
 	cache := t.TempDir()
