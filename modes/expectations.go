@@ -36,7 +36,8 @@ func (e Expectation) On(machines bool) Expectation {
 }
 
 // Expectations reads what every mode should do: label (see Label) → feature → expectation. Those of a mode that this program carries out are
-// in the files expectations/MODE.yaml of fsys. Of another implementation they are the same, but for what expectations/IMPLEMENTATION/MODE.yaml
+// in the files expectations/MODE.yaml of fsys. Of another implementation they are the same, and those of expectations/IMPLEMENTATION.yaml, which
+// is about features that it alone is asked for, and which stand under its name, too; but for what expectations/IMPLEMENTATION/MODE.yaml
 // says instead, which must be something else. Every entry is complete. An error names file, line and column, and what would be right.
 func Expectations(fsys fs.FS) (map[string]map[string]Expectation, error) {
 	names, err := fs.Glob(fsys, "expectations/*.yaml")
@@ -60,13 +61,15 @@ func Expectations(fsys fs.FS) (map[string]map[string]Expectation, error) {
 			if !ok {
 				continue
 			}
+			if all[m.Name] == nil {
+				continue
+			}
 			other := maps.Clone(all[m.Name])
-			if err := expectations(fsys, path.Join("expectations", by, m.Name+".yaml"), other, all[m.Name]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			maps.Copy(other, all[by])
+			if err := expectations(fsys, path.Join("expectations", by, m.Name+".yaml"), other, maps.Clone(other)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return nil, err
 			}
-			if other != nil {
-				all[m.String()] = other
-			}
+			all[m.String()] = other
 		}
 	}
 	return all, nil

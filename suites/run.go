@@ -51,7 +51,7 @@ type Event struct {
 
 // Names are the suites, in the order of documents.
 func Names() []string {
-	return []string{"conformance", "packets", "lifecycle", "routing", OnFabrics, scale, failure, throughput, nat}
+	return []string{"conformance", "packets", "lifecycle", "routing", Plugged, OnFabrics, scale, failure, throughput, nat}
 }
 
 // Usual are those that run where none is named: all but what takes long.
@@ -105,10 +105,11 @@ func (r *Run) on(f topology.Fabric) reports.Fidelity {
 	return out
 }
 
-// specs are the chosen ones.
-func (r *Run) specs() []Spec {
+// specs are the chosen ones that a mode is asked.
+func (r *Run) specs(m modes.Mode) []Spec {
 	return slices.DeleteFunc(Specs(), func(s Spec) bool {
-		return !slices.Contains(r.Suites, s.Suite) || len(r.Features) > 0 && !slices.Contains(r.Features, s.Feature.Name)
+		return !slices.Contains(r.Suites, s.Suite) || len(r.Features) > 0 && !slices.Contains(r.Features, s.Feature.Name) ||
+			s.Plugged && m.Carrier() == modes.ByKernel
 	})
 }
 
@@ -127,7 +128,7 @@ func (r *Run) command(format string, args ...any) string {
 func (r *Run) Cells() []Cell {
 	var out []Cell
 	for _, m := range r.Modes {
-		for _, s := range r.specs() {
+		for _, s := range r.specs(m) {
 			out = append(out, Cell{s.Suite, m.String(), s.Feature.Name})
 		}
 	}
@@ -140,7 +141,7 @@ const specTimeout = 30 * time.Second
 // Declare declares a container of specs for each mode. It is called while ginkgo builds its tree.
 func (r *Run) Declare() {
 	for _, m := range r.Modes {
-		for _, specs := range labs(r.specs()) {
+		for _, specs := range labs(r.specs(m)) {
 			r.declare(m, specs)
 		}
 	}

@@ -26,6 +26,8 @@ type Spec struct {
 	// Machines says that the question is one of hosts that are machines: on others it is not applicable, and sabotages are
 	// in vain.
 	Machines bool
+	// Plugged says that the question is one of plugins: modes that this program carries out by its own steps are not asked.
+	Plugged bool
 	// On is the fabric that the experiment is done on, in a lab of its own; nil: that of the mode. A mode that has no place on it is
 	// not applicable there, and one that cannot be set up is blocked.
 	On *topology.Fabric
@@ -41,7 +43,7 @@ type Spec struct {
 // Feature is something that a user may want of a mode: a row of the matrix.
 type Feature struct {
 	Name  string
-	Group string // reach, addresses, multicast, ports, nat, services, packets, isolation, lifecycle, operations, routing, limits, failure; a fabric
+	Group string // reach, addresses, multicast, ports, nat, services, packets, isolation, lifecycle, operations, routing, limits, cni, failure; a fabric
 	Doc   string // the question, answered yes (works), no (blocked) or not-applicable
 }
 
@@ -65,6 +67,8 @@ type Sabotage struct {
 	Steps  func(*topology.Plan) []topology.Step
 	Rewire func([]topology.Step) []topology.Step
 	Setup  func([]topology.Step) []topology.Step
+	// Spares is what Rewire is, of the containers alone that only specs attach (see ofSpares), and where nothing of it stays when these are detached.
+	Spares func([]topology.Step) []topology.Step
 }
 
 var registry []Spec
@@ -96,7 +100,7 @@ func registerFamilies(of func(Family) Spec) bool {
 }
 
 // Groups are the groups of features, in the order of documents.
-var groups = append([]string{"reach", "addresses", "multicast", "ports", "nat", "services", "packets", "isolation", "lifecycle", "operations", "routing", "limits", failure}, fabrics...)
+var groups = append([]string{"reach", "addresses", "multicast", "ports", "nat", "services", "packets", "isolation", "lifecycle", "operations", "routing", "limits", Plugged, failure}, fabrics...)
 
 // Specs returns all specs: by group, then by feature, then by name.
 func Specs() []Spec {

@@ -43,7 +43,7 @@ var (
 )
 
 // observing are the suites of which every mode that the kernel can carry is asked.
-const observing = "conformance,packets,lifecycle,routing"
+const observing = "conformance,packets,lifecycle,routing,cni"
 
 // TestMain starts the tests again as root of an empty network namespace; and is the programs that labs start.
 func TestMain(m *testing.M) {
@@ -187,7 +187,7 @@ func TestSuites(t *testing.T) {
 		seen := map[Cell]int{}
 		t.Run("modes", func(t *testing.T) {
 			for _, m := range run.Modes {
-				for _, specs := range labs(run.specs()) {
+				for _, specs := range labs(run.specs(m)) {
 					t.Run(m.String(), func(t *testing.T) {
 						t.Parallel()
 						for _, r := range observeAll(t, run.observer(m, specs[0].On), specs) {
@@ -249,7 +249,7 @@ func TestApart(t *testing.T) {
 			run.Modes = append(run.Modes, m)
 		}
 		for _, m := range run.Modes {
-			for _, specs := range labs(run.specs()) {
+			for _, specs := range labs(run.specs(m)) {
 				observeAll(t, run.observer(m, specs[0].On), specs)
 			}
 		}
@@ -281,7 +281,7 @@ func sabotage(t *testing.T, r *Run) {
 	silent.Emit = func(Event) {} // what is told is of healthy modes
 	for _, m := range r.Modes {
 		for _, suite := range r.Suites {
-			broken := slices.DeleteFunc(r.specs(), func(s Spec) bool {
+			broken := slices.DeleteFunc(r.specs(m), func(s Spec) bool {
 				return s.Suite != suite || s.Machines && !r.Fidelity.Machines() || len(r.breaks(s, m)) == 0
 			})
 			if len(broken) == 0 {
@@ -381,6 +381,10 @@ func (o *observer) sabotaged(ctx context.Context, s Spec, how Sabotage) reports.
 	}
 	broken := s
 	broken.Run = func(ctx context.Context, b *Bench) (Observation, error) {
+		if how.Spares != nil {
+			b.rewire = ofSpares(how.Spares)
+			defer func() { b.rewire = nil }()
+		}
 		if how.Before != nil {
 			if err := how.Before(ctx, b); err != nil {
 				return Observation{}, fmt.Errorf("before the sabotage: %w", err)
@@ -436,14 +440,20 @@ func TestManifest(t *testing.T) {
 		}
 	}
 	for _, m := range modes.All() {
-		for f := range specs {
-			if _, ok := expectations[m.Name][f]; !ok {
-				t.Errorf("%s: %s: no expectation", m.Name, f)
+		for _, by := range modes.Implementations() {
+			m, ok := m.By(by, "")
+			if !ok {
+				continue
 			}
-		}
-		for f := range expectations[m.Name] {
-			if !specs[f] {
-				t.Errorf("%s: %s: an expectation that no spec tests", m.Name, f)
+			for _, s := range Specs() {
+				if _, ok := expectations[m.String()][s.Feature.Name]; !ok && (!s.Plugged || by != modes.ByKernel) {
+					t.Errorf("%s: %s: no expectation", m, s.Feature.Name)
+				}
+			}
+			for f := range expectations[m.String()] {
+				if !specs[f] {
+					t.Errorf("%s: %s: an expectation that no spec tests", m, f)
+				}
 			}
 		}
 	}

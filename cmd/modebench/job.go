@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"strings"
@@ -254,16 +255,25 @@ func (j job) mode(label string) (modes.Mode, bool) {
 	return modes.Named(label, j.Plugins)
 }
 
-// expect adds what is expected of a mode that somebody's own plugins carry out: what is of the reference plugins, or else of the mode.
+// expect adds what is expected of a mode that somebody's own plugins carry out: what is of the reference plugins, or else of the mode. What plugins
+// as such should do they should do, too, where the reference plugins do not.
 func expect(expected map[string]map[string]modes.Expectation, m modes.Mode) {
 	if _, ok := expected[m.String()]; ok {
 		return
 	}
 	for _, by := range []string{modes.ByCNI, modes.ByKernel} {
-		if e, ok := expected[modes.Label(m.Name, by)]; ok {
-			expected[m.String()] = e
-			return
+		e, ok := expected[modes.Label(m.Name, by)]
+		if !ok {
+			continue
 		}
+		e = maps.Clone(e)
+		for feature, should := range expected[modes.ByCNI] {
+			if was, ok := e[feature]; !ok || was.Expect == reports.Blocked {
+				e[feature] = should
+			}
+		}
+		expected[m.String()] = e
+		return
 	}
 }
 

@@ -122,6 +122,7 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 	for _, m := range []mistake{
 		{"mode", nil, []string{"run", "-m", "bridge,macvlan"}},
 		{"suite", nil, []string{"run", "--suite", "speed"}},
+		{"suite-plugins", nil, []string{"run", "--suite", "cni"}},
 		{"feature", nil, []string{"run", "--feature", "same-hots-ipv4"}},
 		{"implementation", nil, []string{"run", "-i", "kernel,cnni"}},
 		{"implementation-mode", nil, []string{"run", "-m", "bridge,host", "-i", "cni"}},

@@ -134,6 +134,9 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 			return nil, "", nil, input("--suite %q: no such suite: want one of %s", s, strings.Join(suites.Names(), ", "))
 		}
 	}
+	if slices.Equal(o.suites, []string{suites.Plugged}) && !slices.ContainsFunc(ms, func(m modes.Mode) bool { return m.Carrier() != modes.ByKernel }) {
+		return nil, "", nil, input("--suite %s: it asks plugins, and none carries a mode out: want -i %s with it, or --cni-conf FILE", suites.Plugged, modes.ByCNI)
+	}
 	for _, f := range o.features {
 		if all := suites.Features(); !slices.Contains(all, f) {
 			return nil, "", nil, input("--feature %q: no such feature: %s", f, nearest(f, all))

@@ -112,7 +112,7 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	})
 	defer ended()
 	s := rpc.NewServer()
-	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip, "Program": h.programs, "IPAM": h.pools, "DHCP": h.dhcp, "DNS": h.names} {
+	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip, "Program": h.programs, "IPAM": h.pools, "DHCP": h.dhcp, "DNS": h.names, "CNI": h.plugins} {
 		if err := s.RegisterName(verb, service); err != nil {
 			return err
 		}
@@ -249,7 +249,7 @@ func (h *Host) Attempt(a lab.Attempt, reply *lab.Refusal) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &no):
-		*reply = lab.Refusal{Errno: fmt.Sprintf("CNI error %d", no.Code), Text: err.Error()}
+		*reply = lab.Refusal{Errno: no.Symbol(), Text: err.Error()}
 		return nil
 	case errors.As(err, &errno):
 		*reply = lab.Refusal{Errno: unix.ErrnoName(errno), Text: err.Error()}

@@ -49,6 +49,7 @@ import (
 //	DHCP.State    Nothing  → DHCPState   of the machine's server; zero where there is none
 //	DHCP.Inform   Inform   → Duration    until a DHCP server has answered
 //	DNS.Lookup    Lookup → Found         asks a DNS server
+//	CNI.Ask       CNIAsk → CNIAnswer     has plugins do something else than to attach by a step; nothing is undone
 //	Traffic.*     see traffic.go
 
 // Nothing is sent or answered where a verb needs no value.
@@ -97,6 +98,26 @@ type Kill struct{ PID int }
 type Usage struct {
 	Descriptors int    // open ones
 	Memory      uint64 // bytes of its heap that are in use
+}
+
+// CNIAsk is what plugins are asked for, with what the step that attaches has: its list, capability arguments, and attachment.
+type CNIAsk struct {
+	Command string       // ADD, DEL, CHECK, GC, STATUS (CNI specification 1.1.0 section 2)
+	Call    topology.CNI // without After
+	Valid   []string     // GC: IDs of the attachments that are to stay, each with the call's link
+
+	// Forgotten has nothing done but what plugins do by themselves: of attachments the library knows nothing.
+	Forgotten bool
+	// Plugin calls the one with this number in the list, from 1, past the library, which would refuse some of what may be asked so. Zero: all of them.
+	Plugin int
+	Env    map[string]string // variables in place of those that Plugin would find; empty: none of that name
+	Conf   string            // what Plugin reads in place of its part of the list
+}
+
+// CNIAnswer is what came of it: a result, or a refusal whose Errno is "CNI error" with the code that the specification has (section 5), or "no CNI error".
+type CNIAnswer struct {
+	Refusal Refusal
+	Result  string // what they wrote: JSON, unless it is wrong; empty: nothing
 }
 
 // State is everything of a machine that modes change, by namespace: "" is the machine's own, else a container's name.

@@ -358,6 +358,9 @@ type Error struct {
 	said string
 }
 
+// Symbol is the code as refusals have it.
+func (e *Error) Symbol() string { return fmt.Sprintf("CNI error %d", e.Code) }
+
 // Error is the code, and what the plugin said of it.
 func (e *Error) Error() string { return fmt.Sprintf("error code %d: %s", e.Code, e.said) }
 
