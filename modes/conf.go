@@ -126,6 +126,19 @@ func ReadConf(text []byte, plugins string, p *topology.Plan) (Conf, error) {
 	return c, nil
 }
 
+// Unknown is the name of what a Conf is where nobody says which mode it is to be.
+const Unknown = "unknown"
+
+// Mode is what may be said of the mode that nobody names: containers have an interface of their own, with addresses of the network's private blocks where the list
+// names these, else of the segment.
+func (c Conf) Mode() Mode {
+	m := Mode{Name: Unknown, Addrs: segmentAddrs, Device: eth0}
+	if strings.Contains(c.Text, "{subnet4}") || strings.Contains(c.Text, "{subnet6}") {
+		m.Addrs = privateAddrs
+	}
+	return m
+}
+
 // ByConf is the mode carried out by the plugins of a list that ReadConf has read. Ports are published, and rates kept, by those plugins after the first that
 // have the capabilities portMappings and bandwidth.
 func (m Mode) ByConf(c Conf) Mode {

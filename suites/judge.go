@@ -24,16 +24,22 @@ func (o *observer) judge(s Spec, want modes.Expectation, got Observation, failed
 	if plan, ok := strings.CutPrefix(o.run.flags(m), "-m "); ok {
 		r.Reproduce = slices.Insert(r.Reproduce, 1, strings.Join(slices.Concat([]string{"modebench plan", plan}, o.run.File), " ")+"   # what the mode does to each host")
 	}
-	switch {
-	case failed != nil:
+	if failed != nil {
 		r.Outcome, r.Observed, r.Detail = reports.Unable, "", failed.Error()
-	case got.Status == want.Expect:
+		return r
+	}
+	if got.Status != reports.Works && got.Status != reports.Blocked && got.Status != reports.NotApplicable {
+		r.Observed = "" // between the words of an expectation: the detail says what
+	}
+	return Judged(r, want)
+}
+
+// Judged is a result that was obtained, as it is by an expectation. By the zero one everything is as it may be.
+func Judged(r reports.Result, want modes.Expectation) reports.Result {
+	r.Expected, r.Reason, r.Source = want.Expect, want.Reason, want.Source
+	r.Outcome = reports.Fail
+	if want.Expect == "" || r.Observed == want.Expect {
 		r.Outcome = reports.Pass
-	default:
-		r.Outcome = reports.Fail
-		if got.Status != reports.Works && got.Status != reports.Blocked && got.Status != reports.NotApplicable {
-			r.Observed = "" // between the words of an expectation: the detail says what
-		}
 	}
 	return r
 }
@@ -45,6 +51,9 @@ func (r *Run) flags(m modes.Mode) string {
 		return "-m " + m.Name
 	case modes.ByCNI:
 		return "-m " + m.Name + " -i " + m.Implementation
+	}
+	if m.Name == modes.Unknown {
+		return strings.Join(r.Conf, " ")
 	}
 	return strings.Join(append(slices.Clone(r.Conf), "--expect", m.Name), " ")
 }

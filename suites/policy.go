@@ -28,6 +28,9 @@ func insists(ctx context.Context, b *Bench, from Place, to netip.AddrPort) (answ
 // policies denies a container what it gets, or what it sends, but for the port of the first of two questions, which a place asks: both are answered
 // before, and afterwards only the first is to be. The policy's own rules tell that it was they who dropped the second.
 func policies(ctx context.Context, b *Bench, c Place, out bool, from Place, open, closed netip.AddrPort) (Observation, error) {
+	if b.mode.Policy == nil {
+		return notApplicable("nobody says where the host could deny a container of the mode anything"), nil
+	}
 	for _, to := range []netip.AddrPort{open, closed} {
 		if yes, err := insists(ctx, b, from, to); err != nil || !yes {
 			return Observation{}, errors.Join(err, fmt.Errorf("without a policy %s does not reach %s: there is nothing to deny", from, to))

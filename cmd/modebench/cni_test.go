@@ -3,10 +3,12 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology/daemons"
 )
@@ -68,10 +70,16 @@ func equipped(t *testing.T, replaced string, lines ...string) (dir string) {
 // asked are features that a faulty plugin for bridges is likely to be caught by.
 const asked = "same-host-ipv4,container-to-external-ipv4,publish-tcp-ipv4,attach-detach"
 
-// judged runs them on somebody's own plugins and gives the outcomes by feature, and the exit code.
+// judged runs them on somebody's own plugins, as the mode bridge, and gives the outcomes by feature, and the exit code.
 func judged(t *testing.T, dir string) (outcomes map[string]reports.Result, code int) {
 	t.Helper()
-	code, _, stderr := result(t, modebench(t, dir, "run", "--cni-conf", "my.conflist", "--cni-bin", "bin", "--expect", "bridge", "--feature", asked))
+	return observedAs(t, dir, "--expect", "bridge")
+}
+
+func observedAs(t *testing.T, dir string, how ...string) (outcomes map[string]reports.Result, code int) {
+	t.Helper()
+	args := append([]string{"run", "--cni-conf", "my.conflist", "--cni-bin", "bin", "--feature", asked}, how...)
+	code, _, stderr := result(t, modebench(t, dir, args...))
 	f, err := os.Open(filepath.Join(dir, "modebench-report", "results.json"))
 	if err != nil {
 		t.Fatalf("exit code %d: %s", code, stderr)
@@ -86,7 +94,7 @@ func judged(t *testing.T, dir string) (outcomes map[string]reports.Result, code 
 	}
 	outcomes = map[string]reports.Result{}
 	for _, r := range res.Results {
-		if r.Implementation != "mine" || r.Mode != "bridge" || len(r.Reproduce) == 0 && r.Outcome != reports.Unable {
+		if r.Implementation != "mine" || len(r.Reproduce) == 0 && r.Outcome != reports.Unable {
 			t.Errorf("%s of mode %s by %q, again: %v", r.Feature, r.Mode, r.Implementation, r.Reproduce)
 		}
 		outcomes[r.Feature] = r
@@ -103,6 +111,50 @@ func TestOwnPlugins(t *testing.T) {
 	for feature, r := range got {
 		if r.Outcome != reports.Pass {
 			t.Errorf("%s: %s: %s", feature, r.Outcome, r.Detail)
+		}
+	}
+}
+
+// Of what nobody expects anything it is told what it is nearest to, and by that mode it is judged; nothing is wrong with it, whatever it does otherwise.
+func TestDescribedPlugins(t *testing.T) {
+	got, code := observedAs(t, equipped(t, "bridge", `conf=$(sed 's/"ipMasq":true/"ipMasq":false/')`, `echo "$conf" | "${0%/*}/real"`))
+	if r := got["container-to-external-ipv4"]; code != exitExpected || r.Outcome != reports.Fail || r.Observed != reports.Blocked {
+		t.Errorf("exit code %d: %+v", code, r)
+	}
+}
+
+// What is as a mode should be is nearest to it; what distinguishes modes less than what was asked makes them equally near.
+func TestLikeness(t *testing.T) {
+	expected, err := expectations()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		like     string   // the mode whose expectations are what was seen
+		features []string // of these alone; nil: of all
+		nearest  string
+		says     string
+	}{
+		{"ptp", nil, "ptp", "mine is nearest to the mode ptp (none otherwise), by "},
+		{"macvlan-vepa", nil, "macvlan-vepa", "mine is nearest to the mode macvlan-vepa (none otherwise), by "},
+		{"macvlan-bridge", []string{"same-host-ipv4", "container-to-host-ipv4"}, "macvlan-bridge", "is as near to each of "},
+		{"bridge", []string{"cni-check-route"}, modes.Unknown, "like no mode that can be told"},
+	} {
+		b := &book{o: options{conf: modes.Conf{Name: "mine"}}, expectations: expected, res: &reports.Results{}, counts: map[string]*reports.Counts{}}
+		for feature, e := range expected[modes.Label(c.like, modes.ByCNI)] {
+			if c.features == nil || slices.Contains(c.features, feature) {
+				b.res.Results = append(b.res.Results, reports.Result{Mode: modes.Unknown, Implementation: "mine", Feature: feature, Observed: e.Expect, Outcome: reports.Pass})
+			}
+		}
+		ms := b.liken([]modes.Mode{b.o.conf.Mode().ByConf(b.o.conf)})
+		for _, r := range b.res.Results {
+			if r.Mode != c.nearest || c.nearest == c.like && r.Expected == "" {
+				t.Errorf("%s by %v: %s of mode %s", c.like, c.features, r.Feature, r.Mode)
+				break
+			}
+		}
+		if !strings.Contains(b.likeness[0], c.says) || ms[0].Name != c.nearest {
+			t.Errorf("%s by %v: %s: %q", c.like, c.features, ms[0], b.likeness)
 		}
 	}
 }

@@ -249,6 +249,9 @@ func do(j job, say func(message)) (kept *supervisor, err error) {
 // mode is that of a label.
 func (j job) mode(label string) (modes.Mode, bool) {
 	if name, ok := strings.CutSuffix(label, " ("+j.Conf.Name+")"); ok {
+		if name == modes.Unknown {
+			return j.Conf.Mode().ByConf(j.Conf), true
+		}
 		m, found := modes.Find(name)
 		return m.ByConf(j.Conf), found
 	}

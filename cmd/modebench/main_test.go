@@ -128,7 +128,7 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"implementation-mode", nil, []string{"run", "-m", "bridge,host", "-i", "cni"}},
 		{"plan-implementation", nil, []string{"plan", "fan", "-i", "cni"}},
 		{"cni-missing", nil, []string{"run", "--cni-conf", "my.conflist", "--expect", "bridge"}},
-		{"cni-expect", map[string]string{"my.conflist": list()}, []string{"run", "--cni-conf", "my.conflist"}},
+		{"cni-shard", map[string]string{"my.conflist": list()}, []string{"run", "--cni-conf", "my.conflist", "--shard", "1/2"}},
 		{"cni-mode", map[string]string{"my.conflist": list()}, []string{"run", "--cni-conf", "my.conflist", "--expect", "host"}},
 		{"cni-nothing", nil, []string{"run", "--expect", "bridge"}},
 		{"cni-bin", map[string]string{"my.conflist": list()}, []string{"run", "--cni-conf", "my.conflist", "--cni-bin", "nowhere", "--expect", "bridge"}},
