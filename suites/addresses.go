@@ -723,13 +723,9 @@ var _ = register(Spec{
 		x, c := station(b), container(b)
 		dev := ownDevice(b, c)
 		prefix := netip.MustParsePrefix("2001:db8:5aac::/64")
-		for _, s := range []struct{ key, value string }{
-			{"accept_ra_defrtr", "0"}, // the advertiser is no router
-			{"accept_ra", "1"},
-		} {
-			if err := b.Apply(ctx, topology.Step{On: c.Machine, In: c.Container, Sysctl: &topology.Sysctl{
-				Key: "net/ipv6/conf/" + dev + "/" + s.key, Value: s.value,
-			}}); err != nil {
+		for _, s := range accepting(dev) {
+			s.On, s.In = c.Machine, c.Container
+			if err := b.Apply(ctx, s); err != nil {
 				return Observation{}, err
 			}
 		}

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -266,11 +267,12 @@ type Range struct {
 	Gateway     netip.Addr // invalid: the first of the subnet
 }
 
-// DHCPServer has the machine give out addresses on the segment of a device (RFC 2131). Undoing it forgets all leases.
+// DHCPServer has the machine give out addresses on the segment of a device: by RFC 2131, or those of IPv6 by RFC 8415. A machine has one for
+// each family. Undoing it forgets all leases.
 type DHCPServer struct {
 	Link  string
-	Addr  netip.Addr    // own, on that segment
-	Range Range         // of IPv4
+	Addr  netip.Addr // own, on that segment
+	Range Range
 	Lease time.Duration // whole seconds; clients renew after half of it
 }
 
@@ -278,9 +280,18 @@ type DHCPServer struct {
 // the address back.
 type DHCP struct {
 	Link      string
+	Six       bool          // it is to be one of IPv6 (RFC 8415), alone: which others are on the link is for routers to say
 	ClientID  string        // by which servers know the client, whatever its hardware address
 	Broadcast bool          // have answers sent to all: the device hears none that is for an address which it does not have yet
 	Within    time.Duration // or else it is an error; 0: 1.5 s
+}
+
+// DUID is the identifier by which servers of IPv6 know the client: a UUID (RFC 6355) made of ClientID (RFC 9562 section 5.8).
+func (d DHCP) DUID() []byte {
+	sum := sha256.Sum256([]byte(d.ClientID))
+	uuid := sum[:16]
+	uuid[6], uuid[8] = uuid[6]&0x0f|0x80, uuid[8]&0x3f|0x80
+	return append([]byte{0, 4}, uuid...)
 }
 
 // Resolver is a DNS server (RFC 1035), by UDP and TCP, that knows the names which its machine was given and answers that there are
@@ -978,6 +989,14 @@ func (d DHCPServer) line(at string, remove bool) string {
 		return fmt.Sprintf("kill $(cat %s.pid) && rm %s.*", file, file)
 	}
 	first, last := d.Range.First, d.Range.Last
+	if first.Is6() {
+		return fmt.Sprintf(`cat >%s.conf <<'END'
+authoritative; default-lease-time %d; max-lease-time %[2]d;
+subnet6 %s { range6 %s %s; }
+END
+touch %[1]s.leases && ip netns exec %[6]s dhcpd -6 -cf %[1]s.conf -lf %[1]s.leases -pf %[1]s.pid %[7]s`,
+			file, int(d.Lease.Seconds()), d.Range.Subnet, first, last, at, d.Link)
+	}
 	return fmt.Sprintf(`cat >%s.conf <<'END'
 authoritative; default-lease-time %d; max-lease-time %[2]d;
 subnet %s netmask %s { range %s %s; }
@@ -989,11 +1008,18 @@ touch %[1]s.leases && ip netns exec %[7]s dhcpd -4 -cf %[1]s.conf -lf %[1]s.leas
 // line is dhcpcd's.
 func (d DHCP) line(at string, remove bool) string {
 	w := words{"ip netns exec", at, "dhcpcd"}
-	if remove {
+	switch {
+	case remove && d.Six:
+		w.add("-6 -k", d.Link)
+		return w.String()
+	case remove:
 		w.add("-k", d.Link)
 		return w.String()
+	case d.Six:
+		w.add("-6 -w --noipv6rs --ia_na", "--duid="+net.HardwareAddr(d.DUID()).String())
+	default:
+		w.add("-4 -w -I", quote(d.ClientID))
 	}
-	w.add("-4 -w -I", quote(d.ClientID))
 	if d.Broadcast {
 		w.add("-J")
 	}

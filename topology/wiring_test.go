@@ -323,6 +323,22 @@ touch /run/h1-dhcpd.leases && ip netns exec h1 dhcpd -4 -cf /run/h1-dhcpd.conf -
 			"ip netns exec h1-c9 dhcpcd -4 -w -I h1/c9/blue/eth0 -J -t 3 eth0", "ip netns exec h1-c9 dhcpcd -k eth0",
 		},
 		{
+			topology.Step{DHCPServer: &topology.DHCPServer{
+				Link: "eth0", Addr: addr("fd00::1"), Lease: time.Minute,
+				Range: topology.Range{Subnet: pfx("fd00::/64"), First: addr("fd00::100"), Last: addr("fd00::109")},
+			}},
+			`cat >/run/h1-dhcpd.conf <<'END'
+authoritative; default-lease-time 60; max-lease-time 60;
+subnet6 fd00::/64 { range6 fd00::100 fd00::109; }
+END
+touch /run/h1-dhcpd.leases && ip netns exec h1 dhcpd -6 -cf /run/h1-dhcpd.conf -lf /run/h1-dhcpd.leases -pf /run/h1-dhcpd.pid eth0`,
+			"kill $(cat /run/h1-dhcpd.pid) && rm /run/h1-dhcpd.*",
+		},
+		{
+			topology.Step{In: "c9", DHCP: &topology.DHCP{Link: "eth0", Six: true, ClientID: "h1/c9/blue/eth0"}},
+			"ip netns exec h1-c9 dhcpcd -6 -w --noipv6rs --ia_na --duid=00:04:01:16:cd:2f:2c:61:83:6c:8b:32:04:1f:fd:9e:42:47 eth0", "ip netns exec h1-c9 dhcpcd -6 -k eth0",
+		},
+		{
 			topology.Step{Link: &topology.Link{Name: "vxlan0", Kind: "vxlan", Parent: "eth0", Local: addr("198.18.0.1"), VNI: 4096, Port: 4789, Learning: true, Group: addr("239.1.1.1")}},
 			"ip -n h1 link add name vxlan0 type vxlan id 4096 local 198.18.0.1 group 239.1.1.1 dev eth0 dstport 4789", "ip -n h1 link del dev vxlan0",
 		},

@@ -350,6 +350,7 @@ var fields = map[string]field{
 	"udp sport":    {"transport", "udp", payload(transport, 0, 2), port},
 	"udp dport":    {"transport", "udp", payload(transport, 2, 2), port},
 	"th dport":     {"", "", payload(transport, 2, 2), port},
+	"@th,64,8":     {"", "", payload(transport, 8, 1), octet}, // the first one that a datagram of UDP carries
 	"meta nfproto": {"", "", meta(expr.MetaKeyNFPROTO), one(nfprotos, 1)},
 	"meta l4proto": {"", "", meta(expr.MetaKeyL4PROTO), one(transports, 1)},
 	"meta mark":    {"", "", meta(expr.MetaKeyMARK), number},
@@ -545,6 +546,14 @@ func port(v string) (test, error) {
 		return test{}, errors.New("want a port, 0 to 65535")
 	}
 	return test{want: binaryutil.BigEndian.PutUint16(uint16(n))}, nil
+}
+
+func octet(v string) (test, error) {
+	n, err := strconv.ParseUint(v, 0, 8)
+	if err != nil {
+		return test{}, errors.New("want a number of 8 bits, such as 0x1")
+	}
+	return test{want: []byte{byte(n)}}, nil
 }
 
 func number(v string) (test, error) {

@@ -46,7 +46,7 @@ import (
 //	Program.Start string  → Nothing      starts one that has ended again, with the files that it left, and waits until it is ready
 //	Program.Find  string  → string       where the machine has a program (as topology.Program.Path); empty: it has none
 //	IPAM.State    string → []Reservation of the pool of that name, by address; none where there is no such pool
-//	DHCP.State    Nothing  → DHCPState   of the machine's server; zero where there is none
+//	DHCP.State    Nothing  → DHCPState   of the machine's servers; zero where there is none
 //	DHCP.Inform   Inform   → Duration    until a DHCP server has answered
 //	DNS.Lookup    Lookup → Found         asks a DNS server
 //	CNI.Ask       CNIAsk → CNIAnswer     has plugins do something else than to attach by a step; nothing is undone
@@ -358,7 +358,7 @@ type Packet struct {
 	Payload  []byte         // at most 128 bytes of it
 	BGP      []BGPMessage   // those that a segment from or to port 179 holds whole. Not read by Send
 	Groups   []Group        // of an IGMP or MLD message
-	DHCP     *DHCP          // of a datagram to port 67 or 68. Not read by Send
+	DHCP     *DHCP          // of a datagram to port 67 or 68, or by IPv6 to 546 or 547. Not read by Send
 	VXLAN    *VXLAN         // of a datagram to port 4789 or 8472. Not read by Send
 	Inner    *Packet        // what a VXLAN, IP in IP or flannel (UDP port 8285) packet carries, without a place and without its frame. Not read by Send
 	Text     string         // one line a person reads
@@ -412,6 +412,7 @@ type NDP struct {
 	LinkAddr                    net.HardwareAddr // source or target link-layer address option; nil: none
 	Override, Solicited, Router bool
 	Prefix                      netip.Prefix // of a router advertisement to be sent
+	Managed                     bool         // of one to be sent: addresses in the prefix are had by DHCP, and not formed
 }
 
 // BGPMessage is one message of RFC 4271, as it was on the wire.
@@ -486,7 +487,7 @@ type Reservation struct {
 	Addrs    []netip.Addr // one of each range, in their order
 }
 
-// DHCPState is what a server knows.
+// DHCPState is what a machine's servers know.
 type DHCPState struct {
 	Running bool
 	Leases  []DHCPLease // that hold, by address
@@ -495,23 +496,26 @@ type DHCPState struct {
 
 // DHCPLease is an address of a client.
 type DHCPLease struct {
-	ClientID []byte // with its type
-	MAC      net.HardwareAddr
+	ClientID []byte           // with its type
+	MAC      net.HardwareAddr // nil of one by RFC 8415
 	Addr     netip.Addr
 	Bound    bool // and not only offered
 	Until    time.Time
 }
 
-// Inform asks a DHCP server for parameters, from an address that the device has (RFC 2131 section 4.4.3). It asks for no address.
+// Inform asks a DHCP server for parameters, from an address that the device has (RFC 2131 section 4.4.3), or whatever server of IPv6 there is
+// (RFC 8415 section 18.2.6). It asks for no address.
 type Inform struct {
 	In, Device   string
 	From, Server netip.Addr
 }
 
-// DHCP is a message of RFC 2131.
+// DHCP is a message of RFC 2131, or of RFC 8415.
 type DHCP struct {
-	Kind           string // discover, offer, request, decline, ack, nak, release, inform
-	Reply          bool   // BOOTREPLY
+	// Kind is discover, offer, request, decline, ack, nak, release or inform; of RFC 8415 solicit, advertise, request, renew, reply, release,
+	// decline, information-request, or another's name.
+	Kind           string
+	Reply          bool // of a server
 	XID            uint32
 	Broadcast      bool             // the flag
 	Client, Your   netip.Addr       // ciaddr, yiaddr; invalid: 0
@@ -520,6 +524,11 @@ type DHCP struct {
 	Requested      netip.Addr       // option 50; invalid: none
 	Server         netip.Addr       // option 54; invalid: none
 	Lease, Renewal time.Duration    // options 51 and 58
+
+	// Of RFC 8415: Your or Requested is the address of the first IA_NA, whose valid lifetime is Lease and whose T1 is Renewal. ClientID is a DUID.
+	ServerID []byte // a DUID; nil: none
+	IAID     uint32
+	Status   int // code of the IA_NA or else of the message; 0: success
 }
 
 // BGPState is a speaker's view.

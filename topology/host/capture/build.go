@@ -280,6 +280,9 @@ func buildNDP(m *lab.NDP) ([]byte, error) {
 		// Hop limit 64, a default router for half an hour, and the timers left to the host.
 		b[4] = 64
 		binary.BigEndian.PutUint16(b[6:], 1800)
+		if m.Managed {
+			b[5] |= 0x80
+		}
 		b = append(b, make([]byte, 8)...)
 	case "na":
 		linkOption = layers.ICMPv6OptTargetAddress
@@ -305,8 +308,12 @@ func buildNDP(m *lab.NDP) ([]byte, error) {
 		if m.Kind != "ra" || !m.Prefix.Addr().Is6() {
 			return nil, fmt.Errorf("%s: prefix %v: only a router advertises one, of IPv6", m.Kind, m.Prefix)
 		}
-		// On-link and autonomous, valid for an hour (RFC 4861, section 4.6.2).
-		b = append(b, byte(layers.ICMPv6OptPrefixInfo), 4, byte(m.Prefix.Bits()), 0xc0)
+		// On-link, and autonomous unless others give out addresses, valid for an hour (RFC 4861, section 4.6.2).
+		flags := byte(0xc0)
+		if m.Managed {
+			flags = 0x80
+		}
+		b = append(b, byte(layers.ICMPv6OptPrefixInfo), 4, byte(m.Prefix.Bits()), flags)
 		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, 3600), 3600)
 		b = append(append(b, 0, 0, 0, 0), m.Prefix.Masked().Addr().AsSlice()...)
 	}

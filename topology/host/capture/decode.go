@@ -194,6 +194,8 @@ func (d *decoder) transport(src, dst netip.Addr, proto layers.IPProtocol, b []by
 			d.inner(b[16:], true, 0)
 		} else if port == dhcpServerPort || port == dhcpClientPort {
 			p.DHCP = dhcpMessage(b[8:])
+		} else if (port == dhcp6ServerPort || port == dhcp6ClientPort) && dst.Is6() {
+			p.DHCP = dhcp6Message(b[8:])
 		} else if port == flannelPort && len(b) > 8 && b[8]>>4 == 4 {
 			d.inner(b[8:], false, uint16(layers.EthernetTypeIPv4))
 		}
@@ -511,7 +513,7 @@ func (d *decoder) text() string {
 			t.WriteString(bgpText(m))
 		}
 		if p.DHCP != nil {
-			t.WriteString(dhcpText(*p.DHCP))
+			t.WriteString(dhcpText(*p.DHCP, p.Dst.Addr().Is6()))
 		}
 		t.WriteString(d.said)
 		fmt.Fprintf(&t, ", ttl %d", p.IP.TTL)

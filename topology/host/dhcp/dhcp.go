@@ -1,4 +1,4 @@
-// Package dhcp is a machine's DHCP server, and the clients of its containers (RFC 2131), by insomniacslk's library. It adds what
+// Package dhcp is a machine's DHCP servers, and the clients of its containers (RFC 2131, RFC 8415), by insomniacslk's library. It adds what
 // that leaves to others: who gets which address, frames for clients that have none yet, and what a client does with its lease.
 package dhcp
 
@@ -28,54 +28,68 @@ type Service struct {
 	ctx     context.Context
 	clients sync.WaitGroup
 
-	mu     sync.Mutex
-	server *server // nil: none
+	mu      sync.Mutex
+	servers map[bool]serving // by whether they give out addresses of IPv6
+}
+
+// serving answers clients until it is closed.
+type serving interface {
+	state() lab.DHCPState
+	close() error
 }
 
 // New is the service of the machine called name; find gives the namespace of a container, or the machine's own for "".
 func New(machine string, find func(container string) (*space.Space, error)) *Service {
-	s := &Service{machine: machine, find: find}
+	s := &Service{machine: machine, find: find, servers: map[bool]serving{}}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	return s
 }
 
-// Close ends the server and all clients without a word to anybody.
+// Close ends the servers and all clients without a word to anybody.
 func (s *Service) Close() error {
 	s.end()
 	s.clients.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.server == nil {
-		return nil
+	var errs []error
+	for _, made := range s.servers {
+		errs = append(errs, made.close())
 	}
-	err := s.server.close()
-	s.server = nil
-	return err
+	clear(s.servers)
+	return errors.Join(errs...)
 }
 
-// Serve starts the machine's server: EEXIST where there is one already. The undo ends it, and with it all leases are forgotten.
+// Serve starts the machine's server of a family: EEXIST where there is one already. The undo ends it, and with it all its leases are forgotten.
 func (s *Service) Serve(c topology.DHCPServer) (undo func() error, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.server != nil {
+	six := c.Range.Subnet.Addr().Is6()
+	if s.servers[six] != nil {
 		return nil, fmt.Errorf("%s: DHCP server exists: %w", s.machine, unix.EEXIST)
 	}
 	own, err := s.find("")
 	if err != nil {
 		return nil, err
 	}
-	var made *server
-	if err := own.Do(func() (err error) { made, err = serve(own, c); return err }); err != nil {
+	var made serving
+	if err := own.Do(func() (err error) {
+		if six {
+			made, err = serve6(c)
+		} else {
+			made, err = serve(own, c)
+		}
+		return err
+	}); err != nil {
 		return nil, fmt.Errorf("%s: DHCP server on %s: %w", s.machine, c.Link, err)
 	}
-	s.server = made
+	s.servers[six] = made
 	return func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.server != made {
+		if s.servers[six] != made {
 			return nil
 		}
-		s.server = nil
+		delete(s.servers, six)
 		return made.close()
 	}, nil
 }
@@ -83,10 +97,13 @@ func (s *Service) Serve(c topology.DHCPServer) (undo func() error, err error) {
 // State is the verb DHCP.State.
 func (s *Service) State(_ lab.Nothing, reply *lab.DHCPState) error {
 	s.mu.Lock()
-	server := s.server
-	s.mu.Unlock()
-	if server != nil {
-		*reply = server.state()
+	defer s.mu.Unlock()
+	for _, six := range []bool{false, true} {
+		if made := s.servers[six]; made != nil {
+			st := made.state()
+			reply.Running, reply.Refused = true, reply.Refused+st.Refused
+			reply.Leases = append(reply.Leases, st.Leases...)
+		}
 	}
 	return nil
 }
@@ -112,10 +129,10 @@ func transmit(sp *space.Space, link string, p lab.Packet) error {
 	})
 }
 
-// addr is an IPv4 address of the library's; invalid for none.
+// addr is an address of the library's; invalid for none.
 func addr(ip net.IP) netip.Addr {
-	a, _ := netip.AddrFromSlice(ip.To4())
-	if !a.IsValid() || a.IsUnspecified() {
+	a, _ := netip.AddrFromSlice(ip)
+	if a = a.Unmap(); !a.IsValid() || a.IsUnspecified() {
 		return netip.Addr{}
 	}
 	return a

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/topology"
-	"github.com/modebench/modebench/topology/host/ipam"
 	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/space"
 )
@@ -178,9 +177,9 @@ func TestInform(t *testing.T) {
 
 // What a server answers to whom: RFC 2131 sections 4.3.1 to 4.3.5.
 func TestDecisions(t *testing.T) {
-	pool, err := ipam.New([]topology.Range{config(2, time.Minute).Range})
+	l, err := newLedger(config(2, time.Minute).Range)
 	must(t, err)
-	s := &server{DHCPServer: config(2, time.Minute), pool: pool, leases: map[ipam.Holder]lab.DHCPLease{}}
+	s := &server{DHCPServer: config(2, time.Minute), ledger: l}
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	ask := func(kind dhcpv4.MessageType, id string, more ...dhcpv4.Modifier) (dhcpv4.MessageType, string) {
 		if id != "" {
@@ -233,7 +232,7 @@ func TestDecisions(t *testing.T) {
 		l.Until = time.Now().Add(-time.Second)
 		s.leases[h] = l
 	}
-	if st := s.state(); len(st.Leases) != 0 || len(pool.Holders()) != 0 {
-		t.Errorf("after all ran out: %+v, %v", st, pool.Holders())
+	if st := s.state(); len(st.Leases) != 0 || len(l.pool.Holders()) != 0 {
+		t.Errorf("after all ran out: %+v, %v", st, l.pool.Holders())
 	}
 }

@@ -18,22 +18,73 @@ import (
 // offered is how long an address is kept for a client that was offered it.
 const offered = 10 * time.Second
 
-// server answers the clients of one device.
-type server struct {
-	topology.DHCPServer
-	in     *space.Space
-	conn   net.PacketConn
-	served chan struct{} // closed when nobody is answered any more
-
+// ledger is who has what of a range.
+type ledger struct {
 	mu      sync.Mutex
 	pool    *ipam.Pool
 	leases  map[ipam.Holder]lab.DHCPLease
 	refused int
 }
 
+func newLedger(r topology.Range) (*ledger, error) {
+	pool, err := ipam.New([]topology.Range{r})
+	return &ledger{pool: pool, leases: map[ipam.Holder]lab.DHCPLease{}}, err
+}
+
+// state are the leases that hold.
+func (l *ledger) state() lab.DHCPState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.expire()
+	st := lab.DHCPState{Running: true, Refused: l.refused}
+	for _, h := range l.pool.Holders() {
+		if lease := l.leases[h]; lease.Bound {
+			st.Leases = append(st.Leases, lease)
+		}
+	}
+	return st
+}
+
+// expire takes back what was not renewed, or was offered and not asked for.
+func (l *ledger) expire() {
+	for h, lease := range l.leases {
+		if time.Now().After(lease.Until) {
+			l.free(h)
+		}
+	}
+}
+
+func (l *ledger) free(h ipam.Holder) {
+	l.pool.Release(h)
+	delete(l.leases, h)
+}
+
+// has is what a holder has or was offered; where it has nothing, the next address is kept for it. Invalid: there is none.
+func (l *ledger) has(h ipam.Holder, keep func(netip.Addr)) netip.Addr {
+	if held := l.pool.Held(h); held != nil {
+		return held[0]
+	}
+	got, err := l.pool.Reserve(h)
+	if err != nil {
+		l.refused++
+		return netip.Addr{}
+	}
+	keep(got[0])
+	return got[0]
+}
+
+// server answers the clients of one device by RFC 2131.
+type server struct {
+	topology.DHCPServer
+	*ledger
+	in     *space.Space
+	conn   net.PacketConn
+	served chan struct{} // closed when nobody is answered any more
+}
+
 // serve begins to answer. Call it in the namespace of the device.
 func serve(in *space.Space, c topology.DHCPServer) (*server, error) {
-	pool, err := ipam.New([]topology.Range{c.Range})
+	l, err := newLedger(c.Range)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +92,7 @@ func serve(in *space.Space, c topology.DHCPServer) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{DHCPServer: c, in: in, conn: conn, served: make(chan struct{}), pool: pool, leases: map[ipam.Holder]lab.DHCPLease{}}
+	s := &server{DHCPServer: c, ledger: l, in: in, conn: conn, served: make(chan struct{})}
 	library, err := server4.NewServer(c.Link, nil, s.handle, server4.WithConn(conn))
 	if err != nil {
 		return nil, err
@@ -57,33 +108,6 @@ func (s *server) close() error {
 	err := s.conn.Close()
 	<-s.served
 	return err
-}
-
-func (s *server) state() lab.DHCPState {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.expire()
-	st := lab.DHCPState{Running: true, Refused: s.refused}
-	for _, h := range s.pool.Holders() {
-		if l := s.leases[h]; l.Bound {
-			st.Leases = append(st.Leases, l)
-		}
-	}
-	return st
-}
-
-// expire takes back what was not renewed, or was offered and not asked for.
-func (s *server) expire() {
-	for h, l := range s.leases {
-		if time.Now().After(l.Until) {
-			s.free(h)
-		}
-	}
-}
-
-func (s *server) free(h ipam.Holder) {
-	s.pool.Release(h)
-	delete(s.leases, h)
 }
 
 // handle is called for each message, from goroutines of the library's.
@@ -130,15 +154,11 @@ func (s *server) decide(m *dhcpv4.DHCPv4) (dhcpv4.MessageType, netip.Addr) {
 	to := addr(m.ServerIdentifier())
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
-		if held == nil {
-			var err error
-			if held, err = s.pool.Reserve(h); err != nil {
-				s.refused++
-				return dhcpv4.MessageTypeNone, netip.Addr{} // section 4.3.1: nothing to offer
-			}
-			keep(held[0], false, offered)
+		a := s.has(h, func(a netip.Addr) { keep(a, false, offered) })
+		if !a.IsValid() {
+			return dhcpv4.MessageTypeNone, a // section 4.3.1: nothing to offer
 		}
-		return dhcpv4.MessageTypeOffer, held[0]
+		return dhcpv4.MessageTypeOffer, a
 	case dhcpv4.MessageTypeRequest:
 		asked := addr(m.RequestedIPAddress())
 		if !asked.IsValid() {
