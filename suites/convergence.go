@@ -499,8 +499,12 @@ var _ = register(Spec{
 				mine = append(mine, o)
 			}
 		}
+		heard := true
 		b.atEnd(func(ctx context.Context) error {
 			errs := []error{b.lab.Undo(ctx, owner)}
+			if !heard { // nor will it be
+				return errors.Join(append(errs, fmt.Errorf("%s does not hear %s", s.tor, s.host))...)
+			}
 			for _, m := range mine {
 				if up, err := m.up(ctx, b); err != nil || !up { // shut out, until told otherwise
 					errs = append(errs, err, b.Do(ctx, m.tor, "BGP.Reset", m.own(IPv4), &lab.Nothing{}))
@@ -516,6 +520,7 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		if m == nil {
+			heard = false
 			return blocked("%s announced %d prefixes, where %s bears %d: no NOTIFICATION came within %s", s.host, len(prefixes), s.tor, most, patience), nil
 		}
 		ended, err := eventually(ctx, patience, func() (bool, error) { // each of its sessions has the same limit
@@ -571,14 +576,20 @@ func outage(ctx context.Context, b *Bench, fail func() error) (tally lab.Tally, 
 	stop := sync.OnceValue(func() error {
 		return b.Do(context.WithoutCancel(ctx), x.Machine, "Probe.Stop", h, &tally)
 	})
-	b.atEnd(func(ctx context.Context) error { return errors.Join(stop(), converged(ctx, b)) })
+	var apart error // what did not come back in its time is not waited for again
+	b.atEnd(func(ctx context.Context) error {
+		if apart != nil {
+			return errors.Join(stop(), apart)
+		}
+		return errors.Join(stop(), converged(ctx, b))
+	})
 	began := time.Now()
 	if err := fail(); err != nil {
 		return tally, 0, err
 	}
-	err = converged(ctx, b)
+	apart = converged(ctx, b)
 	took = time.Since(began)
-	return tally, took, errors.Join(err, stop())
+	return tally, took, errors.Join(apart, stop())
 }
 
 var _ = register(Spec{

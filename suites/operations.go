@@ -51,14 +51,19 @@ type flow struct {
 	stop   func() (lab.Tally, error)
 }
 
-func flowing(ctx context.Context, b *Bench, from Place, to netip.AddrPort, token string) (f flow, err error) {
-	if err := b.Do(ctx, from.Machine, "Probe.Flow", lab.Flow{
+func flowing(ctx context.Context, b *Bench, from Place, to netip.AddrPort, token string) (flow, error) {
+	return begin(ctx, b, from.Machine, lab.Flow{
 		Ask: lab.Ask{In: from.Container, Proto: "udp", To: to, Token: token, Wait: 100 * time.Millisecond}, Every: time.Millisecond,
-	}, &f.handle); err != nil {
+	})
+}
+
+// begin begins any flow.
+func begin(ctx context.Context, b *Bench, machine string, asks lab.Flow) (f flow, err error) {
+	if err := b.Do(ctx, machine, "Probe.Flow", asks, &f.handle); err != nil {
 		return f, err
 	}
 	f.stop = sync.OnceValues(func() (t lab.Tally, err error) {
-		err = b.Do(context.WithoutCancel(ctx), from.Machine, "Probe.Stop", f.handle, &t)
+		err = b.Do(context.WithoutCancel(ctx), machine, "Probe.Stop", f.handle, &t)
 		return t, err
 	})
 	b.atEnd(func(context.Context) error { _, err := f.stop(); return err })

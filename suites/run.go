@@ -302,6 +302,8 @@ func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error)
 	}
 	if spoilt := o.bench.reset(ctx); spoilt != nil {
 		closed := o.bench.Close()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within) // what is left of the other one is for what spoilt it
+		defer cancel()
 		o.start(ctx)
 		if err == nil && (o.failed != nil || closed != nil) {
 			err = fmt.Errorf("put back: %w", spoilt)
