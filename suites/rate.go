@@ -72,23 +72,28 @@ func stretchOf(ctx context.Context, b *Bench, c Place, out bool) (w stretch, err
 // read is what the connections carry in a second, in bits of frames: each segment has 52 bytes of headers within the MTU (RFC 7323 section 3.2), and
 // 14 of the frame's beyond it.
 func (w stretch) read(ctx context.Context, b *Bench) (bits float64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, sampled+trialPatience)
+	_, got, err := w.carry(ctx, b, 4, sampled)
+	return payload(got) * float64(w.mtu+14) / float64(w.mtu-52), err
+}
+
+// carry has so many TCP connections carry for so long, and gives what each end has to say.
+func (w stretch) carry(ctx context.Context, b *Bench, streams int, span time.Duration) (sent, got lab.Measured, err error) {
+	ctx, cancel := context.WithTimeout(ctx, span+trialPatience)
 	defer cancel()
-	t := lab.Trial{Test: "tcp-stream", Streams: 4, For: sampled, Agent: w.ends[1], To: netip.AddrPortFrom(netip.IPv4Unspecified(), w.port)}
+	t := lab.Trial{Test: "tcp-stream", Streams: streams, For: span, Agent: w.ends[1], To: netip.AddrPortFrom(netip.IPv4Unspecified(), w.port)}
 	if err := b.Do(ctx, w.receiver.Machine, "Traffic.Serve", t, &lab.Serving{}); err != nil {
-		return 0, err
+		return sent, got, err
 	}
 	t.Agent, t.To = w.ends[0], w.target
-	var got lab.Measured
-	err = b.Do(ctx, w.sender.Machine, "Traffic.Run", t, &lab.Measured{})
+	err = b.Do(ctx, w.sender.Machine, "Traffic.Run", t, &sent)
 	// Also where it failed: the receiving end is to be free again.
 	if finished := b.Do(ctx, w.receiver.Machine, "Traffic.Finish", w.ends[1], &got); err == nil {
 		err = finished
 	}
 	if err != nil {
-		return 0, fmt.Errorf("%s to %s at %s: %w", w.sender, w.receiver, w.target, err)
+		err = fmt.Errorf("%s to %s at %s: %w", w.sender, w.receiver, w.target, err)
 	}
-	return 8 * float64(got.Bytes) / got.Seconds * float64(w.mtu+14) / float64(w.mtu-52), nil
+	return sent, got, err
 }
 
 // starved is the error of a limited stretch that carries less than the limit lets through: that says of the machine that it is busy, and nothing of

@@ -66,17 +66,17 @@ type Machine struct {
 
 // Interface is one end of a cable. The two ends name each other.
 type Interface struct {
-	Name    string           // at most 15 bytes; a tor's port is MACHINE-NIC, such as h1-eth0
-	Segment string           // empty: a trunk, which carries several
-	VLAN    int              // VID of an 802.1Q device of a host on its interface Trunk; of a tor's access port; 0: neither
-	Trunk   string           // the interface that this 802.1Q device is made on; such an interface has no cable and so no Peer
-	MAC     net.HardwareAddr // locally administered
-	MTU     int
-	V4, V6  netip.Prefix // address with the segment's length, or with the link's on a Routed fabric; zero on a switch's port and on a trunk; on a port of a VPC fabric the router's
-	Peer    Port
-	Rate    BitRate
-	Delay   string
-	Loss    float64
+	Name          string           // at most 15 bytes; a tor's port is MACHINE-NIC, such as h1-eth0
+	Segment       string           // empty: a trunk, which carries several
+	VLAN          int              // VID of an 802.1Q device of a host on its interface Trunk; of a tor's access port; 0: neither
+	Trunk         string           // the interface that this 802.1Q device is made on; such an interface has no cable and so no Peer
+	MAC           net.HardwareAddr // locally administered
+	MTU           int
+	V4, V6        netip.Prefix // address with the segment's length, or with the link's on a Routed fabric; zero on a switch's port and on a trunk; on a port of a VPC fabric the router's
+	Peer          Port
+	Rate          BitRate
+	Delay, Jitter string
+	Loss, Reorder float64
 }
 
 // Port names an interface of a machine.
@@ -214,7 +214,7 @@ func (p *Plan) ends(role Role, nics map[string]map[string]NIC) []Machine {
 			m.NICs = append(m.NICs, Interface{
 				Name: nic, Segment: segment.Name, MAC: mac(code, i+1, n+1), MTU: segment.MTU,
 				V4: v4, V6: v6,
-				Rate: spec.Rate, Delay: spec.Delay, Loss: spec.Loss,
+				Rate: spec.Rate, Delay: spec.Delay, Jitter: spec.Jitter, Loss: spec.Loss, Reorder: spec.Reorder,
 			})
 		}
 		machines = append(machines, m)
@@ -274,7 +274,10 @@ func (p *Plan) trunk(host *Machine) {
 		if delay(nic.Delay) > delay(cable.Delay) {
 			cable.Delay = nic.Delay
 		}
-		cable.Loss = max(cable.Loss, nic.Loss)
+		if delay(nic.Jitter) > delay(cable.Jitter) {
+			cable.Jitter = nic.Jitter
+		}
+		cable.Loss, cable.Reorder = max(cable.Loss, nic.Loss), max(cable.Reorder, nic.Reorder)
 		vlan := p.segment(nic.Segment).VLAN
 		devices = append(devices, Interface{
 			Name: tagged(cable.Name, vlan), Segment: nic.Segment, VLAN: vlan, Trunk: cable.Name,
@@ -286,7 +289,7 @@ func (p *Plan) trunk(host *Machine) {
 }
 
 // Needs is what the fabric and the impairments need of a kernel, sorted, by the names that the program on a machine
-// knows: those of the fabric, tbf for rates, netem for delays and losses.
+// knows: those of the fabric, tbf for rates, netem for delays, also those that vary or do not hold of all, and losses.
 func (p *Plan) Needs() []string {
 	needs := p.Topology.Fabric.Needs()
 	for _, m := range p.Machines {

@@ -643,8 +643,21 @@ func (t Topology) checkNICs() *flaw {
 						return &flaw{path: field("delay"), problem: fmt.Sprintf("delay %q", nic.Delay), remedy: "a duration from 0 to 10s, such as 5ms"}
 					}
 				}
-				if !(nic.Loss >= 0 && nic.Loss <= 1) {
-					return &flaw{path: field("loss"), problem: fmt.Sprintf("loss %v", nic.Loss), remedy: "a fraction from 0 to 1, such as 0.01"}
+				if nic.Jitter != "" {
+					if d, err := time.ParseDuration(nic.Jitter); err != nil || d < 0 || d > delay(nic.Delay) {
+						return &flaw{path: field("jitter"), problem: fmt.Sprintf("jitter %q of a delay of %s", nic.Jitter, delay(nic.Delay)), remedy: "a duration from 0 to that of the delay, such as delay: 20ms with jitter: 10ms"}
+					}
+				}
+				for _, fraction := range []struct {
+					key   string
+					value float64
+				}{{"loss", nic.Loss}, {"reorder", nic.Reorder}} {
+					if !(fraction.value >= 0 && fraction.value <= 1) {
+						return &flaw{path: field(fraction.key), problem: fmt.Sprintf("%s %v", fraction.key, fraction.value), remedy: "a fraction from 0 to 1, such as 0.01"}
+					}
+				}
+				if nic.Reorder != 0 && delay(nic.Delay) == 0 {
+					return &flaw{path: field("reorder"), problem: "without a delay no packet can overtake another", remedy: "delay with it, such as delay: 10ms"}
 				}
 			}
 		}

@@ -128,6 +128,10 @@ var edits = []edit{
 	{"delay too long", "nics: {eth0: rack}", "nics: {eth0: {segment: rack, delay: 1h}}", false},
 	{"loss above 1", "nics: {eth0: rack}", "nics: {eth0: {segment: rack, loss: 1.5}}", true},
 	{"loss negative", "nics: {eth0: rack}", "nics: {eth0: {segment: rack, loss: -0.1}}", true},
+	{"jitter without a delay", "nics: {eth0: rack}", "nics: {eth0: {segment: rack, jitter: 1ms}}", false},
+	{"jitter above the delay", "nics: {eth0: rack}", "nics: {eth0: {segment: rack, delay: 5ms, jitter: 6ms}}", false},
+	{"reorder without a delay", "nics: {eth0: rack}", "nics: {eth0: {segment: rack, reorder: 0.1}}", false},
+	{"reorder above 1", "nics: {eth0: rack}", "nics: {eth0: {segment: rack, delay: 5ms, reorder: 2}}", true},
 	{"loss not a number", "nics: {eth0: rack}", "nics: {eth0: {segment: rack, loss: .nan}}", false},
 
 	{"network without an interface", "    nic: eth1\n", "", true},
@@ -165,12 +169,12 @@ func TestReadRefuses(t *testing.T) {
 
 func TestReadImpairments(t *testing.T) {
 	const file = "topologies/one-host.yaml"
-	data := strings.Replace(string(source(t, file)), "eth0: rack", "eth0: {segment: rack, rate: 2.5Mbit/s, delay: 5ms, loss: 0.01}", 1)
+	data := strings.Replace(string(source(t, file)), "eth0: rack", "eth0: {segment: rack, rate: 2.5Mbit/s, delay: 5ms, jitter: 1ms, loss: 0.01, reorder: 0.25}", 1)
 	lab, err := topology.Read(file, []byte(data))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := topology.NIC{Segment: "rack", Rate: 2_500_000, Delay: "5ms", Loss: 0.01}
+	want := topology.NIC{Segment: "rack", Rate: 2_500_000, Delay: "5ms", Jitter: "1ms", Loss: 0.01, Reorder: 0.25}
 	if diff := cmp.Diff(want, lab.Hosts["h1"].NICs["eth0"]); diff != "" {
 		t.Fatalf("-want +got:\n%s", diff)
 	}
@@ -186,8 +190,8 @@ func TestReadImpairments(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff([]string{
-		"tc -n tor qdisc add dev h1-eth0 root netem delay 5000us loss 1% rate 2500kbit",
-		"tc -n h1 qdisc add dev eth0 root netem delay 5000us loss 1% rate 2500kbit",
+		"tc -n tor qdisc add dev h1-eth0 root netem delay 5000us 1000us loss 1% reorder 25% rate 2500kbit",
+		"tc -n h1 qdisc add dev eth0 root netem delay 5000us 1000us loss 1% reorder 25% rate 2500kbit",
 	}, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

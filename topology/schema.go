@@ -40,7 +40,9 @@ func JSONSchema() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("schema of an interface: %w", err)
 	}
-	nic.Properties["loss"].Minimum, nic.Properties["loss"].Maximum = jsonschema.Ptr(0.0), jsonschema.Ptr(1.0)
+	for _, fraction := range []string{"loss", "reorder"} {
+		nic.Properties[fraction].Minimum, nic.Properties[fraction].Maximum = jsonschema.Ptr(0.0), jsonschema.Ptr(1.0)
+	}
 	types[reflect.TypeFor[NIC]()] = &jsonschema.Schema{
 		Description: "the name of its segment, or a mapping",
 		OneOf:       []*jsonschema.Schema{{Type: "string", Pattern: nameForm.String()}, nic},

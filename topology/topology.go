@@ -45,9 +45,11 @@ type External struct {
 // NIC is a network interface of a machine. In a file it is either the segment's name or a mapping.
 type NIC struct {
 	Segment string  `yaml:"segment" json:"segment"`
-	Rate    BitRate `yaml:"rate,omitempty" json:"rate,omitempty"`   // of what the machine sends and of what it is sent; 0: unlimited
-	Delay   string  `yaml:"delay,omitempty" json:"delay,omitempty"` // one way, a Go duration; needs netem
-	Loss    float64 `yaml:"loss,omitempty" json:"loss,omitempty"`   // fraction of packets, 0 to 1; needs netem
+	Rate    BitRate `yaml:"rate,omitempty" json:"rate,omitempty"`       // of what the machine sends and of what it is sent; 0: unlimited
+	Delay   string  `yaml:"delay,omitempty" json:"delay,omitempty"`     // one way, a Go duration; needs netem
+	Jitter  string  `yaml:"jitter,omitempty" json:"jitter,omitempty"`   // by which the delay varies either way, each packet's by itself, so that packets overtake each other: a Go duration, at most the delay
+	Loss    float64 `yaml:"loss,omitempty" json:"loss,omitempty"`       // fraction of packets, 0 to 1; needs netem
+	Reorder float64 `yaml:"reorder,omitempty" json:"reorder,omitempty"` // fraction of packets, 0 to 1, that are not delayed and so overtake those that are
 }
 
 // BitRate is in bit/s. In a file it is a number with an optional unit: 100Mbit/s, 1Gbit/s.

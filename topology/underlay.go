@@ -72,7 +72,7 @@ func Underlay(p *Plan) []Step {
 		}
 		for _, nic := range m.NICs {
 			if late := delay(nic.Delay); nic.Rate != 0 || late != 0 || nic.Loss != 0 {
-				add(Step{Shape: &Shape{Link: nic.Name, Rate: nic.Rate, Delay: late, Loss: nic.Loss}})
+				add(Step{Shape: &Shape{Link: nic.Name, Rate: nic.Rate, Delay: late, Jitter: delay(nic.Jitter), Loss: nic.Loss, Reorder: nic.Reorder}})
 			}
 		}
 	}

@@ -376,12 +376,17 @@ type Offload struct {
 
 // Shape impairs what a device sends: by a token bucket (tc-tbf(8)), or, with a delay or a loss, by tc-netem(8).
 type Shape struct {
-	Link  string
-	Rate  BitRate       // 0: unlimited
-	Burst time.Duration // of the token bucket: as long as a timer may be late without losing any of the rate; 0: 5 ms
-	Delay time.Duration // needs netem
-	Loss  float64       // fraction of packets, 0 to 1; needs netem
+	Link    string
+	Rate    BitRate       // 0: unlimited
+	Burst   time.Duration // of the token bucket: as long as a timer may be late without losing any of the rate; 0: 5 ms
+	Delay   time.Duration // needs netem
+	Jitter  time.Duration // by which the delay varies either way; at most the delay
+	Loss    float64       // fraction of packets, 0 to 1; needs netem
+	Reorder float64       // fraction of packets, 0 to 1, that are sent without the delay
 }
+
+// Netem tells whether it takes tc-netem(8).
+func (s Shape) Netem() bool { return s.Delay != 0 || s.Loss != 0 }
 
 // Redirect has what comes in by a device wait in the queue of an ifb before it goes on, so that what comes in can be shaped
 // (tc-mirred(8)).
@@ -803,7 +808,7 @@ func (s Shape) line(at string, remove bool) string {
 		return fmt.Sprintf("tc -n %s qdisc del dev %s root", at, s.Link)
 	}
 	w := words{"tc -n", at, "qdisc add dev", s.Link, "root"}
-	if s.Delay == 0 && s.Loss == 0 {
+	if !s.Netem() {
 		burst, limit := s.Bucket()
 		w.add("tbf rate", s.Rate.tc(), "burst", fmt.Sprint(burst), "limit", fmt.Sprint(limit))
 		return w.String()
@@ -812,8 +817,14 @@ func (s Shape) line(at string, remove bool) string {
 	if s.Delay != 0 {
 		w.add("delay", fmt.Sprintf("%dus", s.Delay.Microseconds()))
 	}
+	if s.Jitter != 0 {
+		w.add(fmt.Sprintf("%dus", s.Jitter.Microseconds()))
+	}
 	if s.Loss != 0 {
 		w.add("loss", fmt.Sprintf("%g%%", s.Loss*100))
+	}
+	if s.Reorder != 0 {
+		w.add("reorder", fmt.Sprintf("%g%%", s.Reorder*100))
 	}
 	if s.Rate != 0 {
 		w.add("rate", s.Rate.tc())

@@ -449,6 +449,10 @@ END`,
 			"tc -n h1 qdisc add dev eth0 root netem delay 2500us loss 1% rate 1234567bit", "tc -n h1 qdisc del dev eth0 root",
 		},
 		{
+			topology.Step{Shape: &topology.Shape{Link: "eth0", Delay: 20 * time.Millisecond, Jitter: 10 * time.Millisecond, Reorder: 0.25}},
+			"tc -n h1 qdisc add dev eth0 root netem delay 20000us 10000us reorder 25%", "tc -n h1 qdisc del dev eth0 root",
+		},
+		{
 			topology.Step{In: "c1", Redirect: &topology.Redirect{Link: "eth0", To: "ifb-c1"}},
 			"tc -n h1-c1 qdisc add dev eth0 ingress && tc -n h1-c1 filter add dev eth0 ingress u32 match u32 0 0 action mirred egress redirect dev ifb-c1",
 			"tc -n h1-c1 qdisc del dev eth0 ingress",

@@ -107,7 +107,7 @@ func doctorCommand() *cobra.Command {
 				}
 			}
 			line("impairment: rate", "tbf")
-			line("impairment: delay and loss", "netem")
+			line("impairment: delay, jitter, reorder and loss", "netem")
 			if able == 0 {
 				return coded{nil, exitNothing}
 			}

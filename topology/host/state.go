@@ -482,8 +482,11 @@ func (r reader) qdiscs(s *lab.SpaceState) error {
 			where = "ingress"
 		}
 		text := fmt.Sprintf("dev %s %s %s", r.names[a.LinkIndex], where, q.Type())
-		if tbf, ok := q.(*netlink.Tbf); ok {
-			text += fmt.Sprintf(" rate %dbit", tbf.Rate*8)
+		switch q := q.(type) {
+		case *netlink.Tbf:
+			text += fmt.Sprintf(" rate %dbit", q.Rate*8)
+		case *netlink.Netem:
+			text += impairments(q)
 		}
 		s.Qdiscs = append(s.Qdiscs, text)
 	}

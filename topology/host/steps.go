@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -340,7 +341,12 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 			return nil, err
 		}
 		return w.either(s.Remove,
-			asked(func(nl *netlinks) error { return nl.QdiscReplace(q) }),
+			asked(func(nl *netlinks) error {
+				if err := nl.QdiscReplace(q); err != nil {
+					return err
+				}
+				return taken(nl, q)
+			}),
 			asked(func(nl *netlinks) error { return nl.QdiscDel(q) }))
 	case s.Redirect != nil:
 		q, filter, err := redirect(nl, *s.Redirect)
@@ -1134,6 +1140,51 @@ func neigh(nl *netlinks, n topology.Neigh) (*netlink.Neigh, error) {
 	return out, nil
 }
 
+// taken tells what of a discipline that impairs packets the kernel has otherwise than it was given.
+func taken(nl *netlinks, q netlink.Qdisc) error {
+	want, ok := q.(*netlink.Netem)
+	if !ok {
+		return nil
+	}
+	all, err := dump(func() ([]netlink.Qdisc, error) {
+		return nl.QdiscList(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: want.LinkIndex}})
+	})
+	if err != nil {
+		return err
+	}
+	for _, q := range all {
+		if got, ok := q.(*netlink.Netem); ok && got.Parent == want.Parent {
+			if was := impairments(got); was != impairments(want) {
+				return fmt.Errorf("the kernel has netem%s: want%s", was, impairments(want))
+			}
+			return nil
+		}
+	}
+	return errors.New("the kernel has no netem there after it was given one")
+}
+
+// impairments are those of a discipline, as tc-netem(8) takes them, by the kernel's clock.
+func impairments(n *netlink.Netem) (text string) {
+	if n.Latency != 0 {
+		text += fmt.Sprintf(" delay %.0fus", float64(n.Latency)/netlink.TickInUsec())
+	}
+	if n.Jitter != 0 {
+		text += fmt.Sprintf(" %.0fus", float64(n.Jitter)/netlink.TickInUsec())
+	}
+	for _, f := range []struct {
+		word string
+		of   uint32
+	}{{"loss", n.Loss}, {"reorder", n.ReorderProb}} {
+		if f.of != 0 {
+			text += fmt.Sprintf(" %s %.4g%%", f.word, 100*float64(f.of)/math.MaxUint32)
+		}
+	}
+	if n.Rate64 != 0 {
+		text += fmt.Sprintf(" rate %dbit", 8*n.Rate64)
+	}
+	return text
+}
+
 // redirect is the queue through which a device receives, and its filter, which holds of every packet.
 func redirect(nl *netlinks, r topology.Redirect) (netlink.Qdisc, netlink.Filter, error) {
 	from, err := index(nl, r.Link)
@@ -1160,9 +1211,9 @@ func queue(nl *netlinks, s topology.Shape) (netlink.Qdisc, error) {
 	}
 	base := netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
 	rate := uint64(s.Rate) / 8 // bytes a second
-	if s.Delay != 0 || s.Loss != 0 {
+	if s.Netem() {
 		return netlink.NewNetem(base, netlink.NetemQdiscAttrs{
-			Latency: uint32(s.Delay.Microseconds()), Loss: float32(100 * s.Loss), Rate64: rate,
+			Latency: uint32(s.Delay.Microseconds()), Jitter: uint32(s.Jitter.Microseconds()), Loss: float32(100 * s.Loss), ReorderProb: float32(100 * s.Reorder), Rate64: rate,
 		}), nil
 	}
 	burst, limit := s.Bucket()
