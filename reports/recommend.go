@@ -73,7 +73,7 @@ func Firsts() (names []string) {
 // Wanted is what a mode is looked for by.
 type Wanted struct {
 	Needs []string // names of [Needs]
-	// Fabric is one that the mode is to work on, for its host and for its containers; empty: none that is asked for.
+	// Fabric is one that the mode is to work on: there, its host and its containers reach what they do on an open one. Empty: none that is asked for.
 	Fabric string
 	// Containers is how many a host is to have. More than were attached before one was refused rules a mode out.
 	Containers int
@@ -119,6 +119,7 @@ type Exclusion struct {
 
 // Rule is how [Recommend] decides, for people.
 const Rule = "A mode is out where a cell of something needed was observed otherwise, and undecided where one was not observed or could not be told. " +
+	"On a fabric it is out where a host or container does not reach what it does on the open one. " +
 	"The others are in the order of their ratio to the host. Two tie where the interval of the later one reaches that of the first of the tie; without intervals, within 2 %. " +
 	"Nothing else counts, and modes measured on different kernels, drivers or fabrics are not compared."
 
@@ -136,13 +137,10 @@ func Recommend(res Results, w Wanted) Advice {
 			others = append(others, n)
 		}
 	}
-	if w.Fabric != "" {
-		wanted = append(wanted, Need{Name: "fabric " + w.Fabric, Cells: observed(Works, "on-"+w.Fabric+"-host", "on-"+w.Fabric+"-external")})
-	}
 	summaries := slices.DeleteFunc(Summarise(res), func(s Summary) bool { return s.Path != w.Path || s.Variant != "" || s.Blocks == 0 })
 	ranked := map[Fidelity]*Ranking{}
 	for _, m := range res.Modes {
-		verdict, out := t.judge(m, wanted)
+		verdict, out := t.judge(m, append(slices.Clone(wanted), t.place(m, w.Fabric)...))
 		if at := t.ended(m, w.Containers); verdict == Works && at != nil {
 			verdict, out = Blocked, Exclusion{Need: fmt.Sprintf("%d containers", w.Containers), Cell: Condition{at.Feature, Works}, Result: at}
 		}
@@ -200,6 +198,36 @@ func Recommend(res Results, w Wanted) Advice {
 		return cmp.Or(cmp.Compare(a.On.Accelerator, b.On.Accelerator), cmp.Compare(a.On.String(), b.On.String()))
 	})
 	return advice
+}
+
+// openFabric is the fabric that takes nothing from a mode.
+const openFabric = "open"
+
+// Reaches are what is asked of every mode on every fabric, as the ends of features on-FABRIC-WHAT.
+var Reaches = []string{"host", "external", "cross-host"}
+
+// place is what a mode needs of a fabric: all that it does on the open one. What it does not do there either, no fabric takes from it.
+func (t table) place(m Mode, fabric string) []Need {
+	if fabric == "" {
+		return nil
+	}
+	need := Need{Name: "fabric " + fabric}
+	for _, what := range Reaches {
+		here, open := "on-"+fabric+"-"+what, "on-"+openFabric+"-"+what
+		switch {
+		case t.saw(m, open, Blocked):
+		case t.saw(m, here, Blocked) && !t.saw(m, open, Works) && !t.saw(m, open, NotApplicable): // nobody knows whose doing that is
+			need.Cells = append(need.Cells, Condition{open, Works})
+		default:
+			need.Cells = append(need.Cells, Condition{here, Works})
+		}
+	}
+	return []Need{need}
+}
+
+// saw tells whether a feature was observed as a word says.
+func (t table) saw(m Mode, feature, as string) bool {
+	return slices.ContainsFunc(t.at(m, Feature{Name: feature}).Results, func(r Result) bool { return r.Outcome != Unable && r.Observed == as })
 }
 
 // judge tells whether a mode has what is needed: Works, Blocked or Unable, and the first cell by which it is out or unknown.

@@ -102,22 +102,45 @@ func TestRecommendPlaces(t *testing.T) {
 	res := advisable()
 	limit := seen("slow", "containers-1024", Blocked)
 	limit.Values = []Value{{Unit: "containers", Value: 253}}
-	res.Results = append(res.Results, limit, seen("quick", "on-vpc-host", Works), seen("quick", "on-vpc-external", Blocked),
-		seen("alike", "on-vpc-host", Works), seen("alike", "on-vpc-external", Works))
-	out := func(w Wanted) (names []string) {
-		w.First, w.Path = "latency", "cross-host"
-		for _, e := range Recommend(res, w).Excluded {
+	res.Results = append(res.Results, limit)
+	on := func(mode, fabric string, host, external, across string) {
+		for i, as := range []string{host, external, across} {
+			res.Results = append(res.Results, seen(mode, "on-"+fabric+"-"+Reaches[i], as))
+		}
+	}
+	on("quick", "open", Works, Works, Works)
+	on("quick", "vpc", Works, Works, Blocked)
+	on("alike", "open", Works, Works, Works)
+	on("alike", "vpc", Works, Works, Works)
+	on("slow", "open", Blocked, Works, Blocked) // as it is everywhere
+	on("slow", "vpc", Blocked, Works, Blocked)
+	on("elsewhere", "open", NotApplicable, NotApplicable, NotApplicable) // it is of another fabric
+	on("elsewhere", "vpc", Works, Works, Works)
+	on("unmeasured", "open", Works, Works, Works)
+	on("unmeasured", "vpc", NotApplicable, NotApplicable, NotApplicable)
+	on("deaf", "vpc", Works, Works, Blocked) // and nobody knows of the open one
+	titles := func(of []Exclusion) (names []string) {
+		for _, e := range of {
 			names = append(names, e.Title)
 		}
 		return names
 	}
+	advised := func(w Wanted) Advice {
+		w.First, w.Path = "latency", "cross-host"
+		return Recommend(res, w)
+	}
+	out := func(w Wanted) []string { return titles(advised(w).Excluded) }
 	if got := out(Wanted{Containers: 253}); len(got) > 0 {
 		t.Errorf("253 containers: %v are out: want nobody", got)
 	}
 	if got := out(Wanted{Containers: 254}); !slices.Equal(got, []string{"slow"}) {
 		t.Errorf("254 containers: %v are out: want slow", got)
 	}
-	if got := out(Wanted{Fabric: "vpc"}); !slices.Equal(got, []string{"quick"}) {
-		t.Errorf("vpc: %v are out: want quick", got)
+	a := advised(Wanted{Fabric: "vpc"})
+	if got := titles(a.Excluded); !slices.Equal(got, []string{"quick", "unmeasured"}) {
+		t.Errorf("vpc: %v are out: want quick, and unmeasured, which has no place there", got)
+	}
+	if got := titles(a.Undecided); !slices.Contains(got, "deaf") || slices.Contains(got, "slow") || slices.Contains(got, "alike") || slices.Contains(got, "elsewhere") {
+		t.Errorf("vpc: %v are undecided: want deaf, of which nobody knows what it does on the open fabric, and not those that lose nothing", got)
 	}
 }
