@@ -464,6 +464,167 @@ var _ = registerFamilies(func(f Family) Spec {
 	}
 })
 
+// duplicates are the single addresses that a router has been told of by several hosts, each with who they are: nothing but a container that is
+// meant to be in several places has one.
+func duplicates(ctx context.Context, b *Bench, tor string) (out []string, err error) {
+	state, err := bgpState(ctx, b, tor)
+	if err != nil {
+		return nil, err
+	}
+	by := map[netip.Prefix][]string{}
+	for _, r := range state.Routes {
+		for _, s := range sessions(b) { // of IPv6, too, routes come by the one session of IPv4
+			if s.tor == tor && r.From == s.own(IPv4) && r.Prefix.IsSingleIP() && !slices.Contains(by[r.Prefix], s.host) {
+				by[r.Prefix] = append(by[r.Prefix], s.host)
+			}
+		}
+	}
+	for p, hosts := range by {
+		if slices.Sort(hosts); len(hosts) > 1 {
+			out = append(out, fmt.Sprintf("%s is announced by %s", p, strings.Join(hosts, " and ")))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+var _ = registerFamilies(func(f Family) Spec {
+	const flows = 24
+	return Spec{
+		Suite: "routing",
+		Feature: Feature{
+			Name: "bgp-duplicate", Group: "routing",
+			Doc: "When an address that an address manager refuses to give twice is forced upon a second container of another host, which announces it, too, does the router's table show it, and do questions go astray to either container as long as it does?",
+		},
+		Name: "a container of another host is to have the address of a container, which is refused, and has it all the same; an external machine asks there from many ports",
+		Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
+			first, err := guest(b, 1)
+			if err != nil {
+				return Observation{}, err
+			}
+			second, err := guest(b, 2)
+			if err != nil {
+				return Observation{}, err
+			}
+			x, s := external(b), sessionOf(b, firstHost(b))
+			own := guestAddrs(b, first)
+			prefix := either(f, own[0], own[1])
+			var o Observation
+			// One manager for all hosts, which knows who has what.
+			one := func(who topology.Container, want ...netip.Addr) topology.Step {
+				reserve := topology.Reserve{Pool: "everywhere", ID: who.ID(), Link: eth0, Want: want}
+				for _, a := range b.mode.Addrs(b.plan, b.plan.Machine(s.host), first) {
+					reserve.Ranges = append(reserve.Ranges, topology.Range{Subnet: subnetOf(first, a)})
+				}
+				return topology.Step{On: s.host, Reserve: &reserve}
+			}
+			named := []netip.Addr{own[0].Addr(), own[1].Addr()}
+			if err := b.Apply(ctx, one(first, named...)); err != nil {
+				return Observation{}, err
+			}
+			refusal := b.Apply(ctx, one(second, named...))
+			if refusal != nil && !refused(refusal) {
+				return Observation{}, refusal
+			}
+			good := refusal != nil && strings.Contains(refusal.Error(), "is taken")
+			o = o.with(s.host, "an address manager for all hosts, asked for %v once more: %v", named, refusal)
+			before, err := duplicates(ctx, b, s.tor)
+			if err != nil {
+				return Observation{}, err
+			}
+			// A router that told flows apart by their addresses alone would see one here (RFC 2992).
+			if err := b.Apply(ctx, topology.Step{On: s.tor, Sysctl: &topology.Sysctl{Key: either(f, "net/ipv4/", "net/ipv6/") + "fib_multipath_hash_policy", Value: "1"}}); err != nil {
+				return Observation{}, err
+			}
+			forced := first
+			forced.Name, forced.MAC, forced.Device = second.Name, second.MAC, second.Device
+			port := b.freePort()
+			var places []Place
+			for _, at := range []struct {
+				c    topology.Container
+				host string
+			}{{first, firstHost(b)}, {forced, secondHost(b)}} {
+				p, err := b.Attach(ctx, at.c, at.host)
+				if err != nil {
+					return Observation{}, err
+				}
+				places = append(places, p)
+				if _, err := b.Listen(ctx, p, lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(unspecified(f), port)}); err != nil {
+					return Observation{}, err
+				}
+			}
+			if err := b.Apply(ctx, announcing(secondHost(b), prefix)...); err != nil { // the container is at home there, where its block is announced
+				return Observation{}, err
+			}
+			found := []string{fmt.Sprintf("%s is announced by %s and %s", prefix, firstHost(b), secondHost(b))}
+			var seen []string
+			if _, err := eventually(ctx, patience, func() (bool, error) {
+				seen, err = duplicates(ctx, b, s.tor)
+				return slices.Contains(seen, found[0]), err
+			}); err != nil {
+				return Observation{}, err
+			}
+			target := netip.AddrPortFrom(prefix.Addr(), port)
+			heard := map[Place]int{}
+			recorded, err := b.Record(ctx)
+			if err != nil {
+				return Observation{}, err
+			}
+			var asks []func() error
+			tokens := map[string]bool{}
+			for range flows {
+				token, from := b.newToken(), netip.AddrPortFrom(unspecified(f), b.freePort())
+				tokens[token] = true
+				asks = append(asks, func() error {
+					_, err := b.Ask(ctx, x, lab.Ask{Proto: "udp", From: from, To: target, Token: token, Wait: patience})
+					return err
+				})
+			}
+			if err := all(asks...); err != nil {
+				return Observation{}, err
+			}
+			packets, err := recorded(ctx, func(p lab.Packet) bool { return tokens[p.Token] && !p.Outgoing && p.Dst == target && p.In != "" })
+			if err != nil {
+				return Observation{}, err
+			}
+			for _, p := range packets {
+				heard[Place{p.Machine, p.In}]++
+			}
+			routes, err := routesTo(ctx, b, s.tor, prefix)
+			if err != nil {
+				return Observation{}, err
+			}
+			for _, r := range routes {
+				o = o.with(s.tor, "%s", r.Text)
+			}
+			if err := b.Detach(ctx, places[0]); err != nil {
+				return Observation{}, err
+			}
+			var after []string
+			if _, err := eventually(ctx, patience, func() (bool, error) {
+				after, err = duplicates(ctx, b, s.tor)
+				return len(after) == 0, err
+			}); err != nil {
+				return Observation{}, err
+			}
+			return concluded(o, good && len(before) == 0 && slices.Equal(seen, found) && heard[places[0]] > 0 && heard[places[1]] > 0 && len(after) == 0,
+				"%s of %s was refused a second time: %t; forced upon %s, of %s: %s had before %s, then %s; of %d flows of %s, %s heard %d and %s %d; once %s was detached, %s",
+				prefix, places[0], good, places[1].Container, secondHost(b), s.tor, orNone(before), orNone(seen), flows, x, places[0], heard[places[0]], places[1], heard[places[1]], places[0], orNone(after)), nil
+		}),
+		Sabotage: []Sabotage{
+			{Mode: speaks, Doc: "the router prefers the first host", Steps: func(p *topology.Plan) []topology.Step {
+				c, nic := spareOf(p, p.Hosts()[1].Name, 1), p.Hosts()[0].NIC(p.Networks[0].NIC)
+				return []topology.Step{{On: nic.Peer.Machine, Route: &topology.Route{
+					Dst: alone(segmentOf(c, f).Addr()), Via: either(f, nic.V4, nic.V6).Addr(), Metric: 1,
+				}}}
+			}},
+			{Mode: "direct-bgp", Doc: "another host has announced the address for good", Steps: func(p *topology.Plan) []topology.Step {
+				return announcing(p.Hosts()[0].Name, alone(segmentOf(spareOf(p, p.Hosts()[1].Name, 1), f).Addr()))
+			}},
+		},
+	}
+})
+
 var _ = register(Spec{
 	Suite: "routing",
 	Feature: Feature{

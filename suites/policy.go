@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
@@ -25,8 +27,15 @@ func insists(ctx context.Context, b *Bench, from Place, to netip.AddrPort) (answ
 	})
 }
 
+// arrives tells whether a question comes to where it is for: it is answered, or the machine that was asked refuses it.
+func arrives(ctx context.Context, b *Bench, from Place, proto string, to netip.AddrPort) (bool, error) {
+	a, err := b.Ask(ctx, from, lab.Ask{Proto: proto, To: to, Wait: hopeful})
+	return a.Answered || a.Refusal.Errno == unix.ErrnoName(unix.ECONNREFUSED), err
+}
+
 // policies denies a container what it gets, or what it sends, but for the port of the first of two questions, which a place asks: both are answered
-// before, and afterwards only the first is to be. The policy's own rules tell that it was they who dropped the second.
+// before, and afterwards only the first is to be. The policy's own rules tell that it was they who dropped the second. Where it is asked at an address
+// of its own, the second port is asked by TCP, too, and the address by echo, where those may be denied: what is not allowed is denied, whatever it is.
 func policies(ctx context.Context, b *Bench, c Place, out bool, from Place, open, closed netip.AddrPort) (Observation, error) {
 	if b.mode.Policy == nil {
 		return notApplicable("nobody says where the host could deny a container of the mode anything"), nil
@@ -34,6 +43,18 @@ func policies(ctx context.Context, b *Bench, c Place, out bool, from Place, open
 	for _, to := range []netip.AddrPort{open, closed} {
 		if yes, err := insists(ctx, b, from, to); err != nil || !yes {
 			return Observation{}, errors.Join(err, fmt.Errorf("without a policy %s does not reach %s: there is nothing to deny", from, to))
+		}
+	}
+	var others []string // by which it is asked besides
+	if f := familyOf(closed.Addr()); out || closed.Addr() == addrOf(b, c, f) {
+		if others = []string{"tcp"}; f == IPv4 {
+			others = append(others, "icmp")
+		}
+	}
+	for _, proto := range others {
+		yes, err := eventually(ctx, patience, func() (bool, error) { return arrives(ctx, b, from, proto, closed) })
+		if err != nil || !yes {
+			return Observation{}, errors.Join(err, fmt.Errorf("without a policy nothing of %s comes to %s by %s: there is nothing to deny", from, closed, proto))
 		}
 	}
 	steps := b.mode.Policy(b.plan, b.plan.Machine(c.Machine), attachedAt(b, c), modes.Policy{Out: out, Port: open.Port()})
@@ -48,6 +69,19 @@ func policies(ctx context.Context, b *Bench, c Place, out bool, from Place, open
 	denied, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", To: closed, Token: token, Wait: hopeful})
 	if err != nil {
 		return Observation{}, err
+	}
+	var past []string
+	for _, proto := range others {
+		yes, err := arrives(ctx, b, from, proto, closed)
+		if err == nil && !yes && denied.Answered { // slow, where the policy lets one by, or it denies this one
+			yes, err = eventually(ctx, patience, func() (bool, error) { return arrives(ctx, b, from, proto, closed) })
+		}
+		if err != nil {
+			return Observation{}, err
+		}
+		if yes {
+			past = append(past, proto)
+		}
 	}
 	allowed, err := insists(ctx, b, from, open) // by the same way, after it
 	if err != nil {
@@ -68,8 +102,8 @@ func policies(ctx context.Context, b *Bench, c Place, out bool, from Place, open
 			continue
 		}
 		o = o.with(c.Machine, "table %s %s, chain %s: rule %q met %d packets", r.Family, r.Table, r.Chain, r.Comment, r.Packets)
-		if strings.Contains(r.Comment, "drop") {
-			where = append(where, fmt.Sprintf("%s %s", r.Family, r.Chain))
+		if by := fmt.Sprintf("%s %s", r.Family, r.Chain); strings.Contains(r.Comment, "drop") && !slices.Contains(where, by) {
+			where = append(where, by)
 		}
 	}
 	last := "it was seen nowhere"
@@ -78,15 +112,15 @@ func policies(ctx context.Context, b *Bench, c Place, out bool, from Place, open
 		o.Evidence = append(o.Evidence, seen(packets[n-1]))
 	}
 	o = o.with(from.String(), "control: %s was answered after it: %t", open, allowed)
-	asked := fmt.Sprintf("%s had a policy for %s that leaves port %d open; %s asked %s", c.Machine, c, open.Port(), from, closed)
+	asked := fmt.Sprintf("%s had a policy for %s that leaves port %d open; %s asked %s by %s", c.Machine, c, open.Port(), from, closed, strings.Join(append([]string{"udp"}, others...), ", "))
 	switch {
-	case !denied.Answered && allowed && len(where) > 0:
+	case !denied.Answered && allowed && len(where) > 0 && len(past) == 0:
 		o.Status, o.Detail = reports.Works, fmt.Sprintf("%s: dropped by %s, and %s answered; %s", asked, strings.Join(where, ", "), open, last)
-	case denied.Answered && allowed:
+	case denied.Answered && allowed && len(past) == len(others):
 		o.Status, o.Detail = reports.Blocked, fmt.Sprintf("%s: answered, past the policy", asked)
 	default:
 		o.Status = "mixed"
-		o.Detail = fmt.Sprintf("%s: answered %t; %s answered %t; dropped by %s; %s", asked, denied.Answered, open, allowed, orNone(where), last)
+		o.Detail = fmt.Sprintf("%s: answered %t, and came by %s; %s answered %t; dropped by %s; %s", asked, denied.Answered, orNone(past), open, allowed, orNone(where), last)
 	}
 	return o, nil
 }
@@ -155,48 +189,62 @@ var _ = registerFamilies(func(f Family) Spec {
 	}
 })
 
-var _ = registerFamilies(func(f Family) Spec {
-	return Spec{
-		Suite: "conformance",
-		Feature: Feature{
-			Name: "policy-same-host", Group: "isolation",
-			Doc: "Can the host deny all that another container on it sends to a container, but for one port?",
-		},
-		Name:  "a container asks its neighbour on the same host at two ports; the host then denies the neighbour all but one, and it asks again",
-		Needs: filters,
-		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := numberless(b, f); o != nil {
-				return *o, nil
-			}
-			c, from, ok := pair(b, firstHost(b), network(b))
-			if !ok {
-				return oneContainer(), nil
-			}
-			t, err := try(ctx, b, from, c, netip.AddrPortFrom(addrOf(b, c, f), 0), "icmp")
-			if err != nil {
-				return Observation{}, err
-			}
-			if !t.answers["icmp"].Answered {
-				o := t.observation()
-				o.Status, o.Detail = reports.NotApplicable, "containers of one host do not reach each other: "+o.Detail
-				return o, nil
-			}
-			var to [2]netip.AddrPort
-			for i := range to {
-				to[i] = netip.AddrPortFrom(addrOf(b, c, f), b.freePort())
-				if _, err := serveUDP(ctx, b, c, f, to[i].Port()); err != nil {
+// neighbouring is the spec of a policy for what a container gets from its neighbour on the host, or sends to it.
+func neighbouring(name, doc, what string, out bool, sabotage ...Sabotage) bool {
+	return registerFamilies(func(f Family) Spec {
+		return Spec{
+			Suite:   "conformance",
+			Feature: Feature{Name: name, Group: "isolation", Doc: doc},
+			Name:    what,
+			Needs:   filters,
+			Run: func(ctx context.Context, b *Bench) (Observation, error) {
+				if o := numberless(b, f); o != nil {
+					return *o, nil
+				}
+				c, from, ok := pair(b, firstHost(b), network(b))
+				if !ok {
+					return oneContainer(), nil
+				}
+				t, err := try(ctx, b, from, c, netip.AddrPortFrom(addrOf(b, c, f), 0), "icmp")
+				if err != nil {
 					return Observation{}, err
 				}
-			}
-			return policies(ctx, b, c, false, from, to[0], to[1])
-		},
-		Sabotage: []Sabotage{
-			{Mode: "bridge", Doc: "the host's end of the pair has another name", Rewire: unfamiliar},
-			{Mode: "ptp", Doc: "the second container enters the first one's namespace", Rewire: joined},
-			{Mode: "container", Doc: "the second container has a pair of its own", Rewire: separated},
-		},
-	}
-})
+				if !t.answers["icmp"].Answered {
+					o := t.observation()
+					o.Status, o.Detail = reports.NotApplicable, "containers of one host do not reach each other: "+o.Detail
+					return o, nil
+				}
+				var to [2]netip.AddrPort
+				for i := range to {
+					to[i] = netip.AddrPortFrom(addrOf(b, c, f), b.freePort())
+					if _, err := serveUDP(ctx, b, c, f, to[i].Port()); err != nil {
+						return Observation{}, err
+					}
+				}
+				of := c
+				if out {
+					of = from
+				}
+				return policies(ctx, b, of, out, from, to[0], to[1])
+			},
+			Sabotage: sabotage,
+		}
+	})
+}
+
+var _ = neighbouring("policy-same-host", "Can the host deny all that another container on it sends to a container, but for one port?",
+	"a container asks its neighbour on the same host at two ports; the host then denies the neighbour all but one, and it asks again", false,
+	Sabotage{Mode: "bridge", Doc: "the host's end of the pair has another name", Rewire: unfamiliar},
+	Sabotage{Mode: "ptp", Doc: "the second container enters the first one's namespace", Rewire: joined},
+	Sabotage{Mode: "container", Doc: "the second container has a pair of its own", Rewire: separated},
+)
+
+var _ = neighbouring("policy-same-host-out", "Can the host deny all that a container sends to another container on it, but for one port?",
+	"a container asks its neighbour on the same host at two ports; the host then denies it all but one, and it asks again", true,
+	Sabotage{Mode: "bridge", Doc: "the host's end of the pair has another name", Rewire: unfamiliar},
+	Sabotage{Mode: "ptp", Doc: "the second container enters the first one's namespace", Rewire: joined},
+	Sabotage{Mode: "container", Doc: "the second container has a pair of its own", Rewire: separated},
+)
 
 // unfamiliar gives the host's end of a container's pair another name than the mode says.
 func unfamiliar(steps []topology.Step) []topology.Step {
