@@ -511,16 +511,9 @@ var _ = register(Spec{
 func fewSubnets(ctx context.Context, b *Bench) (*Bench, error) {
 	const subnets = 3
 	t := b.plan.Topology
-	t.Hosts = map[string]topology.Host{}
-	first := b.plan.Topology.Hosts[firstHost(b)]
-	for n := 1; len(t.Hosts) <= subnets; n++ {
-		name := fmt.Sprintf("h%d", n)
-		if m := b.plan.Machine(name); m == nil || m.Role == topology.RoleHost {
-			t.Hosts[name] = topology.Host{NICs: first.NICs, Containers: map[string]int{network(b): 1}}
-		}
-	}
+	t.Hosts = moreHosts(b, subnets+1, map[string]int{network(b): 1})
 	last := slices.Max(slices.Collect(maps.Keys(t.Hosts)))
-	t.Hosts[last] = topology.Host{NICs: first.NICs}
+	t.Hosts[last] = topology.Host{NICs: t.Hosts[last].NICs}
 	p, err := topology.NewPlan(t)
 	if err != nil {
 		return nil, err

@@ -310,9 +310,9 @@ var _ = register(Spec{
 	},
 })
 
-// split cuts a host off from the others, and from their store where they have one, and gives what brings them together again. It cuts it
+// split cuts some hosts off from the others, and from their store where they have one, and gives what brings them together again. It cuts them
 // off from all: two that a third one still hears of hold each other for alive, by its word.
-func split(ctx context.Context, b *Bench, off string) (steps []topology.Step, heal func() error, err error) {
+func split(ctx context.Context, b *Bench, off ...string) (steps []topology.Step, heal func() error, err error) {
 	for _, h := range b.plan.Hosts() {
 		port := cable(h, h.NIC(b.plan.Network(network(b)).NIC)).Peer
 		chain := topology.Chain{Name: "ingress", Type: "filter", Hook: "ingress", Device: port.Interface}
@@ -323,11 +323,11 @@ func split(ctx context.Context, b *Bench, off string) (steps []topology.Step, he
 			})
 		}
 		for _, to := range b.plan.Hosts() {
-			if to.Name != h.Name && (to.Name == off || h.Name == off) {
+			if slices.Contains(off, to.Name) != slices.Contains(off, h.Name) {
 				drop(to.Name, underlayOf(b, to.Name))
 			}
 		}
-		if at := clusterOf(b, h.Name).Store; h.Name == off && at.IsValid() {
+		if at := clusterOf(b, h.Name).Store; slices.Contains(off, h.Name) && at.IsValid() {
 			drop("the store", at.Addr())
 		}
 		steps = append(steps, topology.Step{On: port.Machine, Table: &topology.Table{Family: "netdev", Name: "split-" + h.Name, Chains: []topology.Chain{chain}}})
@@ -370,95 +370,154 @@ var _ = register(Spec{
 		if o := gossipless(b); o != nil {
 			return *o, nil
 		}
-		first, second := firstHost(b), secondHost(b)
-		c, err := another(b, first, network(b), 1)
-		if err != nil {
-			return Observation{}, err
-		}
-		here, err := b.Attach(ctx, c, first)
-		if err != nil {
-			return Observation{}, err
-		}
-		if ok, odd, _, err := agreed(ctx, b, patience, hostNames(b)...); err != nil || !ok {
-			return Observation{}, errors.Join(err, fmt.Errorf("before the cut: %s", orNone(odd)))
-		}
-		steps, heal, err := split(ctx, b, second)
-		if err != nil {
-			return Observation{}, err
-		}
-		began := time.Now()
-		others := slices.DeleteFunc(hostNames(b), func(h string) bool { return h == second })
-		far := map[string][]string{second: others} // by host: those on the other side of the cut
-		for _, h := range others {
-			far[h] = []string{second}
-		}
-		noticing := hostNames(b)
-		if clusterOf(b, second).Store.IsValid() {
-			noticing = others // nobody tells the one that is without the store
-		}
-		for _, h := range noticing {
-			if ok, err := knowing(ctx, b, false, h, far[h]...); err != nil || !ok {
-				return blocked("%s still holds one of %s for alive, %s after they were cut off from each other", h, strings.Join(far[h], ", "), 2*patience), err
-			}
-		}
-		noticed := time.Since(began)
-		var stale []string
-		for _, h := range noticing {
-			got, err := written(ctx, b, h)
-			if err != nil {
-				return Observation{}, err
-			}
-			for _, e := range got {
-				if slices.ContainsFunc(far[h], func(o string) bool { return strings.HasSuffix(e, " at "+underlayOf(b, o).String()) }) {
-					stale = append(stale, h+" has "+e)
-				}
-			}
-		}
-		if err := b.Detach(ctx, here); err != nil {
-			return Observation{}, err
-		}
-		there, err := b.attach(ctx, c, second) // whose host cannot tell the first one now
-		if err != nil {
-			return Observation{}, err
-		}
-		b.atEnd(func(ctx context.Context) error { return b.Detach(ctx, there) })
-		if err := heal(); err != nil {
-			return Observation{}, err
-		}
-		began = time.Now()
-		ok, odd, entries, err := agreed(ctx, b, patience, hostNames(b)...)
-		if err != nil {
-			return Observation{}, err
-		}
-		took := time.Since(began)
-		owners := map[string]string{} // by address
-		var twice []string
-		for _, h := range hostNames(b) {
-			var s lab.GossipState
-			if err := b.Do(ctx, h, "Gossip.State", lab.Nothing{}, &s); err != nil {
-				return Observation{}, err
-			}
-			for _, e := range s.Endpoints {
-				for _, ip := range e.IPs {
-					key := fmt.Sprint(e.VNI, " ", ip)
-					if was := owners[key]; was != "" && was != e.Owner {
-						twice = append(twice, fmt.Sprintf("%s is held by %s and by %s", key, was, e.Owner))
-					}
-					owners[key] = e.Owner
-				}
-			}
-		}
-		o := whether(ok && len(stale) == 0 && len(twice) == 0,
-			"%s was cut off from %s: %s noticed it within %.3f s and removed the entries of the other side; %s moved to it from %s; %.3f s after the cut was mended all had the %d entries that they should; otherwise: %s",
-			second, strings.Join(others, ", "), strings.Join(noticing, ", "), noticed.Seconds(), c.Name, first, took.Seconds(), entries, orNone(slices.Concat(stale, odd, twice)))
-		o.Reproduce = lines(steps)
-		return o.value("sec", noticed.Seconds()).value("sec", took.Seconds()), nil
+		return partition(ctx, b, 1, secondHost(b))
 	},
 	Sabotage: []Sabotage{
 		{Mode: "vxlan-gossip", Doc: "the second host tells of what comes later as if the first one had it", Rewire: ofSpares(misplaced)},
 		{Mode: "vxlan-kv", Doc: "the second host writes of what comes later as if the first one had it", Rewire: ofSpares(misplaced)},
 	},
 })
+
+var _ = register(Spec{
+	Suite: "routing",
+	Feature: Feature{
+		Name: "gossip-halves", Group: "routing",
+		Doc: "When ten hosts were cut into two halves, and three containers moved from the one to the other meanwhile, do all agree on where they are once the hosts are together again?",
+	},
+	Name:   "in a lab of its own, five of ten hosts are cut off from the others, and from their store where they have one, until they hold each other for dead (without the store, nobody is told so), three containers move to them, and the cut is mended",
+	Needs:  []modes.Kernel{modes.NFTables},
+	Within: 2 * specTimeout,
+	Run: func(ctx context.Context, b *Bench) (o Observation, err error) {
+		if o := gossipless(b); o != nil {
+			return *o, nil
+		}
+		const hosts, moving = 10, 3
+		t := b.plan.Topology
+		t.Hosts = moreHosts(b, hosts, map[string]int{network(b): 1})
+		p, err := topology.NewPlan(t)
+		if err != nil {
+			return o, err
+		}
+		l, err := newBench(ctx, b.driver, p, b.mode, b.rewire)
+		if err != nil {
+			return o, err
+		}
+		defer func() { err = errors.Join(err, l.Close()) }()
+		return partition(ctx, l, moving, hostNames(l)[hosts/2:]...)
+	},
+	Sabotage: []Sabotage{
+		{Mode: "vxlan-gossip", Doc: "the seventh host tells of what comes later as if the sixth one had it", Rewire: ofSpares(misplacedOn("h7"))},
+		{Mode: "vxlan-kv", Doc: "the seventh host writes of what comes later as if the sixth one had it", Rewire: ofSpares(misplacedOn("h7"))},
+	},
+})
+
+// moreHosts are so many hosts like the first one, each with containers: those of the plan, and others.
+func moreHosts(b *Bench, n int, containers map[string]int) map[string]topology.Host {
+	hosts := map[string]topology.Host{}
+	for i := 1; len(hosts) < n; i++ {
+		name := fmt.Sprintf("h%d", i)
+		if m := b.plan.Machine(name); m == nil || m.Role == topology.RoleHost {
+			hosts[name] = topology.Host{NICs: b.plan.Topology.Hosts[firstHost(b)].NICs, Containers: containers}
+		}
+	}
+	return hosts
+}
+
+// partition cuts hosts off from the others, moves so many containers to them, one from and to each, and mends the cut.
+func partition(ctx context.Context, b *Bench, moving int, off ...string) (Observation, error) {
+	others := slices.DeleteFunc(hostNames(b), func(h string) bool { return slices.Contains(off, h) })
+	var moved []topology.Container
+	var here []Place
+	for _, host := range others[:moving] {
+		c, err := another(b, host, network(b), 5) // beyond those that any lab begins with
+		if err != nil {
+			return Observation{}, err
+		}
+		p, err := b.Attach(ctx, c, host)
+		if err != nil {
+			return Observation{}, err
+		}
+		moved, here = append(moved, c), append(here, p)
+	}
+	if ok, odd, _, err := agreed(ctx, b, patience, hostNames(b)...); err != nil || !ok {
+		return Observation{}, errors.Join(err, fmt.Errorf("before the cut: %s", orNone(odd)))
+	}
+	steps, heal, err := split(ctx, b, off...)
+	if err != nil {
+		return Observation{}, err
+	}
+	began := time.Now()
+	far := map[string][]string{} // by host: those on the other side of the cut
+	for _, h := range off {
+		far[h] = others
+	}
+	for _, h := range others {
+		far[h] = off
+	}
+	noticing := hostNames(b)
+	if clusterOf(b, off[0]).Store.IsValid() {
+		noticing = others // nobody tells those that are without the store
+	}
+	for _, h := range noticing {
+		if ok, err := knowing(ctx, b, false, h, far[h]...); err != nil || !ok {
+			return blocked("%s still holds one of %s for alive, %s after they were cut off from each other", h, strings.Join(far[h], ", "), 2*patience), err
+		}
+	}
+	noticed := time.Since(began)
+	var stale []string
+	for _, h := range noticing {
+		got, err := written(ctx, b, h)
+		if err != nil {
+			return Observation{}, err
+		}
+		for _, e := range got {
+			if slices.ContainsFunc(far[h], func(o string) bool { return strings.HasSuffix(e, " at "+underlayOf(b, o).String()) }) {
+				stale = append(stale, h+" has "+e)
+			}
+		}
+	}
+	for i, c := range moved {
+		if err := b.Detach(ctx, here[i]); err != nil {
+			return Observation{}, err
+		}
+		there, err := b.attach(ctx, c, off[i]) // whose host cannot tell the others now
+		if err != nil {
+			return Observation{}, err
+		}
+		b.atEnd(func(ctx context.Context) error { return b.Detach(ctx, there) })
+	}
+	if err := heal(); err != nil {
+		return Observation{}, err
+	}
+	began = time.Now()
+	ok, odd, entries, err := agreed(ctx, b, 2*patience, hostNames(b)...)
+	if err != nil {
+		return Observation{}, err
+	}
+	took := time.Since(began)
+	owners := map[string]string{} // by address
+	var twice []string
+	for _, h := range hostNames(b) {
+		var s lab.GossipState
+		if err := b.Do(ctx, h, "Gossip.State", lab.Nothing{}, &s); err != nil {
+			return Observation{}, err
+		}
+		for _, e := range s.Endpoints {
+			for _, ip := range e.IPs {
+				key := fmt.Sprint(e.VNI, " ", ip)
+				if was := owners[key]; was != "" && was != e.Owner {
+					twice = append(twice, fmt.Sprintf("%s is held by %s and by %s", key, was, e.Owner))
+				}
+				owners[key] = e.Owner
+			}
+		}
+	}
+	o := whether(ok && len(stale) == 0 && len(twice) == 0,
+		"%s cut off from %s: %s noticed it within %.3f s and removed the entries of the other side; containers moved across: %d; %.3f s after the cut was mended all had the %d entries that they should; otherwise: %s",
+		strings.Join(off, ", "), strings.Join(others, ", "), strings.Join(noticing, ", "), noticed.Seconds(), moving, took.Seconds(), entries, orNone(slices.Concat(stale, odd, twice)))
+	o.Reproduce = lines(steps)
+	return o.value("sec", noticed.Seconds()).value("sec", took.Seconds()), nil
+}
 
 var _ = register(Spec{
 	Suite: "routing",
@@ -647,16 +706,21 @@ var _ = register(Spec{
 })
 
 // misplaced has the second host tell of containers as if the first one had them.
-func misplaced(steps []topology.Step) []topology.Step {
-	steps = slices.Clone(steps)
-	for i, s := range steps {
-		if s.Endpoint != nil && s.On == "h2" {
-			e := *s.Endpoint
-			e.VTEP = e.VTEP.Prev()
-			steps[i].Endpoint = &e
+func misplaced(steps []topology.Step) []topology.Step { return misplacedOn("h2")(steps) }
+
+// misplacedOn has hosts tell of containers as if the one before each had them.
+func misplacedOn(hosts ...string) func([]topology.Step) []topology.Step {
+	return func(steps []topology.Step) []topology.Step {
+		steps = slices.Clone(steps)
+		for i, s := range steps {
+			if s.Endpoint != nil && slices.Contains(hosts, s.On) {
+				e := *s.Endpoint
+				e.VTEP = e.VTEP.Prev()
+				steps[i].Endpoint = &e
+			}
 		}
+		return steps
 	}
-	return steps
 }
 
 // secondTold has the first host send the second one what is for everybody.
