@@ -420,7 +420,12 @@ func (b *Bench) Reboot(ctx context.Context, host string) (restore func(context.C
 		})
 		return err
 	}
-	b.atEnd(func(ctx context.Context) error { return restore(ctx) })
+	b.atEnd(func(ctx context.Context) error {
+		if errors.Is(err, lab.ErrNotRestarted) {
+			return nil
+		}
+		return restore(ctx)
+	})
 	if err = b.lab.Reboot(ctx, host); err == nil {
 		err = b.instrument(ctx, b.plan.Machine(host))
 	}

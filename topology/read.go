@@ -21,7 +21,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Error is what is wrong with a topology file, and where.
+// Error is what is wrong with a topology file or an inventory, and where.
 type Error struct {
 	File         string
 	Line, Column int    // from 1; a column counts characters
@@ -39,25 +39,34 @@ func (e *Error) Error() string {
 // every value be of its type and make sense: NewPlan succeeds on what Read accepts. The name is for errors, which are
 // of type *Error.
 func Read(name string, data []byte) (Topology, error) {
-	d := decoder{file: name, lines: strings.Split(string(data), "\n"), places: map[string]place{}}
+	d := newDecoder(name, data)
 	var t Topology
-	f, err := d.parse(data)
-	if err != nil {
-		return Topology{}, err
-	}
-	switch {
-	case len(f.Docs) == 0 || f.Docs[0].Body == nil:
-		return Topology{}, d.at(nil, "the file is empty", "name, segments, tors, hosts, networks")
-	case len(f.Docs) > 1:
-		return Topology{}, d.at(f.Docs[1].Start, "a second document", "one document a file")
-	}
-	if err := d.decode(nil, f.Docs[0].Body, reflect.ValueOf(&t).Elem()); err != nil {
+	if err := d.document(data, reflect.ValueOf(&t).Elem(), "name, segments, tors, hosts, networks"); err != nil {
 		return Topology{}, err
 	}
 	if f := t.check(); f != nil {
 		return Topology{}, d.flaw(f)
 	}
 	return t, nil
+}
+
+func newDecoder(name string, data []byte) *decoder {
+	return &decoder{file: name, lines: strings.Split(string(data), "\n"), places: map[string]place{}}
+}
+
+// document decodes the one document of a file.
+func (d *decoder) document(data []byte, v reflect.Value, keys string) error {
+	f, err := d.parse(data)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(f.Docs) == 0 || f.Docs[0].Body == nil:
+		return d.at(nil, "the file is empty", keys)
+	case len(f.Docs) > 1:
+		return d.at(f.Docs[1].Start, "a second document", "one document a file")
+	}
+	return d.decode(nil, f.Docs[0].Body, v)
 }
 
 // What a file may be: the parser's time grows with the square of both.
@@ -91,7 +100,7 @@ func (d *decoder) parse(data []byte) (f *ast.File, err error) {
 			entries++
 		}
 		if depth > mostDepth || entries > mostDepth {
-			return nil, d.at(t, fmt.Sprintf("more than %d collections in one another", mostDepth), "a topology, which has five")
+			return nil, d.at(t, fmt.Sprintf("more than %d collections in one another", mostDepth), "at most five, as in a topology")
 		}
 	}
 	f, err = parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // pairs finds them
@@ -127,6 +136,9 @@ func (d *decoder) decode(path []string, n ast.Node, v reflect.Value) error {
 	if v.Type() == reflect.TypeFor[NIC]() && n.Type() == ast.StringType {
 		return d.decode(path, n, v.FieldByName("Segment"))
 	}
+	if v.Type() == reflect.TypeFor[Site]() && n.Type() == ast.StringType {
+		return d.decode(path, n, v.FieldByName("SSH"))
+	}
 	_, mapping := n.(*ast.MappingNode)
 	if text, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok && !(mapping && v.Type() == reflect.TypeFor[Fabric]()) {
 		want := examples[v.Type()]
@@ -144,9 +156,10 @@ func (d *decoder) decode(path []string, n ast.Node, v reflect.Value) error {
 		fields := map[string]reflect.Value{}
 		var keys []string
 		for i := range v.NumField() {
-			key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
-			fields[key] = v.Field(i)
-			keys = append(keys, key)
+			if key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ","); key != "-" {
+				fields[key] = v.Field(i)
+				keys = append(keys, key)
+			}
 		}
 		return d.pairs(path, n, func(key *token.Token, value ast.Node) error {
 			field, ok := fields[key.Value]

@@ -35,7 +35,7 @@ var remedies = map[string]string{
 }
 
 func doctorCommand() *cobra.Command {
-	var cache string
+	var cache, file, inventory string
 	c := &cobra.Command{
 		Use: "doctor", Short: "Tell what this machine can do, mode by mode and on which kernel, and the remedy for what it cannot", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -46,9 +46,16 @@ func doctorCommand() *cobra.Command {
 				rights = "an ordinary user, by user namespaces"
 			}
 			fmt.Fprintf(out, "%s, kernel %s, %d CPUs, as %s\n\n", m.OS, m.Kernel, m.CPUs, rights)
-			p, _, err := readPlan(defaultTopology)
+			p, _, err := readPlan(file)
 			if err != nil {
 				return err
+			}
+			if inventory != "" {
+				v, err := readInventory(inventory, p.Topology)
+				if err != nil {
+					return err
+				}
+				return doctorMachines(cmd.Context(), out, v, p)
 			}
 			ks := &kernels{cache: cache, noFetch: true, only: true, say: cmd.ErrOrStderr(), span: func(_ string, f func() error) error { return f() }}
 			all, err := ks.assign(cmd.Context(), []string{autoKernel}, modes.All(), p.Topology)
@@ -115,5 +122,7 @@ func doctorCommand() *cobra.Command {
 		},
 	}
 	cacheFlag(c, &cache)
+	topologyFlag(c, &file)
+	inventoryFlag(c, &inventory)
 	return c
 }

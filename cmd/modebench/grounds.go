@@ -17,6 +17,7 @@ import (
 	"github.com/modebench/modebench/topology/daemons"
 	"github.com/modebench/modebench/topology/host"
 	others "github.com/modebench/modebench/topology/host/program"
+	"github.com/modebench/modebench/topology/ssh"
 	"github.com/modebench/modebench/topology/vm"
 )
 
@@ -30,11 +31,16 @@ const (
 const (
 	netnsDriver = "netns"
 	vmDriver    = "vm"
+	sshDriver   = "ssh"
 )
+
+var drivers = []string{netnsDriver, vmDriver, sshDriver}
 
 // ground is a kernel that labs stand on.
 type ground struct {
 	driver  string            // what hosts are on it; empty: netnsDriver
+	sites   *ssh.Driver       // the real machines that hosts are on; nil: there are none
+	release string            // of the real machines' kernels
 	nic     string            // model of the hosts' NICs; empty: they have none, or User-mode Linux's own
 	name    string            // as --kernel names it
 	guest   *vm.Kernel        // nil: the machine's own kernel
@@ -47,6 +53,8 @@ type ground struct {
 func (g *ground) fidelity() reports.Fidelity {
 	driver := cmp.Or(g.driver, netnsDriver)
 	switch {
+	case g.driver == sshDriver:
+		return reports.Fidelity{Kernel: g.release, Driver: driver, NIC: g.nic}
 	case g.guest != nil:
 		return reports.Fidelity{Kernel: g.guest.Release, Driver: driver, Accelerator: g.guest.Accelerator, NIC: g.nic}
 	case g.failed != nil: // nobody knows its release
@@ -57,6 +65,9 @@ func (g *ground) fidelity() reports.Fidelity {
 
 // String names it for a reader.
 func (g *ground) String() string {
+	if g.driver == sshDriver {
+		return "the machines"
+	}
 	if g.guest == nil {
 		return "this kernel"
 	}
@@ -77,6 +88,17 @@ func (g *ground) lacks(needs []string) string {
 	return strings.Join(out, "; ")
 }
 
+// alone tells why no program but this one is there; empty: this machine's are.
+func (g *ground) alone() string {
+	switch {
+	case g.driver == sshDriver:
+		return "no program but this one is brought to real machines"
+	case g.guest != nil || g.driver == vmDriver:
+		return "in guests there is no program but this one"
+	}
+	return ""
+}
+
 // assignment is a mode on the ground where it is to be observed.
 type assignment struct {
 	modes.Mode
@@ -90,13 +112,14 @@ type assignment struct {
 
 // kernels are those that a run may use.
 type kernels struct {
-	cache   string
-	driver  string // what hosts are; empty: netnsDriver
-	nic     string // model of the hosts' NICs; empty: they have none, or the usual ones
-	noFetch bool
-	only    bool                                    // tell what could be done: build nothing
-	say     io.Writer                               // what is fetched is announced on it
-	span    func(name string, f func() error) error // measures how long something takes
+	cache     string
+	driver    string              // what hosts are; empty: netnsDriver
+	nic       string              // model of the hosts' NICs; empty: they have none, or the usual ones
+	inventory *topology.Inventory // of the real machines; nil: hosts are none
+	noFetch   bool
+	only      bool                                    // tell what could be done: build nothing
+	say       io.Writer                               // what is fetched is announced on it
+	span      func(name string, f func() error) error // measures how long something takes
 
 	grounds []*ground
 
@@ -112,16 +135,16 @@ func (ks *kernels) programs(ctx context.Context, m modes.Mode, g *ground) (why s
 	}
 	if m.Implementation != "" && m.Implementation != modes.ByCNI { // they are there
 		run = nil
-		if g.guest != nil || g.driver == vmDriver {
-			return "the mode is carried out by plugins of this machine, and in guests there is no program but this one"
+		if why := g.alone(); why != "" {
+			return "the mode is carried out by plugins of this machine, and " + why
 		}
 	}
 	if len(run) == 0 {
 		return ""
 	}
 	who += strings.Join(run, ", ")
-	if g.guest != nil || g.driver == vmDriver {
-		return who + ", and in guests there is no program but this one"
+	if why := g.alone(); why != "" {
+		return who + ", and " + why
 	}
 	names := strings.Join(run, ", ")
 	failed, tried := ks.built[names]
@@ -174,7 +197,12 @@ func checkKernels(names []string, cache string) error {
 
 // checkDriver answers a --driver that cannot be meant, and what cannot be had with it.
 func (o *options) checkDriver() error {
+	if o.inventory != "" && o.driver != sshDriver {
+		return input("--inventory with --driver %s, whose hosts are on this machine: want --driver ssh with it", o.driver)
+	}
 	switch o.driver {
+	case sshDriver:
+		return o.checkMachines()
 	case netnsDriver:
 		if o.nic != "" {
 			return input("--nic %s: hosts that are namespaces have no NICs: want --driver vm with it", o.nic)
@@ -185,7 +213,7 @@ func (o *options) checkDriver() error {
 			return input("--nic %q: no such model: want one of %s", o.nic, strings.Join(vm.NICs(), ", "))
 		}
 	default:
-		return input("--driver %q: no such driver: want %s or %s", o.driver, netnsDriver, vmDriver)
+		return input("--driver %q: no such driver: want %s", o.driver, strings.Join(drivers, ", "))
 	}
 	if ms := measured(o.suites); len(ms) > 0 {
 		return input("--driver vm: %s measures, which says nothing about machines that share the processors: want one of %s", ms[0], strings.Join(observed(suites.Names()), ", "))
@@ -200,6 +228,26 @@ func (o *options) checkDriver() error {
 		if k, err := vm.File(name); o.nic != "" && (name == vm.UML || err == nil && k.Kind == vm.UML) {
 			return input("--nic %s: User-mode Linux has NICs of its own: want none with --kernel %s, or a kernel that qemu runs such as debian-cloud", o.nic, name)
 		}
+	}
+	return nil
+}
+
+// checkMachines answers what cannot be had of real machines.
+func (o *options) checkMachines() error {
+	switch {
+	case o.inventory == "":
+		return input("--driver ssh: nobody says which machines: want --inventory FILE with it")
+	case o.nic != "":
+		return input("--nic %s: real machines have NICs of their own: want it without", o.nic)
+	case o.kernels[0] != autoKernel:
+		return input("--kernel %s: real machines have kernels of their own: want it without", o.kernels[0])
+	case o.keep:
+		return input("--keep-on-fail: with --driver ssh a lab ends with the command, which gives the machines back: want --driver netns")
+	case slices.Contains(o.suites, suites.OnFabrics):
+		return input("--driver ssh: the suite %s models the hosts' NICs, and real machines have NICs of their own: want it without, or another suite", suites.OnFabrics)
+	}
+	if ms := measured(o.suites); len(ms) > 0 {
+		return input("--driver ssh: %s measures in labs of all modes at the same time, and real machines have their interfaces once: want one of %s", ms[0], strings.Join(observed(suites.Names()), ", "))
 	}
 	return nil
 }
@@ -338,6 +386,17 @@ func (ks *kernels) able(ctx context.Context, needs []string) (*ground, error) {
 func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, t topology.Topology) ([]assignment, error) {
 	var chosen []*ground
 	var own *ground
+	if ks.driver == sshDriver {
+		p, err := topology.NewPlan(t)
+		if err != nil {
+			return nil, err
+		}
+		g, err := ks.machines(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		chosen, names = []*ground{g}, []string{sshDriver}
+	}
 	for _, name := range names {
 		switch {
 		case ks.driver == vmDriver, name == autoKernel, name == hostKernel: // the tors of machines are on it, too
@@ -347,6 +406,7 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 			}
 		}
 		switch {
+		case ks.driver == sshDriver:
 		case name == autoKernel && ks.driver == vmDriver:
 			chosen = append(chosen, &ground{name: name, driver: vmDriver, nic: ks.nic, failed: errors.New("this kernel is no guest's")})
 		case name == autoKernel, name == hostKernel:
@@ -412,7 +472,7 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 			if by[key] == nil {
 				b := a
 				b.only, b.except, b.since, b.why = nil, nil, why, cmp.Or(absent, why)
-				if o.kernels[0] == autoKernel && absent == "" {
+				if o.kernels[0] == autoKernel && o.driver != sshDriver && absent == "" {
 					if other, err := ks.able(ctx, append(a.Requires(a.plan), needs...)); err == nil {
 						b.ground, b.why = other, ""
 					} else {
@@ -440,8 +500,8 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 // absent tells which of the programs that a spec runs are not there, and what has them; empty: all are there.
 func (g *ground) absent(programs map[string]string) string {
 	for _, name := range slices.Sorted(maps.Keys(programs)) {
-		if g.guest != nil || g.driver == vmDriver {
-			return "the experiment runs " + name + ", and in guests there is no program but this one"
+		if why := g.alone(); why != "" {
+			return "the experiment runs " + name + ", and " + why
 		}
 		if !others.Exists(name) {
 			return fmt.Sprintf("the experiment runs %s, which is not there: sudo apt install %s", name, programs[name])

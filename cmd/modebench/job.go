@@ -28,6 +28,7 @@ import (
 	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/netns"
 	"github.com/modebench/modebench/topology/space"
+	"github.com/modebench/modebench/topology/ssh"
 	"github.com/modebench/modebench/topology/vm"
 )
 
@@ -37,22 +38,23 @@ import (
 // A worker is this program as root of an empty network namespace: labs run in it, and end with it. The command itself
 // opens no socket, keeps the terminal and the files, and outlives a worker that crashes.
 type job struct {
-	Kernel    []string   // only tell which of these the kernel has
-	Guest     *vm.Kernel // do the rest in a guest with this kernel; nil: here
-	Hosts     *vm.Kernel // hosts are guests with this kernel; nil: they are namespaces
-	Lacking   []string   // what the kernel lacks that switches are on where hosts are guests
-	Memory    int64      // bytes of the guest
-	Cache     string     // directory that guests take what they boot from
-	Programs  string     // directory of programs that hosts of some modes run; empty: no mode of these runs any
-	Plugins   string     // directory of the plugins that carry modes out; empty: none are carried out by plugins
-	Topology  string     // text of the file
-	Name      string     // of the file
-	Modes     []string   // by their labels, see modes.Label
-	Conf      modes.Conf // by whose plugins the mode with its name in its label is carried out; zero: none is
-	ConfFlags []string   // as in suites.Run
+	Kernel    []string    // only tell which of these the kernel has
+	Guest     *vm.Kernel  // do the rest in a guest with this kernel; nil: here
+	Hosts     *vm.Kernel  // hosts are guests with this kernel; nil: they are namespaces
+	Sites     *ssh.Driver // hosts are on real machines, by this; nil: on this one
+	Lacking   []string    // what the kernel lacks that switches are on where hosts are guests
+	Memory    int64       // bytes of the guest
+	Cache     string      // directory that guests take what they boot from
+	Programs  string      // directory of programs that hosts of some modes run; empty: no mode of these runs any
+	Plugins   string      // directory of the plugins that carry modes out; empty: none are carried out by plugins
+	Topology  string      // text of the file
+	Name      string      // of the file
+	Modes     []string    // by their labels, see modes.Label
+	Conf      modes.Conf  // by whose plugins the mode with its name in its label is carried out; zero: none is
+	ConfFlags []string    // as in suites.Run
 	Suites    []string
 	Features  []string
-	Fidelity  reports.Fidelity // without Hosts its kernel is the one that the worker finds itself on
+	Fidelity  reports.Fidelity // without Hosts and Sites its kernel is the one that the worker finds itself on
 	Seed      uint64
 	File      []string // as in suites.Run
 	Ground    []string // likewise
@@ -194,6 +196,9 @@ func do(j job, say func(message)) (kept *supervisor, err error) {
 		return nil, err
 	}
 	var driver lab.Driver = netns.Driver{}
+	if j.Sites != nil {
+		driver = *j.Sites
+	}
 	if j.Hosts != nil {
 		driver = vm.Driver{Kernel: *j.Hosts, Cache: j.Cache, Features: host.Features(), Lacking: j.Lacking, NIC: j.Fidelity.NIC}
 	}
@@ -226,7 +231,7 @@ func do(j job, say func(message)) (kept *supervisor, err error) {
 			return kept != nil
 		}
 	}
-	if j.Hosts == nil {
+	if j.Hosts == nil && j.Sites == nil {
 		run.Fidelity.Kernel = release()
 	}
 	for _, name := range j.Modes {

@@ -17,6 +17,7 @@ import (
 	"github.com/modebench/modebench/topology/host/relay"
 	"github.com/modebench/modebench/topology/host/traffic"
 	"github.com/modebench/modebench/topology/netns"
+	"github.com/modebench/modebench/topology/ssh"
 	"github.com/modebench/modebench/topology/vm"
 )
 
@@ -59,6 +60,10 @@ func program(args []string) int {
 			}
 		case "relay":
 			return silent(relay.Main(args[1:], os.Stdin, os.Stdout))
+		case "site":
+			if len(args) == 2 {
+				return silent(ssh.Main(args[1], os.Stdin, os.Stdout))
+			}
 		case "init":
 			return silent(vm.Init())
 		case "guest":

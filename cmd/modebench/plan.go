@@ -52,6 +52,10 @@ func topologyFlag(c *cobra.Command, file *string) {
 	c.Flags().StringVarP(file, "topology", "t", defaultTopology, "topology: a file, or one of "+strings.Join(builtin(), ", "))
 }
 
+func inventoryFlag(c *cobra.Command, file *string) {
+	c.Flags().StringVar(file, "inventory", "", "for --driver ssh, the real machines: a YAML file, or an ssh_config such as <(vagrant ssh-config)")
+}
+
 // builtin are the names of the topologies that come with the program.
 func builtin() []string {
 	entries, err := fs.Glob(fixtures.FS, "topologies/*.yaml")
@@ -148,12 +152,12 @@ func completeModes(*cobra.Command, []string, string) ([]string, cobra.ShellCompD
 
 func schemaCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "schema topology|results", Short: "Print the JSON Schema of topology files or of results.json",
-		Args: cobra.ExactArgs(1), ValidArgs: []string{"topology", "results"},
+		Use: "schema topology|inventory|results", Short: "Print the JSON Schema of topology files, of inventories or of results.json",
+		Args: cobra.ExactArgs(1), ValidArgs: []string{"topology", "inventory", "results"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			of := map[string]func() ([]byte, error){"topology": topology.JSONSchema, "results": reports.JSONSchema}[args[0]]
+			of := map[string]func() ([]byte, error){"topology": topology.JSONSchema, "inventory": topology.InventorySchema, "results": reports.JSONSchema}[args[0]]
 			if of == nil {
-				return input("schema %q: want topology or results", args[0])
+				return input("schema %q: want topology, inventory or results", args[0])
 			}
 			b, err := of()
 			if err != nil {

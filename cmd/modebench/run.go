@@ -35,8 +35,10 @@ type options struct {
 	fabrics                 []string // that modes are put on
 	topology, dir           string
 	kernels                 []string // autoKernel alone, or a matrix
-	driver                  string   // what hosts are: netnsDriver or vmDriver
-	nic                     string   // model of the hosts' NICs; empty: they have none, or the usual one
+	driver                  string   // what hosts are, one of drivers
+	inventory               string   // file that says on which real machines they are; empty: on none
+	sites                   topology.Inventory
+	nic                     string // model of the hosts' NICs; empty: they have none, or the usual one
 	cache                   string
 	programs                string // directory of programs that hosts of some modes run
 	implementations         []string
@@ -84,7 +86,8 @@ func runCommand() *cobra.Command {
 	f.StringSliceVar(&o.fabrics, "fabric", nil, "put modes on these fabrics only, in the suite "+suites.OnFabrics+": "+strings.Join(suites.Fabrics(), ", "))
 	f.StringSliceVar(&o.kernels, "kernel", []string{autoKernel}, "kernels that labs stand on: "+autoKernel+" (this machine's, and a guest's for what it lacks), "+hostKernel+", "+
 		strings.Join(vm.Fetchable(), ", ")+" or a path; several, comma-separated, make a matrix")
-	f.StringVar(&o.driver, "driver", netnsDriver, "what hosts are: "+netnsDriver+" (namespaces of one kernel) or "+vmDriver+" (machines, each with a guest kernel of its own; observing suites only)")
+	f.StringVar(&o.driver, "driver", netnsDriver, "what hosts are: "+netnsDriver+" (namespaces of one kernel) or "+vmDriver+" (machines, each with a guest kernel of its own; observing suites only) or "+sshDriver+" (real machines, by --inventory; likewise)")
+	inventoryFlag(c, &o.inventory)
 	f.StringVar(&o.nic, "nic", "", "with --driver vm, model of the hosts' NICs: "+strings.Join(vm.NICs(), ", ")+"; the first where not given")
 	f.BoolVar(&o.noFetch, "no-fetch", false, "fetch no kernel and no source: what needs one that is not there is unable")
 	cacheFlag(c, &o.cache)
@@ -95,7 +98,7 @@ func runCommand() *cobra.Command {
 	f.BoolVar(&o.strict, "strict", false, "exit with 1 where this machine could not say")
 	f.BoolVar(&o.keep, "keep-on-fail", false, "leave the first lab in which a spec fails up, as the spec left it, to look around in with modebench lab")
 	f.StringVar(&o.part, "shard", "", "run part I of N parts of the same run, as I/N; modebench report puts their results together")
-	if err := errors.Join(c.RegisterFlagCompletionFunc("modes", completeModes)); err != nil {
+	if err := errors.Join(c.RegisterFlagCompletionFunc("modes", completeModes), c.RegisterFlagCompletionFunc("driver", cobra.FixedCompletions(drivers, cobra.ShellCompDirectiveNoFileComp))); err != nil {
 		panic(err)
 	}
 	return c
@@ -125,7 +128,7 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	}
 	if len(o.suites) == 0 {
 		o.suites = suites.Usual()
-		if o.driver == vmDriver || o.confFile != "" && o.expect == "" {
+		if o.driver != netnsDriver || o.confFile != "" && o.expect == "" {
 			o.suites = slices.DeleteFunc(observed(o.suites), func(s string) bool { return s == suites.OnFabrics })
 		}
 	}
@@ -168,6 +171,11 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	}
 	if err := suites.Fits(p); err != nil {
 		return nil, "", nil, input("%s: %w", o.topology, err)
+	}
+	if o.driver == sshDriver {
+		if o.sites, err = readInventory(o.inventory, p.Topology); err != nil {
+			return nil, "", nil, err
+		}
 	}
 	return p, source, ms, writable(o.dir)
 }
@@ -277,6 +285,9 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 		}()
 		return f()
 	}}
+	if o.driver == sshDriver {
+		ks.inventory = &o.sites
+	}
 	all, err := ks.assign(ctx, o.kernels, ms, p.Topology)
 	if errors.Is(err, errIsolation) {
 		return coded{fmt.Errorf("%w; %s", err, isolationRemedy()), exitNothing}
@@ -390,6 +401,9 @@ func (o options) confFlags() []string {
 
 // flags lead a run to a ground.
 func (o options) flags(g *ground) (words []string) {
+	if g.driver == sshDriver {
+		words = append(words, "--driver", g.driver, "--inventory", word(o.inventory))
+	}
 	if g.driver == vmDriver {
 		words = append(words, "--driver", g.driver)
 		if g.nic != "" && g.nic != vm.NICs()[0] {
@@ -574,6 +588,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			if o.keep && g.guest == nil {
 				base.Lab = &address{labsDir(), fmt.Sprintf("failed-%d", os.Getpid())}
 			}
+			base.Sites = g.sites
 			if o.driver == vmDriver {
 				base.Hosts, base.Lacking = g.guest, g.lacking
 			} else {
@@ -639,6 +654,8 @@ func phases(o options, all []assignment, source string) (out []phase) {
 func together(g *ground) int {
 	n := max(2, min(2*runtime.NumCPU(), 16)) // a spec waits more than it computes: two for a processor keep it busy
 	switch {
+	case g.driver == sshDriver: // which have their interfaces once
+		n = 1
 	case g.driver == vmDriver: // a lab has several guests
 		n = max(1, min(runtime.NumCPU()/2, int(memory("MemAvailable")/2/observingMemory)))
 	case g.guest != nil:
@@ -674,6 +691,9 @@ func notes(o options, all []assignment) []string {
 			out = append(out, fmt.Sprintf("The switches of %s are guests, too: %s.", strings.Join(guests[why], ", "), why))
 		}
 		return append(out, "Other switches and external machines are network namespaces of this machine's kernel. The hosts' NICs cannot be deleted and their programs are no processes of this machine, so specs that delete or kill them are unable.")
+	}
+	if o.driver == sshDriver {
+		return append(out, "Hosts are network namespaces of real machines, in which their interfaces are meanwhile; cables between machines of the topology that are on the same real one are veth pairs. A real machine is not restarted, its interfaces cannot be deleted and its programs are no processes of this machine, so specs that do so are unable.")
 	}
 	out = append(out,
 		"Hosts are network namespaces of one kernel, joined by veth pairs and a bridge: ratios to the host mode of the same run carry over to other machines, absolute figures do not.",

@@ -50,7 +50,11 @@ func employ(ctx context.Context, j job, each func(message)) error {
 	if err != nil {
 		return err
 	}
-	space.Isolate(cmd)
+	if j.Sites == nil {
+		space.Isolate(cmd)
+	} else {
+		space.Attend(cmd) // ssh needs this machine's network, and its user's keys
+	}
 	if err := space.Start(cmd); err != nil {
 		return fmt.Errorf("%w: %w", errIsolation, err)
 	}

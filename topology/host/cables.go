@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -69,21 +70,43 @@ func cables(p *topology.Plan, spaces map[string]*space.Space, of []topology.Mach
 				continue // made on another one's cable
 			}
 			port := p.Machine(n.Peer.Machine).NIC(n.Peer.Interface)
-			base := netlink.NewLinkAttrs()
-			base.Name, base.HardwareAddr, base.MTU = n.Name, n.MAC, n.MTU
-			base.Index = firstIndex + i
-			base.NumTxQueues, base.NumRxQueues = 1, 1 // see addLink
-			base.Namespace = netlink.NsFd(spaces[m.Name].File().Fd())
-			err := nl.LinkAdd(&netlink.Veth{
-				LinkAttrs: base, PeerName: port.Name, PeerHardwareAddr: port.MAC, PeerMTU: uint32(port.MTU),
-				PeerNamespace: netlink.NsFd(spaces[n.Peer.Machine].File().Fd()),
-			})
+			err := lay(nl, i, NIC{n.Name, n.MAC.String(), n.MTU}, spaces[m.Name], NIC{port.Name, port.MAC.String(), port.MTU}, spaces[n.Peer.Machine])
 			if err != nil {
 				return fmt.Errorf("cable %s %s to %s %s: %w", m.Name, n.Name, n.Peer.Machine, port.Name, err)
 			}
 		}
 	}
 	return nil
+}
+
+// Lay lays one cable, which is number i of a machine in the space in, to a machine in the space at.
+func Lay(i int, near NIC, in *space.Space, far NIC, at *space.Space) error {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("netlink: %w", err)
+	}
+	defer nl.Close()
+	return lay(nl, i, near, in, far, at)
+}
+
+func lay(nl *netlink.Handle, i int, near NIC, in *space.Space, far NIC, at *space.Space) error {
+	mac, err := net.ParseMAC(near.MAC)
+	if err != nil {
+		return err
+	}
+	peer, err := net.ParseMAC(far.MAC)
+	if err != nil {
+		return err
+	}
+	base := netlink.NewLinkAttrs()
+	base.Name, base.HardwareAddr, base.MTU = near.Name, mac, near.MTU
+	base.Index = firstIndex + i
+	base.NumTxQueues, base.NumRxQueues = 1, 1 // see addLink
+	base.Namespace = netlink.NsFd(in.File().Fd())
+	return nl.LinkAdd(&netlink.Veth{
+		LinkAttrs: base, PeerName: far.Name, PeerHardwareAddr: peer, PeerMTU: uint32(far.MTU),
+		PeerNamespace: netlink.NsFd(at.File().Fd()),
+	})
 }
 
 func steer(spaces map[string]*space.Space, to topology.Sysctl) error {

@@ -30,7 +30,7 @@ type Booted struct {
 	Hosts []io.ReadWriteCloser
 	// Reboot ends a machine that is not a tor as a loss of power does, and starts it again: nothing is left of what was in
 	// it. Its cables are new ones, both ends down, and the connection is to its new program. It is called for one machine
-	// at a time.
+	// at a time. Nil: the driver restarts none.
 	Reboot func(ctx context.Context, machine string) (io.ReadWriteCloser, error)
 	// Stop ends them all.
 	Stop func() error
@@ -127,13 +127,19 @@ func (l *Lab) Undo(ctx context.Context, owner string, machines ...string) error 
 	return g.Wait()
 }
 
+// ErrNotRestarted is that the machines of a lab are not to be restarted.
+var ErrNotRestarted = errors.New("the hosts are real machines, which a lab does not restart")
+
 // Reboot restarts a machine that is not a tor, as a loss of power does: what is left of it are its cables. What of a tor's
 // underlay concerns the ports that they end at is set up again there, as a switch does that has its configuration.
-// Restore brings back what was on the machine.
+// Restore brings back what was on the machine. The error is ErrNotRestarted, and nothing has happened, where the lab restarts none.
 func (l *Lab) Reboot(ctx context.Context, machine string) error {
 	m := l.plan.Machine(machine)
 	if m == nil || m.Role == topology.RoleTor {
 		return fmt.Errorf("reboot %s: want a host or an external machine of %s", machine, l.plan.Topology.Name)
+	}
+	if l.booted.Reboot == nil {
+		return fmt.Errorf("reboot %s: %w", machine, ErrNotRestarted)
 	}
 	l.mu.Lock()
 	old := l.hosts[machine]

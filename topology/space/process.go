@@ -34,6 +34,11 @@ func Contain(cmd *exec.Cmd) {
 	cmd.SysProcAttr = a
 }
 
+// Attend makes cmd be killed when this process ends, and be in a session of its own. It is not kept apart from anything.
+func Attend(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
+}
+
 // Rerun is what a TestMain is made of: it calls run in an isolated process, which is this program started again with args,
 // and returns what the test's process is to exit with. getenv is os.Getenv. Where no process can be isolated nothing runs,
 // and that is an error only if MODEBENCH_STRICT is set.
