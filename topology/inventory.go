@@ -34,9 +34,8 @@ var (
 )
 
 // ReadInventory reads an inventory of a topology: YAML, as strictly as Read does, or the text of an ssh_config(5), as
-// `vagrant ssh-config` prints it, in which the Host entries are named as the topology's machines. Every host of the topology has a
-// place in what it gives; externals that the file does not name are beside the first tor that it names. A tor that it does not name is
-// not the lab's. Errors are of type *Error.
+// `vagrant ssh-config` prints it, in which the Host entries are named as the topology's machines. Every machine of the topology has a
+// place in what it gives: externals that the file does not name are beside the first tor. Errors are of type *Error.
 func ReadInventory(name string, data []byte, t Topology) (Inventory, error) {
 	d := newDecoder(name, data)
 	v := Inventory{}
@@ -96,14 +95,10 @@ func (v Inventory) check(t Topology, machines []string) *flaw {
 		if _, ok := v.Sites[name]; ok {
 			continue
 		}
-		_, external := t.External[name]
-		_, tor := t.Tors[name]
-		switch {
-		case external && len(beside) > 0:
-			v.Sites[name] = Site{On: beside[0]}
-		case !tor:
-			return &flaw{path: []string{"machines", name}, problem: fmt.Sprintf("nobody says where %s is", name), remedy: "a machine for each of " + list(slices.Concat(names(t.Hosts), names(t.External))) + "; externals may be left out where a tor is there"}
+		if _, external := t.External[name]; !external || len(beside) == 0 {
+			return &flaw{path: []string{"machines", name}, problem: fmt.Sprintf("nobody says where %s is", name), remedy: "a place for each of " + list(machines) + "; externals may be left out"}
 		}
+		v.Sites[name] = Site{On: beside[0]}
 	}
 	return nil
 }
@@ -128,7 +123,7 @@ func (t Topology) interfaces(machine string) (list []string) {
 	return list
 }
 
-// At is the destination of the real machine that a machine is on; empty: it is not the lab's.
+// At is the destination of the real machine that a machine is on.
 func (v Inventory) At(machine string) string {
 	if on := v.Sites[machine].On; on != "" {
 		return v.Sites[on].SSH

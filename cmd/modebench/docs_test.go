@@ -160,12 +160,15 @@ func TestDocumentsCommands(t *testing.T) {
 				dir := t.TempDir()
 				// What the line reads: a topology that the document shows, and the results of earlier runs.
 				for _, arg := range rest {
-					switch filepath.Ext(arg) {
-					case ".yaml":
+					switch ext := filepath.Ext(arg); {
+					case ext == ".yaml" && slices.Contains(rest, "--inventory"):
+						place(t, filepath.Join(dir, arg), []byte(shownInventory(t)))
+						place(t, filepath.Join(dir, "lab.conf"), nil)
+					case ext == ".yaml":
 						place(t, filepath.Join(dir, arg), []byte(shown(t, d)))
-					case ".json":
+					case ext == ".json":
 						place(t, filepath.Join(dir, arg), results)
-					case ".conflist": // and programs by the names of its plugins
+					case ext == ".conflist": // and programs by the names of its plugins
 						place(t, filepath.Join(dir, arg), []byte(example(t)))
 						for _, name := range []string{"bridge", "portmap", "host-local"} {
 							program := filepath.Join(dir, "bin", name)
@@ -209,6 +212,8 @@ func try(t *testing.T, dir string, c *cobra.Command, args []string) (code int, s
 		if code == exitUnexpected && strings.Contains(stdout, "rule: ") {
 			code = exitExpected
 		}
+	case c.Name() == "doctor" && c.Flags().Changed("inventory"): // the machines of documents are not there
+		code, stdout, stderr = result(t, modebench(t, dir, append(args, "--help")...))
 	case c.Name() == "doctor":
 		code, stdout, stderr = result(t, modebench(t, dir, args...))
 		if code == exitNothing && strings.Contains(stdout, "remedy") {
@@ -225,6 +230,20 @@ func place(t *testing.T, path string, data []byte) {
 	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, 0o644)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// shownInventory is that of docs/machines.md.
+func shownInventory(t *testing.T) string {
+	t.Helper()
+	for _, d := range documents(t) {
+		for _, f := range d.fences {
+			if f.lang == "yaml" && strings.HasPrefix(f.text, "config: ") {
+				return f.text
+			}
+		}
+	}
+	t.Error("no document shows an inventory")
+	return ""
 }
 
 // shown is the topology that a document shows.

@@ -40,12 +40,6 @@ func doctorCommand() *cobra.Command {
 		Use: "doctor", Short: "Tell what this machine can do, mode by mode and on which kernel, and the remedy for what it cannot", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
-			m := machine()
-			rights := "root"
-			if m.Rootless {
-				rights = "an ordinary user, by user namespaces"
-			}
-			fmt.Fprintf(out, "%s, kernel %s, %d CPUs, as %s\n\n", m.OS, m.Kernel, m.CPUs, rights)
 			p, _, err := readPlan(file)
 			if err != nil {
 				return err
@@ -57,6 +51,12 @@ func doctorCommand() *cobra.Command {
 				}
 				return doctorMachines(cmd.Context(), out, v, p)
 			}
+			m := machine()
+			rights := "root"
+			if m.Rootless {
+				rights = "an ordinary user, by user namespaces"
+			}
+			fmt.Fprintf(out, "%s, kernel %s, %d CPUs, as %s\n\n", m.OS, m.Kernel, m.CPUs, rights)
 			ks := &kernels{cache: cache, noFetch: true, only: true, say: cmd.ErrOrStderr(), span: func(_ string, f func() error) error { return f() }}
 			all, err := ks.assign(cmd.Context(), []string{autoKernel}, modes.All(), p.Topology)
 			if errors.Is(err, errIsolation) {

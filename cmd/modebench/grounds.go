@@ -247,7 +247,7 @@ func (o *options) checkMachines() error {
 		return input("--driver ssh: the suite %s models the hosts' NICs, and real machines have NICs of their own: want it without, or another suite", suites.OnFabrics)
 	}
 	if ms := measured(o.suites); len(ms) > 0 {
-		return input("--driver ssh: %s measures in labs of all modes at the same time, and real machines have their interfaces once: want one of %s", ms[0], strings.Join(observed(suites.Names()), ", "))
+		return input("--driver ssh: %s measures in labs of all modes at the same time, and real machines have their interfaces once: want one of %s", ms[0], strings.Join(slices.DeleteFunc(observed(suites.Names()), func(s string) bool { return s == suites.OnFabrics }), ", "))
 	}
 	return nil
 }

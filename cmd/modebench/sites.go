@@ -32,13 +32,11 @@ func readInventory(file string, t topology.Topology) (v topology.Inventory, err 
 	if !filepath.IsAbs(v.Config) { // as the inventory says it, wherever the command is called
 		v.Config = filepath.Join(filepath.Dir(file), v.Config)
 	}
-	if v.Config, err = filepath.Abs(v.Config); err != nil {
-		return v, err
-	}
 	if _, err := os.Stat(v.Config); errors.Is(err, fs.ErrNotExist) {
 		return v, input("%s: config: %w: want a file of ssh_config(5), or none", file, err)
 	}
-	return v, nil
+	v.Config, err = filepath.Abs(v.Config)
+	return v, err
 }
 
 // reachMachines brings this program to the real machines of an inventory and looks at them.

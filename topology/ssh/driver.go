@@ -225,9 +225,7 @@ func (d Driver) Look(ctx context.Context, p *topology.Plan, features []string) (
 	defer done()
 	var out []Look
 	for _, m := range p.Machines {
-		if at := d.Inventory.At(m.Name); at != "" {
-			out = append(out, Look{Machine: m.Name, At: at})
-		}
+		out = append(out, Look{Machine: m.Name, At: d.Inventory.At(m.Name)})
 	}
 	var g errgroup.Group
 	for i := range out {
