@@ -83,7 +83,7 @@ func unixDriver(device string) (string, error) {
 
 // link is the interface.
 func (o Own) link() (netlink.Link, error) {
-	all, err := netlink.LinkList()
+	all, err := dump(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func takeable(l netlink.Link, session string) error {
 	if carries {
 		return fail("carries the ssh session, which would end with it")
 	}
-	all, err := netlink.LinkList()
+	all, err := dump(netlink.LinkList)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func takeable(l netlink.Link, session string) error {
 	if a.Xdp != nil && a.Xdp.Attached {
 		return fail("has an XDP program, which could not be put back")
 	}
-	qdiscs, err := netlink.QdiscList(l)
+	qdiscs, err := dump(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(l) })
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func carriesSession(index int, session string) (bool, error) {
 		return net.ParseIP(s)
 	}
 	client, server := ip(ends[0]), ip(ends[2])
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return false, err
 	}
@@ -276,11 +276,13 @@ func look(l netlink.Link) (record, error) {
 	a := l.Attrs()
 	r := record{name: a.Name, mac: a.HardwareAddr, mtu: a.MTU, up: a.Flags&net.FlagUp != 0, settings: map[string]string{}, offloads: map[string]bool{}}
 	var err error
-	if r.addrs, err = netlink.AddrList(l, netlink.FAMILY_ALL); err != nil {
+	if r.addrs, err = dump(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) }); err != nil {
 		return r, err
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		routes, err := dump(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return r, err
 		}
@@ -293,7 +295,7 @@ func look(l netlink.Link) (record, error) {
 			}
 		}
 	}
-	neighs, err := netlink.NeighList(a.Index, netlink.FAMILY_ALL)
+	neighs, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(a.Index, netlink.FAMILY_ALL) })
 	if err != nil {
 		return r, err
 	}
@@ -350,7 +352,7 @@ func (t *Taken) Back() error {
 
 // clear removes all devices of the namespace but those that were taken, and detaches these.
 func (t *Taken) clear() error {
-	links, err := netlink.LinkList()
+	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return err
 	}

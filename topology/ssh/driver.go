@@ -47,6 +47,9 @@ type Program struct {
 // connectTimeout is how long a machine may take to answer at all.
 const connectTimeout = 10 * time.Second
 
+// unreached is the exit code of ssh(1) where what it was to run did not tell one.
+const unreached = 255
+
 // config is the file of ssh_config(5) that an inventory names, or is. done lets go of it.
 func config(v topology.Inventory) (name string, done func(), err error) {
 	if v.Text == "" {
@@ -385,7 +388,11 @@ func (d Driver) open(ctx context.Context, config, at string, r request) (_ *mach
 		if first, err = m.line.from.ReadString('\n'); err != nil {
 			m.close()
 			<-m.ended
-			return fail(fmt.Errorf("%w (if it says that the program cannot be run there, build it with CGO_ENABLED=0)", said(err, m.words.String())))
+			why := said(err, m.words.String())
+			if code := m.cmd.ProcessState.ExitCode(); code != unreached {
+				why = fmt.Errorf("%w: the program cannot be run there (exit code %d): build it with CGO_ENABLED=0", why, code)
+			}
+			return fail(why)
 		}
 	}
 	go m.line.beats(m.over)
