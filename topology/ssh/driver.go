@@ -389,7 +389,11 @@ func (d Driver) open(ctx context.Context, config, at string, r request) (_ *mach
 			m.close()
 			<-m.ended
 			why := said(err, m.words.String())
-			if code := m.cmd.ProcessState.ExitCode(); code != unreached {
+			switch code := m.cmd.ProcessState.ExitCode(); code {
+			case unreached:
+			case -1: // killed from here
+				why = fmt.Errorf("the program there said nothing within %s", starting)
+			default:
 				why = fmt.Errorf("%w: the program cannot be run there (exit code %d): build it with CGO_ENABLED=0", why, code)
 			}
 			return fail(why)

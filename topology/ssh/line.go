@@ -24,11 +24,12 @@ type line struct {
 const (
 	beat     = 2 * time.Second
 	patience = 15 * time.Second // many beats: a machine may have much else to do
+	starting = time.Minute      // a session and the program take long on emulated processors
 )
 
-// newLine makes a line. lost is called once nothing was heard for patience.
+// newLine makes a line. lost is called once nothing was heard for patience, and at first for starting.
 func newLine(from io.Reader, to io.Writer, lost func()) *line {
-	return &line{from: bufio.NewReader(from), to: to, silent: time.AfterFunc(patience, lost)}
+	return &line{from: bufio.NewReader(from), to: to, silent: time.AfterFunc(starting, lost)}
 }
 
 // beats says that this end is there until over is closed.
