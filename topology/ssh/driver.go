@@ -44,8 +44,8 @@ type Program struct {
 	Sudo bool // it must be given the rights of root
 }
 
-// connectTimeout is how long a machine may take to answer at all.
-const connectTimeout = 10 * time.Second
+// connectTimeout is how long a machine may take to answer at all, which one with an emulated processor does not at once.
+const connectTimeout = 20 * time.Second
 
 // unreached is the exit code of ssh(1) where what it was to run did not tell one.
 const unreached = 255
@@ -72,7 +72,7 @@ func config(v topology.Inventory) (name string, done func(), err error) {
 
 // command is a shell's line on a machine.
 func command(ctx context.Context, config, destination, line string) *exec.Cmd {
-	args := []string{"-T", "-o", "BatchMode=yes", "-o", fmt.Sprintf("ConnectTimeout=%d", connectTimeout/time.Second), "-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=4"}
+	args := []string{"-T", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", fmt.Sprintf("ConnectTimeout=%d", connectTimeout/time.Second), "-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=4"}
 	if config != "" {
 		args = append(args, "-F", config)
 	}
