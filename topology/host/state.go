@@ -68,6 +68,7 @@ func snapshot() (s lab.SpaceState, err error) {
 		{"forwarding table", r.fdb},
 		{"rules", func(s *lab.SpaceState) (err error) { s.Rules, err = rules(); return err }},
 		{"connections", r.conntrack},
+		{"statistics of connections", r.crowding},
 		{"sysctls", r.sysctls},
 		{"qdiscs", r.qdiscs},
 		{"sockets", sockets},
@@ -491,6 +492,34 @@ func (r reader) qdiscs(s *lab.SpaceState) error {
 		s.Qdiscs = append(s.Qdiscs, text)
 	}
 	slices.Sort(s.Qdiscs)
+	return nil
+}
+
+// crowding sums what processors count of connections that found no room.
+func (r reader) crowding(s *lab.SpaceState) error {
+	text, err := os.ReadFile("/proc/thread-self/net/stat/nf_conntrack") // hexadecimal columns, a line for each processor
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	names := strings.Fields(lines[0])
+	for _, line := range lines[1:] {
+		for i, field := range strings.Fields(line) {
+			n, err := strconv.ParseUint(field, 16, 32)
+			if err != nil || i >= len(names) {
+				return fmt.Errorf("nf_conntrack: %q: want a line for each processor of as many numbers as columns", line)
+			}
+			switch names[i] {
+			case "drop":
+				s.NoRoom += n
+			case "early_drop":
+				s.Evicted += n
+			}
+		}
+	}
 	return nil
 }
 

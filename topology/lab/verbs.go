@@ -135,6 +135,8 @@ type SpaceState struct {
 	FDB       []FDB
 	Rules     []Rule
 	Conntrack []Conntrack
+	NoRoom    uint64            // packets of new connections that were dropped since the table of connections was full (drop of nf_conntrack's statistics)
+	Evicted   uint64            // connections that were forgotten to make room there (early_drop)
 	Sysctls   map[string]string // those that modes set: forwarding, rp_filter, proxy_arp, bridge-nf-call-*, …
 	Qdiscs    []string          // other than the kernel's own
 	Sockets   int               // bound sockets of the IP families
