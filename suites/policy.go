@@ -73,9 +73,6 @@ func policies(ctx context.Context, b *Bench, c Place, out bool, from Place, open
 	var past []string
 	for _, proto := range others {
 		yes, err := arrives(ctx, b, from, proto, closed)
-		if err == nil && !yes && denied.Answered { // slow, where the policy lets one by, or it denies this one
-			yes, err = eventually(ctx, patience, func() (bool, error) { return arrives(ctx, b, from, proto, closed) })
-		}
 		if err != nil {
 			return Observation{}, err
 		}
@@ -104,6 +101,21 @@ func policies(ctx context.Context, b *Bench, c Place, out bool, from Place, open
 		o = o.with(c.Machine, "table %s %s, chain %s: rule %q met %d packets", r.Family, r.Table, r.Chain, r.Comment, r.Packets)
 		if by := fmt.Sprintf("%s %s", r.Family, r.Chain); strings.Contains(r.Comment, "drop") && !slices.Contains(where, by) {
 			where = append(where, by)
+		}
+	}
+	if len(where) == 0 { // no rule dropped anything: where nothing came, it is slow
+		if denied.Answered, err = insists(ctx, b, from, closed); err != nil {
+			return Observation{}, err
+		}
+		past = nil
+		for _, proto := range others {
+			yes, err := eventually(ctx, patience, func() (bool, error) { return arrives(ctx, b, from, proto, closed) })
+			if err != nil {
+				return Observation{}, err
+			}
+			if yes {
+				past = append(past, proto)
+			}
 		}
 	}
 	last := "it was seen nowhere"
