@@ -337,8 +337,8 @@ func (t *Taken) Back() error {
 	}
 	defer own.Close()
 	errs := []error{t.in.Do(func() error { return t.clear() })}
-	for _, r := range slices.Backward(t.recorded) {
-		if err := t.in.Do(func() error { return r.leave(own) }); err != nil {
+	for i, r := range slices.Backward(t.recorded) {
+		if err := t.in.Do(func() error { return r.leave(i, own) }); err != nil {
 			errs = append(errs, fmt.Errorf("put back %s: %w", r.name, err))
 			continue
 		}
@@ -350,36 +350,48 @@ func (t *Taken) Back() error {
 	return errors.Join(errs...)
 }
 
-// clear removes all devices of the namespace but those that were taken, and detaches these.
+// clear removes all devices of the namespace, where the calling thread is, but those that were taken, and gives these names that are nobody's.
 func (t *Taken) clear() error {
-	links, err := dump(netlink.LinkList)
-	if err != nil {
-		return err
+	var errs []error
+	for i, r := range t.recorded {
+		l, err := netlink.LinkByName(r.own.Name)
+		if err == nil {
+			err = errors.Join(netlink.LinkSetNoMaster(l), netlink.LinkSetDown(l), netlink.LinkSetName(l, leaving(i)))
+		}
+		if !errors.As(err, &netlink.LinkNotFoundError{}) { // it was not taken yet
+			errs = append(errs, err)
+		}
 	}
+	links, err := dump(netlink.LinkList)
 	for _, l := range links {
-		taken := slices.ContainsFunc(t.recorded, func(r record) bool { return slices.Contains([]string{r.own.Name, r.name}, l.Attrs().Name) })
-		if l.Attrs().Flags&net.FlagLoopback == 0 && !taken {
+		if name := l.Attrs().Name; l.Attrs().Flags&net.FlagLoopback == 0 && !strings.HasPrefix(name, leaving(-1)) {
 			_ = netlink.LinkDel(l) // one that the kernel keeps, as tunl0, goes with the namespace
 		}
 	}
-	return nil
+	return errors.Join(append(errs, err)...)
 }
 
-// leave takes an interface out of the lab's namespace, where the calling thread is.
-func (r record) leave(to *space.Space) error {
-	l, err := netlink.LinkByName(r.own.Name)
+// leaving is the name of the interface of a number on its way back; of -1 what all begin with.
+func leaving(i int) string {
+	if i < 0 {
+		return "leaving"
+	}
+	return fmt.Sprintf("leaving%d", i)
+}
+
+// leave takes the interface of a number out of the lab's namespace, where the calling thread is. It comes back under its own name: what
+// manages the machine's interfaces, such as udev(7), is told of it with the name that it had here (__dev_change_net_namespace() of Linux net/core/dev.c),
+// and would take eth0 of the lab for the machine's own.
+func (r record) leave(i int, to *space.Space) error {
+	l, err := netlink.LinkByName(leaving(i))
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		l, err = netlink.LinkByName(r.name) // it was not given its name yet, or is not there
-		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			return nil
-		}
+		return nil
 	}
 	if err != nil {
 		return err
 	}
 	return errors.Join(
-		netlink.LinkSetNoMaster(l), netlink.SetPromiscOff(l), netlink.LinkSetAllmulticastOff(l), netlink.LinkSetDown(l),
-		dress(l.Attrs().Name, r.mac, r.mtu), move(l, to, r.name))
+		netlink.SetPromiscOff(l), netlink.LinkSetAllmulticastOff(l), dress(leaving(i), r.mac, r.mtu), netlink.LinkSetName(l, r.name), move(l, to, r.name))
 }
 
 // restore gives an interface, which is back, what was recorded of it.
