@@ -30,6 +30,9 @@ type Plugged struct {
 	Policy policing
 	// Addrs are as in Mode; nil: those of the mode.
 	Addrs addressing
+	// Setup is as in Mode, and Beside ends an attachment: what the host does besides plugins, such as to announce routes. Nil: nothing.
+	Setup  func(*topology.Plan, *topology.Machine) []topology.Step
+	Beside func(*topology.Plan, *topology.Machine, topology.Container) []topology.Step
 }
 
 // The version of the specification that lists are of.
@@ -96,7 +99,14 @@ func (m Mode) By(implementation, plugins string) (Mode, bool) {
 			return listed(n.Name, by.Rate)
 		}
 	}
-	return m.plugged(implementation, plugins, by.Policy, with), true
+	out := m.plugged(implementation, plugins, by.Policy, with)
+	out.Setup = by.Setup
+	if attach := out.Attach; by.Beside != nil {
+		out.Attach = func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
+			return append(attach(p, host, c), by.Beside(p, host, c)...)
+		}
+	}
+	return out, true
 }
 
 // list is a network configuration list.
@@ -185,8 +195,15 @@ func stationed(plugin, parentMode string, capabilities ...string) *Plugged {
 		can[c] = true
 	}
 	return &Plugged{Policy: onParent(segmentAddrs), Chain: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) []Plugin {
-		return []Plugin{{
-			"type": plugin, "master": nic(p, host, n.Name).Name, "mode": parentMode, "capabilities": can, "ipam": map[string]any{"type": "static"},
-		}}
+		return []Plugin{onto(p, host, n, plugin, parentMode, can)}
 	}}
+}
+
+// onto is a plugin that makes a device on the host's interface, with the addresses that are asked for, and routes.
+func onto(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork, plugin, parentMode string, can map[string]bool, routes ...any) Plugin {
+	ipam := map[string]any{"type": "static"}
+	if routes != nil {
+		ipam["routes"] = routes
+	}
+	return Plugin{"type": plugin, "master": nic(p, host, n.Name).Name, "mode": parentMode, "capabilities": can, "ipam": ipam}
 }

@@ -24,6 +24,7 @@ func switched(m Mode) Mode {
 	m.Policy, m.Rate = onParent(segmentAddrs), ratedWithin
 	m.Addrs = segmentAddrs
 	m.Device = eth0
+	m.CNI = stationed("ipvlan", "l2")
 	return m
 }
 
@@ -49,5 +50,17 @@ func routed(m Mode, parentMode string) Mode {
 	m.Rate = ratedWithin
 	m.Addrs = hostAddrs
 	m.Device = eth0
+	m.CNI = &Plugged{
+		Setup: speaks,
+		Chain: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) []Plugin {
+			everything := []any{map[string]string{"dst": "0.0.0.0/0"}, map[string]string{"dst": "::/0"}}
+			return []Plugin{onto(p, host, n, "ipvlan", parentMode, map[string]bool{"ips": true}, everything...)}
+		},
+		Beside: func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
+			s := steps{on: host.Name}
+			s.announce(p, host, c, "")
+			return s.all
+		},
+	}
 	return m
 }

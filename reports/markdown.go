@@ -29,6 +29,7 @@ func writeMarkdown(w io.Writer, res Results) error {
 	markdownKernels(&b, t)
 	markdownPlaces(&b, res)
 	markdownCosts(&b, res, sums, names)
+	markdownAttachings(&b, res)
 	markdownGrowth(&b, res)
 	markdownOutages(&b, res)
 	markdownClaims(&b, res)

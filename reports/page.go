@@ -52,6 +52,7 @@ type page struct {
 	Fabrics    places
 	Places     []placeView
 	Apart      []matrixView
+	Attachings []Attaching
 	Growths    []Growth
 	Failures   []string // heads of the outages
 	Outages    []Outages
@@ -220,7 +221,7 @@ func writePage(w io.Writer, res Results) error {
 	names := titles(allModes(res, t))
 	p := page{
 		Results: res, Headline: headlineText(res), Warnings: warnings(res), Provenance: provenance(res),
-		Meanings: meanings, Growths: Growths(res), Drawing: drawGraph(res.Run.Topology, "The lab: its machines and what joins them."),
+		Meanings: meanings, Attachings: Attachings(res), Growths: Growths(res), Drawing: drawGraph(res.Run.Topology, "The lab: its machines and what joins them."),
 	}
 	p.Matrix = viewMatrix(t, names, "")
 	for _, i := range []int{0, 2} {

@@ -253,8 +253,11 @@ func notices(name, doc string, lose func(call topology.CNI, at lab.SpaceState) (
 				return *cmp.Or(no, &Observation{}), err
 			}
 			whole, err := plugs(ctx, b, p.Machine, lab.CNIAsk{Command: "CHECK", Call: call})
-			if err != nil || whole.Refusal.Errno != "" {
-				return Observation{}, errors.Join(err, fmt.Errorf("control: CHECK before anything is lost: %s", replied(whole)))
+			if err != nil {
+				return Observation{}, err
+			}
+			if whole.Refusal.Errno != "" {
+				return notApplicable("CHECK, before anything is lost: %s", replied(whole)), nil
 			}
 			s, err := b.State(ctx, p.Machine)
 			if err != nil {
@@ -336,8 +339,11 @@ func losesRules(name, doc, none string, all bool, change func(*Bench) func([]top
 				return notApplicable("%s", none), nil
 			}
 			whole, err := plugs(ctx, own, p.Machine, lab.CNIAsk{Command: "CHECK", Call: call})
-			if err != nil || whole.Refusal.Errno != "" {
-				return Observation{}, errors.Join(err, fmt.Errorf("control: CHECK before anything is lost: %s", replied(whole)))
+			if err != nil {
+				return Observation{}, err
+			}
+			if whole.Refusal.Errno != "" {
+				return notApplicable("CHECK, before anything is lost: %s", replied(whole)), nil
 			}
 			if err := own.Apply(ctx, steps...); err != nil {
 				return Observation{}, err

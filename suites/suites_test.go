@@ -347,7 +347,7 @@ func (o *observer) reddens(t *testing.T, s Spec, how Sabotage) {
 	result := o.sabotaged(t.Context(), s, how)
 	if result.Outcome == reports.Unable {
 		for name, pkg := range s.Programs {
-			if !program.Exists(name) {
+			if _, err := program.Find(name); err != nil {
 				unable(t, "%s is not there: it is in the package %s", name, pkg)
 			}
 		}

@@ -1049,6 +1049,17 @@ func (c CNI) Plugins() (types []string) {
 	return types
 }
 
+// Programs are the plugins that the list names, its address managers among them.
+func (c CNI) Programs() (types []string) {
+	for _, conf := range c.list().Plugins {
+		types = append(types, fmt.Sprint(conf["type"]))
+		if ipam, ok := conf["ipam"].(map[string]any); ok && ipam["type"] != nil {
+			types = append(types, fmt.Sprint(ipam["type"]))
+		}
+	}
+	return types
+}
+
 // Name is the list's.
 func (c CNI) Name() string { return c.list().Name }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -94,7 +95,7 @@ func (g *ground) alone() string {
 	case g.driver == sshDriver:
 		return "no program but this one is brought to real machines"
 	case g.guest != nil || g.driver == vmDriver:
-		return "in guests there is no program but this one"
+		return "in guests there is no program but this one and plugins"
 	}
 	return ""
 }
@@ -102,12 +103,13 @@ func (g *ground) alone() string {
 // assignment is a mode on the ground where it is to be observed.
 type assignment struct {
 	modes.Mode
-	plan   *topology.Plan
-	ground *ground
-	only   []string // features that are observed on it; empty: all that are asked for, but for except
-	except []string // features that are observed on another ground, which has what their specs need
-	why    string   // it cannot be; empty: it can
-	since  string   // why it, or its switches alone where hosts are guests, is not on the machine's own kernel; empty: it is, or another one was asked for
+	plan    *topology.Plan
+	ground  *ground
+	carried []string // programs of this machine that guests of the ground are to have
+	only    []string // features that are observed on it; empty: all that are asked for, but for except
+	except  []string // features that are observed on another ground, which has what their specs need
+	why     string   // it cannot be; empty: it can
+	since   string   // why it, or its switches alone where hosts are guests, is not on the machine's own kernel; empty: it is, or another one was asked for
 }
 
 // kernels are those that a run may use.
@@ -123,52 +125,111 @@ type kernels struct {
 
 	grounds []*ground
 
+	plugins string           // directory of somebody's own plugins; empty: there are none
 	daemons string           // directory of programs of modes that were built from source, once programs was called
 	built   map[string]error // by what was to be built: why there is none
 }
 
-// programs has what a mode runs besides this program built, where it runs any; why tells why it cannot be had on the ground; empty: it can.
-func (ks *kernels) programs(ctx context.Context, m modes.Mode, g *ground) (why string) {
+// programs has what a mode runs besides this program built, where it runs any; why tells why it cannot be had on the ground; empty: it can. Where the ground
+// is a guest's, carried are the programs of this machine that it is to have.
+func (ks *kernels) programs(ctx context.Context, m modes.Mode, p *topology.Plan, g *ground) (carried []string, why string) {
+	guest := g.guest != nil || g.driver == vmDriver
 	set, run, who := daemons.Programs, m.Programs, "the mode's hosts run "
-	if m.Implementation == modes.ByCNI {
-		set, run, who = daemons.Plugins, daemons.Plugins.Names(), "the mode is carried out by the plugins "
-	}
-	if m.Implementation != "" && m.Implementation != modes.ByCNI { // they are there
-		run = nil
-		if why := g.alone(); why != "" {
-			return "the mode is carried out by plugins of this machine, and " + why
-		}
+	if types := pluggedBy(m, p); len(types) > 0 {
+		set, run, who = daemons.Plugins, types, "the mode is carried out by the plugins "
 	}
 	if len(run) == 0 {
-		return ""
+		return nil, ""
 	}
 	who += strings.Join(run, ", ")
-	if why := g.alone(); why != "" {
-		return who + ", and " + why
+	if why := g.alone(); why != "" && (!guest || m.Implementation == "") { // daemons could be carried, too, but are not ready in time on an emulated processor
+		return nil, who + ", and " + why
 	}
-	names := strings.Join(run, ", ")
+	failed := daemons.Needs(run)
+	switch m.Implementation {
+	case "":
+		if failed = errors.Join(failed, ks.build(ctx, set, run)); failed == nil {
+			ks.daemons = set.Built(ks.cache, run...)
+		}
+	case modes.ByCNI: // somebody's own are there
+		failed = errors.Join(failed, ks.build(ctx, set, set.Names()))
+	}
+	if failed == nil && guest && !ks.only {
+		carried, failed = ks.carry(m, set, run)
+	}
+	if failed != nil {
+		return nil, who + ": " + strings.ReplaceAll(failed.Error(), "\n", "; ")
+	}
+	return carried, ""
+}
+
+// build has programs of a set built once, or tells only whether they could be.
+func (ks *kernels) build(ctx context.Context, set daemons.Set, programs []string) error {
+	names := strings.Join(programs, ", ")
 	failed, tried := ks.built[names]
-	if !tried {
-		if ks.only {
-			failed = set.Lacking(ctx, ks.cache, run...)
-		} else {
-			failed = ks.span("build "+names, func() error {
-				dir, err := set.Build(ctx, ks.cache, ks.noFetch, func(line string) { fmt.Fprintln(ks.say, line) }, run...)
-				if m.Implementation == "" {
-					ks.daemons = dir
-				}
-				return err
-			})
-		}
-		if ks.built == nil {
-			ks.built = map[string]error{}
-		}
-		ks.built[names] = failed
+	if tried {
+		return failed
 	}
-	if err := errors.Join(daemons.Needs(run), failed); err != nil {
-		return who + ": " + strings.ReplaceAll(err.Error(), "\n", "; ")
+	if ks.only {
+		failed = set.Lacking(ctx, ks.cache, programs...)
+	} else {
+		failed = ks.span("build "+names, func() error {
+			_, err := set.Build(ctx, ks.cache, ks.noFetch, func(line string) { fmt.Fprintln(ks.say, line) }, programs...)
+			return err
+		})
 	}
-	return ""
+	if ks.built == nil {
+		ks.built = map[string]error{}
+	}
+	ks.built[names] = failed
+	return failed
+}
+
+// pluggedBy are the plugins that carry a mode out, by name; none where it is this program.
+func pluggedBy(m modes.Mode, p *topology.Plan) (types []string) {
+	if m.Implementation == "" {
+		return nil
+	}
+	host := p.Hosts()[0]
+	steps := m.Attach(p, host, host.Containers[0])
+	if m.Publish != nil {
+		steps = append(steps, m.Publish(p, host, host.Containers[0], modes.Port{Proto: "tcp", Host: 80, Container: 80})...)
+	}
+	if m.Rate != nil {
+		steps = append(steps, m.Rate(p, host, host.Containers[0], modes.Rate{Bits: 1e6})...)
+	}
+	for _, s := range steps {
+		if s.CNI != nil {
+			types = append(types, s.CNI.Programs()...)
+		}
+	}
+	slices.Sort(types)
+	return slices.Compact(types)
+}
+
+// carry gives the files of programs that a guest is to have, with those of the machine that they run. The chained plugin that the suite of plugins adds is there, too.
+func (ks *kernels) carry(m modes.Mode, set daemons.Set, run []string) (files []string, err error) {
+	dir := set.Built(ks.cache, run...)
+	switch {
+	case m.Implementation != "" && m.Implementation != modes.ByCNI:
+		dir = ks.plugins
+	case m.Implementation == modes.ByCNI:
+		run = append(slices.Clone(run), "tuning")
+	}
+	for _, name := range run {
+		files = append(files, filepath.Join(dir, name))
+	}
+	if daemons.WriteRules(run) {
+		nft, err := others.Find("nft")
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, nft)
+	}
+	for _, f := range files {
+		err = errors.Join(err, vm.Carried(f))
+	}
+	return files, err
 }
 
 // checkKernels answers a --kernel that cannot be meant.
@@ -437,7 +498,7 @@ func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, 
 				}
 			}
 			if a.why == "" {
-				a.why = ks.programs(ctx, m, a.ground)
+				a.carried, a.why = ks.programs(ctx, m, p, a.ground)
 			}
 			if ks.driver == vmDriver {
 				a.since = own.lacks(p.SwitchNeeds())
@@ -456,7 +517,7 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 		var more []*assignment
 		by := map[string]*assignment{} // by what is needed
 		for _, s := range suites.Specs() {
-			if len(s.Needs)+len(s.Programs) == 0 || a.why != "" || !slices.Contains(o.suites, s.Suite) || len(o.features) > 0 && !slices.Contains(o.features, s.Feature.Name) {
+			if len(s.Needs)+len(s.Programs) == 0 || a.why != "" || s.Plugged && a.Carrier() == modes.ByKernel || !slices.Contains(o.suites, s.Suite) || len(o.features) > 0 && !slices.Contains(o.features, s.Feature.Name) {
 				continue
 			}
 			var needs []string
@@ -503,7 +564,7 @@ func (g *ground) absent(programs map[string]string) string {
 		if why := g.alone(); why != "" {
 			return "the experiment runs " + name + ", and " + why
 		}
-		if !others.Exists(name) {
+		if _, err := others.Find(name); err != nil {
 			return fmt.Sprintf("the experiment runs %s, which is not there: sudo apt install %s", name, programs[name])
 		}
 	}

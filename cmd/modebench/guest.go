@@ -40,7 +40,7 @@ func forward(j job, rest io.Reader, out io.Writer, say func(message)) (err error
 	for _, mode := range j.Modes {
 		say(message{Event: suites.Event{Kind: "booting", Mode: mode}})
 	}
-	m, err := vm.Boot(ctx, k, vm.Guest{Cache: j.Cache, Memory: j.Memory, Features: host.Features(), Args: []string{"worker"}})
+	m, err := vm.Boot(ctx, k, vm.Guest{Cache: j.Cache, Programs: j.Carried, Memory: j.Memory, Features: host.Features(), Args: []string{"worker"}})
 	if err != nil {
 		return fmt.Errorf("guest kernel %s: %w", k.Name, err)
 	}

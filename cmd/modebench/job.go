@@ -46,6 +46,7 @@ type job struct {
 	Memory    int64       // bytes of the guest
 	Cache     string      // directory that guests take what they boot from
 	Programs  string      // directory of programs that hosts of some modes run; empty: no mode of these runs any
+	Carried   []string    // programs of this machine that guests have, too
 	Plugins   string      // directory of the plugins that carry modes out; empty: none are carried out by plugins
 	Topology  string      // text of the file
 	Name      string      // of the file
@@ -200,7 +201,7 @@ func do(j job, say func(message)) (kept *supervisor, err error) {
 		driver = *j.Sites
 	}
 	if j.Hosts != nil {
-		driver = vm.Driver{Kernel: *j.Hosts, Cache: j.Cache, Features: host.Features(), Lacking: j.Lacking, NIC: j.Fidelity.NIC}
+		driver = vm.Driver{Kernel: *j.Hosts, Cache: j.Cache, Programs: j.Carried, Features: host.Features(), Lacking: j.Lacking, NIC: j.Fidelity.NIC}
 	}
 	run := &suites.Run{
 		Driver: driver, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expected,

@@ -278,7 +278,7 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 		Version: version(), Command: os.Args[1:], Seed: o.seed, Started: began.UTC().Truncate(time.Second), Quick: o.quick || o.blocks < 6,
 		Topology: draw(p, topology.Wiring{}), Source: source, Machine: machine(),
 	}}
-	ks := &kernels{cache: o.cache, driver: o.driver, nic: o.nic, noFetch: o.noFetch, say: os.Stderr, span: func(name string, f func() error) error {
+	ks := &kernels{cache: o.cache, plugins: o.conf.Plugins, driver: o.driver, nic: o.nic, noFetch: o.noFetch, say: os.Stderr, span: func(name string, f func() error) error {
 		start := time.Now()
 		defer func() {
 			res.Run.Phases = append(res.Run.Phases, reports.Phase{Name: name, Seconds: time.Since(start).Seconds()})
@@ -613,12 +613,13 @@ func phases(o options, all []assignment, source string) (out []phase) {
 					continue // all that is asked for is measured, or observed elsewhere
 				}
 				j := base
-				j.Suites, j.Modes, j.Memory = of, []string{a.String()}, memory
+				j.Suites, j.Modes, j.Memory, j.Carried = of, []string{a.String()}, memory, a.carried
 				j.Features, _ = a.asks(o)
 				// A few features of several modes share a worker: what they take is the boot of a guest.
 				if i := slices.IndexFunc(ts, func(t task) bool {
 					return len(a.only) > 0 && len(t.of[0].only) > 0 && slices.Equal(t.Features, j.Features)
 				}); i >= 0 {
+					ts[i].Carried = append(ts[i].Carried, a.carried...)
 					ts[i].Modes, ts[i].of = append(ts[i].Modes, a.String()), append(ts[i].of, a)
 					continue
 				}
@@ -638,7 +639,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 				return nil
 			}
 			for _, a := range of {
-				j.Modes = append(j.Modes, a.String())
+				j.Modes, j.Carried = append(j.Modes, a.String()), append(j.Carried, a.carried...)
 			}
 			j.Measure = suites.Measure{Blocks: o.blocks, Seed: o.seed}
 			if o.quick || g.guest != nil { // in a guest a trial costs more than it lasts, and disturbances last longer still

@@ -115,20 +115,27 @@ func (s Set) unbuilt(dir string, programs []string) []string {
 	})
 }
 
+// writers are those of the programs that write rules by nft.
+var writers = []string{"flanneld", "bridge", "portmap", "ptp"}
+
+// WriteRules tells whether some of the programs write rules, by nft.
+func WriteRules(programs []string) bool {
+	return slices.ContainsFunc(programs, func(name string) bool { return slices.Contains(writers, name) })
+}
+
 // Needs says what the machine has to be given for some of the programs to run, once they are built; nil: nothing.
 func Needs(programs []string) error {
-	writers := map[string]string{"flanneld": "flannel's daemon writes its", "bridge": "CNI's plugins write their"}
-	var who string
-	for _, name := range programs {
-		who = cmp.Or(who, writers[name])
-	}
-	if who == "" {
+	if !WriteRules(programs) {
 		return nil
 	}
 	for _, name := range []string{"nft", "/usr/sbin/nft", "/sbin/nft"} {
 		if _, err := exec.LookPath(name); err == nil {
 			return nil
 		}
+	}
+	who := "CNI's plugins write their"
+	if slices.Contains(programs, writers[0]) {
+		who = "flannel's daemon writes its"
 	}
 	return errors.New(who + " rules by nft: install nftables")
 }

@@ -80,7 +80,7 @@ func Boot(ctx context.Context, k Kernel, g Guest) (_ *Machine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	initrd, err := initramfs(ctx, t, g.Cache)
+	initrd, err := initramfs(ctx, t, g.Cache, g.Programs)
 	if err != nil {
 		return nil, err
 	}

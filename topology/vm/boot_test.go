@@ -72,7 +72,7 @@ var programs = map[string]func([]string) error{
 		}
 		var err error
 		if args[0] == "initramfs" {
-			_, err = initramfs(context.Background(), &tree{}, args[1])
+			_, err = initramfs(context.Background(), &tree{}, args[1], nil)
 		} else {
 			_, err = Fetch(context.Background(), cloudName, args[1], func(string) {})
 		}

@@ -25,6 +25,7 @@ import (
 type Driver struct {
 	Kernel   Kernel
 	Cache    string   // as in Guest
+	Programs []string // of this machine that guests have, too, as in Guest
 	Memory   int64    // of each guest, bytes; 0: 256 MiB
 	Features []string // of the kernel, as in Guest
 	Lacking  []string // features that this machine's kernel lacks: where a plan's tors need one, they are guests, too
@@ -119,7 +120,7 @@ func (d Driver) start(ctx context.Context, m *topology.Machine, spaces map[strin
 		}
 	}()
 	g := Guest{
-		Name: m.Name, Cache: d.Cache, Memory: d.Memory, Space: spaces[m.Name],
+		Name: m.Name, Cache: d.Cache, Programs: d.Programs, Memory: d.Memory, Space: spaces[m.Name],
 		Features: slices.Concat(d.Features, []string{"underlay"}), Args: []string{"guest", m.Name},
 	}
 	if g.Memory == 0 {

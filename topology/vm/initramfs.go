@@ -31,9 +31,9 @@ const (
 // stale is how long an initramfs is kept that nobody uses.
 const stale = 7 * 24 * time.Hour
 
-// initramfs gives the file of an initramfs with this binary as its init and all modules that features are made of. It
+// initramfs gives the file of an initramfs with this binary as its init, all modules that features are made of, and programs. It
 // makes one where the cache has none of the same contents.
-func initramfs(ctx context.Context, t *tree, cache string) (path string, err error) {
+func initramfs(ctx context.Context, t *tree, cache string, programs []string) (path string, err error) {
 	own, err := self()
 	if err != nil {
 		return "", err
@@ -57,6 +57,13 @@ func initramfs(ctx context.Context, t *tree, cache string) (path string, err err
 	if err != nil {
 		return "", fmt.Errorf("this binary: %w", err)
 	}
+	more, err := carried(programs)
+	if err != nil {
+		return "", err
+	}
+	libs = append(libs, more...)
+	slices.SortStableFunc(libs, func(a, b library) int { return strings.Compare(a.name, b.name) })
+	libs = slices.CompactFunc(libs, func(a, b library) bool { return a.name == b.name })
 	for _, l := range libs {
 		fmt.Fprintln(h, l.name, sum(l.data))
 	}
@@ -120,7 +127,7 @@ func loaded(binary io.ReaderAt) (*io.SectionReader, error) {
 // records are the contents of an initramfs.
 func records(binary *io.SectionReader, kind string, libs []library, ms, first []*module) []cpio.Record {
 	rs := []cpio.Record{
-		cpio.Directory("dev", 0o755), cpio.Directory("proc", 0o755), cpio.Directory("sys", 0o755), cpio.Directory("tmp", 0o1777), cpio.Directory("run", 0o755), cpio.Directory(modulesDir, 0o755),
+		cpio.Directory("dev", 0o755), cpio.Directory("proc", 0o755), cpio.Directory("sys", 0o755), cpio.Directory("tmp", 0o1777), cpio.Directory("run", 0o755), cpio.Directory("var", 0o755), cpio.Directory(modulesDir, 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
 		{ReaderAt: binary, Info: cpio.Info{Name: initPath, Mode: cpio.S_IFREG | 0o755, FileSize: uint64(binary.Size()), NLink: 1}},
 		cpio.StaticFile(kindPath, kind, 0o644),

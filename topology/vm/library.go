@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// library is a file that this binary needs to be run, where it was not linked statically: as by `go run` on a machine that
+// library is a file that a program needs to be run, where it was not linked statically: as this one by `go run` on a machine that
 // has a C compiler.
 type library struct {
 	name string // in the initramfs
@@ -67,6 +67,31 @@ func libraries(binary string) ([]library, error) {
 		needed = append(needed, more...)
 	}
 	return libs, err
+}
+
+// Carried tells what keeps a guest from having a program of this machine: that it is a script, whose interpreter would be wanted, too, or that a library of it is
+// not to be found; nil: nothing.
+func Carried(program string) error {
+	if _, err := libraries(program); err != nil {
+		return fmt.Errorf("%s: %w", program, err)
+	}
+	return nil
+}
+
+// carried are programs of this machine for a guest, by their paths, and what they are linked with, each once.
+func carried(programs []string) (all []library, err error) {
+	for _, path := range programs {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		libs, err := libraries(path)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		all = append(all, append(libs, library{strings.TrimPrefix(path, "/"), data})...)
+	}
+	return all, nil
 }
 
 func find(name string, dirs []string) (library, error) {

@@ -18,6 +18,7 @@ type Guest struct {
 	CPUs     int           // 0: one. UML has one whatever is asked for
 	Features []string      // kernel features by the names of Modules: what is no module is taken as built in or lacking
 	Args     []string      // the program of this binary that the guest runs, as in os.Args[1:]
+	Programs []string      // files of this machine that are there, too, at the same absolute paths, each with the libraries that it is linked with (see Carried)
 	Devices  []string      // more arguments, for NICs: of linux.uml or of qemu-system-x86_64, by the kernel's kind
 	Files    []*os.File    // inherited by it as descriptors FirstFile, FirstFile+1, …
 	Space    *space.Space  // network namespace that it runs in; nil: that of the process

@@ -91,7 +91,7 @@ func (s *Service) add(p topology.Program) (*program, error) {
 	if p.Name == "" || !filepath.IsLocal(p.Name) || strings.Contains(p.Name, "/") {
 		return nil, fmt.Errorf("name %q: want one that a file may have", p.Name)
 	}
-	path, err := find(p.Path)
+	path, err := Find(p.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -148,14 +148,8 @@ func (p *program) placedAll(all []string) []string {
 	return out
 }
 
-// Exists tells whether the machine has a program (as topology.Program.Path).
-func Exists(path string) bool {
-	_, err := find(path)
-	return err == nil
-}
-
-// find tells where a program is: an absolute path, or a name that is looked for where shells look, and where daemons are.
-func find(path string) (string, error) {
+// Find tells where the machine has a program (as topology.Program.Path): an absolute path, or a name that is looked for where shells look, and where daemons are.
+func Find(path string) (string, error) {
 	found, err := exec.LookPath(path)
 	if err == nil || strings.Contains(path, "/") {
 		return found, err
@@ -346,7 +340,7 @@ func (s *Service) State(name string, reply *lab.ProgramState) error {
 
 // Find is the verb Program.Find.
 func (s *Service) Find(path string, reply *string) error {
-	found, err := find(path)
+	found, err := Find(path)
 	if err != nil && !errors.Is(err, exec.ErrNotFound) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
