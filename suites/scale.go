@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
@@ -118,6 +119,26 @@ type growth struct {
 	began  float64       // memory that was available before, in bytes
 	reason error         // why there cannot be more; nil: none was refused
 	values []reports.Value
+}
+
+// grow starts a lab of one host with one container, to which more are attached. It is to be closed.
+func grow(ctx context.Context, b *Bench) (*growth, error) {
+	p, err := b.mode.Plan(roomy())
+	if err != nil {
+		return nil, err
+	}
+	o, err := startBench(ctx, &Bench{driver: b.driver, plan: p, mode: b.mode, quiet: true, rewire: func(steps []topology.Step) []topology.Step {
+		if steps = quietly(steps); b.rewire != nil {
+			steps = b.rewire(steps)
+		}
+		return steps
+	}})
+	if err != nil {
+		return nil, err
+	}
+	g := &growth{Bench: o, host: firstHost(o), began: available()}
+	g.n = len(o.Containers(g.host, network(o)))
+	return g, nil
 }
 
 // until attaches containers until there are as many as wanted or one is refused, and measures.
@@ -246,23 +267,12 @@ var _ = register(Spec{
 		if b.mode.Limit > 0 {
 			return notApplicable("the mode attaches no more than %d containers of a network to a host", b.mode.Limit), nil
 		}
-		p, err := b.mode.Plan(roomy())
+		g, err := grow(ctx, b)
 		if err != nil {
 			return Observation{}, err
 		}
-		usual := b.rewire
-		o, err := startBench(ctx, &Bench{driver: b.driver, plan: p, mode: b.mode, quiet: true, rewire: func(steps []topology.Step) []topology.Step {
-			if steps = quietly(steps); usual != nil {
-				steps = usual(steps)
-			}
-			return steps
-		}})
-		if err != nil {
-			return Observation{}, err
-		}
+		o := g.Bench
 		defer func() { _ = o.Close() }()
-		g := &growth{Bench: o, host: firstHost(o), began: available()}
-		g.n = len(o.Containers(g.host, network(o)))
 		for _, mark := range marks {
 			if err := g.until(ctx, mark); err != nil {
 				return Observation{}, err
@@ -314,6 +324,88 @@ var _ = register(Spec{
 				}
 			}
 			return steps
+		})},
+	},
+})
+
+// filtering is a fabric of NICs that filter as many addresses as good ones do.
+var filtering = topology.Fabric{Kind: "nic", Filters: heard}
+
+var _ = register(Spec{
+	Suite: scale, On: &filtering, Within: 4 * specTimeout, Needs: []modes.Kernel{modes.NFBridge},
+	Feature: Feature{Name: "containers-nic-512", Group: "limits", Doc: "Does the 513th container of a host whose NIC filters 512 addresses reach an external machine?"},
+	Name:    "in a lab of one host, whose NIC filters 512 addresses, 511 containers are attached, two more one by one, and one is detached; each time the newest and the host ask an external machine",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		switch {
+		case b.mode.Limit > 0:
+			return notApplicable("the mode attaches no more than %d containers of a network to a host", b.mode.Limit), nil
+		case b.mode.Addrs == nil:
+			return notApplicable("the mode gives a container no address: there is no traffic"), nil
+		}
+		g, err := grow(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		defer func() { _ = g.Close() }()
+		var said []string
+		lost := map[int]bool{} // by the number of containers that were attached
+		asks := func() error {
+			places := g.Containers(g.host, network(g.Bench))
+			for _, p := range []Place{places[len(places)-1], {Machine: g.host}} {
+				ok, err := hearsBack(ctx, g.Bench, p)
+				if err != nil {
+					return err
+				}
+				said = append(said, fmt.Sprintf("with %d containers %s was answered: %t", len(places), p, ok))
+				if !ok && p.Container == "" {
+					return fmt.Errorf("%s itself is not answered: %s", p, strings.Join(said, "; "))
+				}
+				lost[g.n] = !ok || lost[g.n]
+			}
+			return nil
+		}
+		for _, mark := range []int{heard - 1, heard, heard + 1} {
+			if err := g.until(ctx, mark); err != nil {
+				return Observation{}, err
+			}
+			if g.reason != nil {
+				return notApplicable("a host has no more than %d containers of a network: %s", g.n, innermost(g.reason)), nil
+			}
+			if err := asks(); err != nil {
+				return Observation{}, err
+			}
+		}
+		crowded := lost[heard+1]
+		port := uplinkPort(g.Bench)
+		tor, err := g.State(ctx, port.Machine)
+		if err != nil {
+			return Observation{}, err
+		}
+		var dropped uint64
+		for _, r := range tor.Spaces[""].Rules {
+			if r.Comment == "no filter "+port.Interface {
+				dropped += r.Packets
+			}
+		}
+		if err := g.Detach(ctx, g.Containers(g.host, network(g.Bench))[1]); err != nil {
+			return Observation{}, err
+		}
+		g.n = 0 // from now on
+		if err := asks(); err != nil {
+			return Observation{}, err
+		}
+		o := whether(!crowded, "%s; they took %.1f s to attach; the NIC dropped %d frames for lack of a filter", strings.Join(said, "; "), g.took.Seconds(), dropped)
+		if lost[heard-1] || lost[heard] || lost[0] || crowded != (dropped > 0) {
+			o.Status = "mixed"
+		}
+		return o.value("attach-all-sec", g.took.Seconds()), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the host's interface is promiscuous", Rewire: unlike(heard+1, func(steps []topology.Step) []topology.Step {
+			return append(slices.Clone(steps), topology.Step{On: steps[0].On, Set: &topology.LinkSet{Name: "eth0", Promisc: "on"}})
+		})},
+		{Mode: "ptp", Doc: "the last has no default route", Rewire: unlike(heard+1, func(steps []topology.Step) []topology.Step {
+			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.In != "" && s.Route != nil && s.Route.Dst.Bits() == 0 })
 		})},
 	},
 })
