@@ -13,6 +13,7 @@ import (
 const (
 	ByKernel = "kernel" // this program, by the mode's own steps
 	ByCNI    = "cni"    // plugins of the Container Network Interface
+	ByDocker = "docker" // an engine of Docker's on each host
 )
 
 // Plugin is the configuration of one plugin of the Container Network Interface, without what all of a list have in common.
@@ -46,6 +47,9 @@ func (m Mode) Carrier() string {
 	return m.Implementation
 }
 
+// Plugged tells whether plugins carry the mode out: the reference plugins, or somebody's own.
+func (m Mode) Plugged() bool { return m.Carrier() != ByKernel && m.Carrier() != ByDocker }
+
 // String is the mode's name, and who carries it out where that is not this program.
 func (m Mode) String() string { return Label(m.Name, m.Carrier()) }
 
@@ -57,24 +61,29 @@ func Label(name, implementation string) string {
 	return name + " (" + implementation + ")"
 }
 
-// Named returns the mode of a label. Plugins are in a directory, absolute.
-func Named(label, plugins string) (Mode, bool) {
+// Dirs are the directories, absolute, of the programs of those who carry modes out, by their names; none: where the machine has them.
+type Dirs map[string]string
+
+// Named returns the mode of a label.
+func Named(label string, dirs Dirs) (Mode, bool) {
 	name, by, implemented := strings.Cut(strings.TrimSuffix(label, ")"), " (")
 	m, ok := Find(name)
 	if !ok || !implemented {
 		return m, ok
 	}
-	return m.By(by, plugins)
+	return m.By(by, dirs)
 }
 
 // Implementations are the names of those that modes can be carried out by.
-func Implementations() []string { return []string{ByKernel, ByCNI} }
+func Implementations() []string { return []string{ByKernel, ByCNI, ByDocker} }
 
-// By is the mode carried out by another, whose plugins are in a directory, absolute; false: it does not have the mode. What a mode
-// is stays the same, and with it what specs ask.
-func (m Mode) By(implementation, plugins string) (Mode, bool) {
+// By is the mode carried out by another; false: it does not have the mode. What a mode is stays the same, and with it what specs ask.
+func (m Mode) By(implementation string, dirs Dirs) (Mode, bool) {
 	if implementation == ByKernel {
 		return m, true
+	}
+	if implementation == ByDocker && m.Docker != nil {
+		return m.engined(dirs[ByDocker]), true
 	}
 	if implementation != ByCNI || m.CNI == nil {
 		return m, false
@@ -99,7 +108,7 @@ func (m Mode) By(implementation, plugins string) (Mode, bool) {
 			return listed(n.Name, by.Rate)
 		}
 	}
-	out := m.plugged(implementation, plugins, by.Policy, with)
+	out := m.plugged(implementation, dirs[ByCNI], by.Policy, with)
 	out.Setup = by.Setup
 	if attach := out.Attach; by.Beside != nil {
 		out.Attach = func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {

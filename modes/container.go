@@ -30,11 +30,22 @@ var _ = register(30, Mode{
 	},
 	Policy: byDevices("bridge", ownersDevice),
 	Rate:   ratedAt(ownersDevice),
-	Addrs: func(p *topology.Plan, host *topology.Machine, c topology.Container) []netip.Prefix {
-		return privateAddrs(p, host, owner(host, c))
-	},
+	Addrs:  ownersAddrs,
 	Device: eth0,
+	Docker: &Engined{
+		Network: dockerBridge, Policy: byAddresses("bridge", ownersAddrs), Rate: ratedWithin,
+		Share: func(host *topology.Machine, c topology.Container) (whose, network string) {
+			if first := owner(host, c); first.ID() != c.ID() {
+				return first.Name, "container:" + dockerName(first)
+			}
+			return "", ""
+		},
+	},
 })
+
+func ownersAddrs(p *topology.Plan, host *topology.Machine, c topology.Container) []netip.Prefix {
+	return privateAddrs(p, host, owner(host, c))
+}
 
 // owner is the container whose namespace another one is in when attached to a host: the first of its network that is
 // planned there, also for one that comes from another host; else the container itself.

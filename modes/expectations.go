@@ -57,7 +57,7 @@ func Expectations(fsys fs.FS) (map[string]map[string]Expectation, error) {
 	}
 	for _, m := range All() {
 		for _, by := range Implementations()[1:] {
-			m, ok := m.By(by, "")
+			m, ok := m.By(by, nil)
 			if !ok {
 				continue
 			}

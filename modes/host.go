@@ -20,6 +20,10 @@ var _ = register(20, Mode{
 	},
 	Policy: asHost(nicAddrs),
 	Addrs:  nicAddrs,
+	Docker: &Engined{
+		Policy: asHost(nicAddrs),
+		Share:  func(*topology.Machine, topology.Container) (string, string) { return "host", "host" },
+	},
 })
 
 // nicAddrs are those of the host's own interface.

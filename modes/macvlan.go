@@ -29,6 +29,7 @@ func macvlan(m Mode, parentMode string, mac func(topology.Container) net.Hardwar
 	if m.CNI = stationed("macvlan", parentMode, "mac"); parentMode == "passthru" {
 		m.CNI = stationed("macvlan", parentMode) // as in mac
 	}
+	m.Docker = dockerOn("macvlan", parentMode)
 	return m
 }
 

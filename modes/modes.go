@@ -53,6 +53,8 @@ type Mode struct {
 
 	// CNI is the mode by plugins of the Container Network Interface; nil: the reference plugins do not have it.
 	CNI *Plugged
+	// Docker is the mode by an engine of Docker's; nil: engines do not have it.
+	Docker *Engined
 	// Implementation is who carries the mode out, by which the functions above are others than the mode's own; empty: this program. See By.
 	Implementation string
 

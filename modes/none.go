@@ -12,4 +12,5 @@ var _ = register(10, Mode{
 		s.own(c)
 		return s.all
 	},
+	Docker: &Engined{},
 })

@@ -85,7 +85,7 @@ func TestGoldenWirings(t *testing.T) {
 	golden(t, "linked", linked.String())
 	for _, m := range modes.All() {
 		for _, by := range modes.Implementations()[1:] {
-			m, ok := m.By(by, "/opt/cni/bin")
+			m, ok := m.By(by, modes.Dirs{modes.ByCNI: "/opt/cni/bin"})
 			if !ok {
 				continue
 			}

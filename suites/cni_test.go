@@ -20,7 +20,7 @@ func byPlugins(t *testing.T, names ...string) []modes.Mode {
 	}
 	var all []modes.Mode
 	for _, name := range names {
-		m, ok := modes.Named(modes.Label(name, modes.ByCNI), plugins)
+		m, ok := modes.Named(modes.Label(name, modes.ByCNI), modes.Dirs{modes.ByCNI: plugins})
 		if !ok {
 			t.Fatalf("mode %s is not carried out by plugins", name)
 		}

@@ -49,7 +49,7 @@ func (r *Run) flags(m modes.Mode) string {
 	switch m.Carrier() {
 	case modes.ByKernel:
 		return "-m " + m.Name
-	case modes.ByCNI:
+	case modes.ByCNI, modes.ByDocker:
 		return "-m " + m.Name + " -i " + m.Implementation
 	}
 	if m.Name == modes.Unknown {

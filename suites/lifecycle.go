@@ -89,7 +89,9 @@ func attaching(b *Bench, c topology.Container, host string) []topology.Step {
 
 // deviceStep is the index of the first step that makes a device; -1 where none does.
 func deviceStep(steps []topology.Step) int {
-	return slices.IndexFunc(steps, func(s topology.Step) bool { return s.Link != nil || s.CNI != nil })
+	return slices.IndexFunc(steps, func(s topology.Step) bool {
+		return s.Link != nil || s.CNI != nil || s.Space != nil && s.Space.Run != nil && len(s.Space.Run.Addrs) > 0
+	})
 }
 
 // trial tries whether the kernel would make the device that attaching a container needs, and leaves nothing.

@@ -389,9 +389,6 @@ var _ = register(Spec{
 			return mapsNoPorts(), nil
 		}
 		to, x := container(b), external(b)
-		if err := finished(ctx, b, to, x); err != nil {
-			return Observation{}, err
-		}
 		o := works("%s used ports of %s published for %s by TCP and UDP over %s: the segment carried the host's address alone, and every checksum was right after translation", x, to.Machine, to, b.span())
 		carried := 0
 		own := b.plan.Machine(x.Machine).NICs[0].MAC
@@ -405,6 +402,9 @@ var _ = register(Spec{
 				return Observation{}, err
 			}
 			o.Reproduce = append(o.Reproduce, reproduce...)
+			if err := finished(ctx, b, to, x); err != nil { // once the port is there: who publishes may have made the container's device anew
+				return Observation{}, err
+			}
 			t, err := try(ctx, b, x, to, target, "tcp", "udp")
 			if err != nil {
 				return Observation{}, err

@@ -109,7 +109,7 @@ func (r *Run) on(f topology.Fabric) reports.Fidelity {
 func (r *Run) specs(m modes.Mode) []Spec {
 	return slices.DeleteFunc(Specs(), func(s Spec) bool {
 		return !slices.Contains(r.Suites, s.Suite) || len(r.Features) > 0 && !slices.Contains(r.Features, s.Feature.Name) ||
-			s.Plugged && m.Carrier() == modes.ByKernel
+			s.Plugged && !m.Plugged()
 	})
 }
 
@@ -285,6 +285,7 @@ func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error)
 		return got, err
 	}
 	got, err = s.Run(ctx, o.bench)
+	late := context.Cause(ctx) // what was asked for last may still be under way
 	want, _ := o.run.expectation(o.mode, s)
 	failed := err == nil && want.Expect != "" && got.Status != want.Expect
 	if o.run.Keep != nil && (err != nil || failed) {
@@ -300,7 +301,7 @@ func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error)
 		o.start(ctx)
 		return got, err
 	}
-	if spoilt := o.bench.reset(ctx); spoilt != nil {
+	if spoilt := errors.Join(late, o.bench.reset(ctx)); spoilt != nil {
 		closed := o.bench.Close()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within) // what is left of the other one is for what spoilt it
 		defer cancel()

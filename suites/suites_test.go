@@ -22,6 +22,7 @@ import (
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/daemons"
 	"github.com/modebench/modebench/topology/host"
+	"github.com/modebench/modebench/topology/host/docker"
 	"github.com/modebench/modebench/topology/host/program"
 	"github.com/modebench/modebench/topology/host/relay"
 	"github.com/modebench/modebench/topology/host/traffic"
@@ -57,6 +58,10 @@ func TestMain(m *testing.M) {
 			exit(host.Idle())
 		case "lookup":
 			exit(host.Resolve(os.Args[2], os.Stdout))
+		case "confined":
+			exit(space.Confined(os.Args[2:], os.Environ()))
+		case "runtime":
+			exit(docker.Runtime(os.Args[2:], os.Environ()))
 		case "relay":
 			exit(relay.Main(os.Args[2:], os.Stdin, os.Stdout))
 		case "init":
@@ -132,7 +137,7 @@ func chosenModes(t *testing.T) (ms []modes.Mode) {
 		names = append(names, m.Name)
 	}
 	for _, name := range chosen(*onlyModes, names) {
-		m, ok := modes.Named(name, plugins)
+		m, ok := modes.Named(name, modes.Dirs{modes.ByCNI: plugins})
 		if !ok {
 			t.Fatalf("-modes: %q is no mode", name)
 		}
@@ -441,12 +446,12 @@ func TestManifest(t *testing.T) {
 	}
 	for _, m := range modes.All() {
 		for _, by := range modes.Implementations() {
-			m, ok := m.By(by, "")
+			m, ok := m.By(by, nil)
 			if !ok {
 				continue
 			}
 			for _, s := range Specs() {
-				if _, ok := expectations[m.String()][s.Feature.Name]; !ok && (!s.Plugged || by != modes.ByKernel) {
+				if _, ok := expectations[m.String()][s.Feature.Name]; !ok && (!s.Plugged || m.Plugged()) {
 					t.Errorf("%s: %s: no expectation", m, s.Feature.Name)
 				}
 			}

@@ -66,6 +66,10 @@ type Step struct {
 	DHCPServer *DHCPServer
 	DHCP       *DHCP
 	CNI        *CNI
+
+	Engine        *Engine
+	EngineNetwork *EngineNetwork
+	EnginePort    *EnginePort
 }
 
 // Space makes the network namespace of a container, with its loopback up.
@@ -74,6 +78,8 @@ type Space struct {
 	Name string // the container
 	// Share names whose namespace it is instead of one of its own: a container of the same machine, or "host" for the machine's.
 	Share string
+	// Run has the machine's engine make it, by running a container; nil: nobody does.
+	Run *EngineContainer
 }
 
 // Link makes a device. Its kind's fields follow ip-link(8).
@@ -340,6 +346,36 @@ type CNI struct {
 	Queues bool
 }
 
+// Engine is Docker's on the machine: dockerd, in the machine's own namespace, with a containerd, an API, data and an image of its own, which is made of this
+// very program. It can change none of the machine's files, and makes no control groups. Undoing the step ends it, and all that it started.
+type Engine struct {
+	Path string // absolute directory with dockerd and what it starts; empty: where the machine has them
+}
+
+// EngineNetwork is a network of the machine's engine (docker network create). Undoing it removes it.
+type EngineNetwork struct {
+	Name     string
+	Driver   string // bridge, macvlan, ipvlan
+	Blocks   []netip.Prefix
+	Gateways []netip.Addr // one for each block
+	Options  map[string]string
+}
+
+// EngineContainer is a container that an engine runs (docker run), which does nothing but wait.
+type EngineContainer struct {
+	Name    string       // by which the engine's resolver tells it
+	Network string       // of the engine's; or, as in docker run --network, none, host or container:NAME
+	Addrs   []netip.Addr // in the network; none: the engine's choice
+}
+
+// EnginePort publishes a port of a container. An engine does so when it makes a container: hence it is removed, with those that share its
+// namespace, and run again with the ports that it had and this one. What listens there does so again. Undoing it does the same without this port.
+type EnginePort struct {
+	Container       string
+	Proto           string // tcp, udp
+	Host, Published uint16 // port of the host's, and of the container's
+}
+
 // Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
 type Neigh struct {
 	Link  string
@@ -577,6 +613,12 @@ func (s Step) String() string {
 		return s.DHCP.line(at, s.Remove)
 	case s.CNI != nil:
 		return s.CNI.line(s.On, s.Remove)
+	case s.Engine != nil:
+		return s.Engine.line(s.On)
+	case s.EngineNetwork != nil:
+		return s.EngineNetwork.line(s.On)
+	case s.EnginePort != nil:
+		return s.EnginePort.line(s.On)
 	case s.Resolver != nil:
 		return s.Resolver.line(at, s.On, s.Remove)
 	case s.Name != nil:
@@ -601,6 +643,8 @@ func space(machine, container string) string {
 func (s Space) line(on string, remove bool) string {
 	own := space(on, s.Name)
 	switch {
+	case s.Run != nil:
+		return s.Run.line(on, s, remove)
 	case s.Share == "" && remove:
 		return "ip netns del " + own
 	case s.Share == "":
@@ -1102,6 +1146,58 @@ func (c CNI) line(on string, remove bool) string {
 		return call.String()
 	}
 	return fmt.Sprintf("mkdir -p /run/%s-cni && cat >/run/%[1]s-cni/%s.conflist <<'END'\n%s\nEND\n%s", on, quote(list.Name), c.List, call)
+}
+
+// engine is the docker command for a machine's engine.
+func engine(on string) string { return "docker -H unix:///run/" + on + "-docker.sock" }
+
+// line is dockerd's, and what makes the image.
+func (e Engine) line(on string) string {
+	at := "/run/" + on + "-docker"
+	w := words{"ip netns exec", on}
+	if e.Path != "" {
+		w.add("env PATH=" + e.Path + ":$PATH")
+	}
+	w.add("dockerd --bridge none --ip6tables --experimental -H unix://"+at+".sock --data-root", at+"-data --exec-root", at, "--pidfile", at+".pid &")
+	return fmt.Sprintf("%s\ntar -cC $(dirname $(which modebench)) modebench | %s import -c 'ENTRYPOINT [\"/modebench\",\"idle\"]' - modebench", w, engine(on))
+}
+
+func (n EngineNetwork) line(on string) string {
+	w := words{engine(on), "network create -d", n.Driver}
+	for i, b := range n.Blocks {
+		if b.Addr().Is6() {
+			w.add("--ipv6")
+		}
+		w.add("--subnet", b.String(), "--gateway", n.Gateways[i].String())
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.Options)) {
+		w.add("-o", name+"="+n.Options[name])
+	}
+	w.add(n.Name)
+	return w.String()
+}
+
+func (c EngineContainer) line(on string, s Space, remove bool) string {
+	if remove {
+		return engine(on) + " kill " + c.Name
+	}
+	w := words{engine(on), "run -di --name", c.Name, "--network", c.Network}
+	for _, a := range c.Addrs {
+		w.add(map[bool]string{true: "--ip", false: "--ip6"}[a.Is4()], a.String())
+	}
+	own := space(on, s.Name)
+	w.add("modebench &&")
+	if s.Share == "host" {
+		w.add("ln -s", on, "/run/netns/"+own)
+	} else {
+		w.add("ip netns attach", own, "$("+engine(on), "inspect -f '{{.State.Pid}}'", c.Name+")")
+	}
+	return w.String()
+}
+
+// line is that of a container that has no port yet.
+func (e EnginePort) line(on string) string {
+	return fmt.Sprintf("%s rm -f %s && %[1]s run -di --name %[2]s -p %d:%d/%s … modebench # as before, and with the port", engine(on), e.Container, e.Host, e.Published, e.Proto)
 }
 
 // line is dnsmasq's, of which all on a machine read the names in one directory, named after the machine.

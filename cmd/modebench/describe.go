@@ -140,6 +140,11 @@ func draw(p *topology.Plan, w topology.Wiring) reports.Graph {
 		node := reports.Node{ID: id, Kind: "container", Label: a.Container.Name, Parent: a.Host}
 		for _, s := range a.Steps {
 			switch {
+			case s.Space != nil && s.Space.Run != nil && s.Space.Share == "":
+				for _, a := range s.Space.Run.Addrs {
+					node.Notes = append(node.Notes, a.String())
+				}
+				g.Edges = append(g.Edges, reports.Edge{From: id, To: a.Host, Label: "docker network " + s.Space.Run.Network})
 			case s.Space != nil && s.Space.Share == "host":
 				g.Edges = append(g.Edges, reports.Edge{From: id, To: a.Host, Label: "shares the host's namespace"})
 			case s.Space != nil && s.Space.Share != "":

@@ -108,6 +108,11 @@ func doctorCommand() *cobra.Command {
 					fmt.Fprintf(out, "  ✗ experiment %s\n      %s\n", s.Feature.Name, why)
 				}
 			}
+			if why := ks.engine(own); why != "" {
+				fmt.Fprintf(out, "  ✗ implementation %s\n      %s\n", modes.ByDocker, why)
+			} else {
+				fmt.Fprintf(out, "  ✓ implementation %s\n", modes.ByDocker)
+			}
 			for _, g := range ks.grounds {
 				if g.guest != nil && g.guest.Unaccelerated != "" {
 					fmt.Fprintf(out, "  ✗ KVM for %s\n      %s\n", g, indent(g.guest.Unaccelerated, 6))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/daemons"
 	"github.com/modebench/modebench/topology/host"
+	"github.com/modebench/modebench/topology/host/docker"
 	others "github.com/modebench/modebench/topology/host/program"
 	"github.com/modebench/modebench/topology/ssh"
 	"github.com/modebench/modebench/topology/vm"
@@ -119,6 +121,7 @@ type kernels struct {
 	nic       string              // model of the hosts' NICs; empty: they have none, or the usual ones
 	inventory *topology.Inventory // of the real machines; nil: hosts are none
 	noFetch   bool
+	dirs      modes.Dirs                              // of those who carry modes out
 	only      bool                                    // tell what could be done: build nothing
 	say       io.Writer                               // what is fetched is announced on it
 	span      func(name string, f func() error) error // measures how long something takes
@@ -135,6 +138,9 @@ type kernels struct {
 func (ks *kernels) programs(ctx context.Context, m modes.Mode, p *topology.Plan, g *ground) (carried []string, why string) {
 	guest := g.guest != nil || g.driver == vmDriver
 	set, run, who := daemons.Programs, m.Programs, "the mode's hosts run "
+	if m.Implementation == modes.ByDocker {
+		return nil, ks.engine(g)
+	}
 	if types := pluggedBy(m, p); len(types) > 0 {
 		set, run, who = daemons.Plugins, types, "the mode is carried out by the plugins "
 	}
@@ -230,6 +236,22 @@ func (ks *kernels) carry(m modes.Mode, set daemons.Set, run []string) (files []s
 		err = errors.Join(err, vm.Carried(f))
 	}
 	return files, err
+}
+
+// engine tells why an engine cannot carry a mode out on a ground; empty: it can.
+func (ks *kernels) engine(g *ground) string {
+	if why := g.alone(); why != "" {
+		return "the mode is carried out by Docker's engine, and " + why
+	}
+	if os.Geteuid() != 0 {
+		return "the mode is carried out by Docker's engine, which mounts files and wants to be root: sudo modebench …"
+	}
+	for _, name := range docker.Programs(ks.dirs[modes.ByDocker]) {
+		if _, err := others.Find(name); err != nil {
+			return fmt.Sprintf("the mode is carried out by Docker's engine, and %s is not there: sudo apt-get install docker.io", name)
+		}
+	}
+	return ""
 }
 
 // checkKernels answers a --kernel that cannot be meant.
@@ -535,7 +557,8 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 				b.only, b.except, b.since, b.why = nil, nil, why, cmp.Or(absent, why)
 				if o.kernels[0] == autoKernel && o.driver != sshDriver && absent == "" {
 					if other, err := ks.able(ctx, append(a.Requires(a.plan), needs...)); err == nil {
-						b.ground, b.why = other, ""
+						b.ground = other
+						b.carried, b.why = ks.programs(ctx, b.Mode, b.plan, other)
 					} else {
 						b.why += "; and no guest kernel has all of it: " + strings.ReplaceAll(err.Error(), "\n", "; ")
 					}

@@ -47,7 +47,7 @@ type job struct {
 	Cache     string      // directory that guests take what they boot from
 	Programs  string      // directory of programs that hosts of some modes run; empty: no mode of these runs any
 	Carried   []string    // programs of this machine that guests have, too
-	Plugins   string      // directory of the plugins that carry modes out; empty: none are carried out by plugins
+	Dirs      modes.Dirs  // of those who carry modes out
 	Topology  string      // text of the file
 	Name      string      // of the file
 	Modes     []string    // by their labels, see modes.Label
@@ -261,7 +261,7 @@ func (j job) mode(label string) (modes.Mode, bool) {
 		m, found := modes.Find(name)
 		return m.ByConf(j.Conf), found
 	}
-	return modes.Named(label, j.Plugins)
+	return modes.Named(label, j.Dirs)
 }
 
 // expect adds what is expected of a mode that somebody's own plugins carry out: what is of the reference plugins, or else of the mode. What plugins

@@ -14,9 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/topology/host"
+	"github.com/modebench/modebench/topology/host/docker"
 	"github.com/modebench/modebench/topology/host/relay"
 	"github.com/modebench/modebench/topology/host/traffic"
 	"github.com/modebench/modebench/topology/netns"
+	"github.com/modebench/modebench/topology/space"
 	"github.com/modebench/modebench/topology/ssh"
 	"github.com/modebench/modebench/topology/vm"
 )
@@ -58,6 +60,10 @@ func program(args []string) int {
 			if len(args) == 2 {
 				return silent(host.Resolve(args[1], os.Stdout))
 			}
+		case "confined":
+			return silent(space.Confined(args[1:], os.Environ()))
+		case "runtime":
+			return silent(docker.Runtime(args[1:], os.Environ()))
 		case "relay":
 			return silent(relay.Main(args[1:], os.Stdin, os.Stdout))
 		case "site":

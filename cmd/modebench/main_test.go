@@ -34,7 +34,7 @@ const asCommand = "MODEBENCH_AS_COMMAND"
 
 func TestMain(m *testing.M) {
 	// In a guest nobody passes the variable on.
-	inside := len(os.Args) > 1 && slices.Contains([]string{"init", "guest", "uml", "lacks", "worker", "host", "agent", "idle", "lookup", "relay", "record", "site"}, os.Args[1])
+	inside := len(os.Args) > 1 && slices.Contains([]string{"init", "guest", "uml", "lacks", "worker", "host", "agent", "idle", "lookup", "relay", "confined", "runtime", "record", "site"}, os.Args[1])
 	if os.Getenv(asCommand) != "" || inside {
 		if file, value, ok := strings.Cut(os.Getenv(forbidding), "="); ok {
 			if err := os.WriteFile(file, []byte(value), 0o644); err != nil {
@@ -127,6 +127,9 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"implementation", nil, []string{"run", "-i", "kernel,cnni"}},
 		{"implementation-mode", nil, []string{"run", "-m", "bridge,host", "-i", "cni"}},
 		{"plan-implementation", nil, []string{"plan", "fan", "-i", "cni"}},
+		{"docker-mode", nil, []string{"run", "-m", "ptp", "-i", "docker"}},
+		{"docker-bin", nil, []string{"run", "-i", "docker", "--docker-bin", "nowhere"}},
+		{"docker-nothing", nil, []string{"run", "--docker-bin", "/usr/bin"}},
 		{"cni-missing", nil, []string{"run", "--cni-conf", "my.conflist", "--expect", "bridge"}},
 		{"cni-shard", map[string]string{"my.conflist": list()}, []string{"run", "--cni-conf", "my.conflist", "--shard", "1/2"}},
 		{"cni-mode", map[string]string{"my.conflist": list()}, []string{"run", "--cni-conf", "my.conflist", "--expect", "host"}},

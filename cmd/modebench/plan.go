@@ -32,7 +32,7 @@ func planCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if m, err = carried(m, args, []string{by}, "/opt/cni/bin"); err != nil {
+			if m, err = carried(m, args, []string{by}, modes.Dirs{modes.ByCNI: "/opt/cni/bin"}); err != nil {
 				return err
 			}
 			if p, err = m[0].Plan(p.Topology); err != nil {
@@ -109,9 +109,9 @@ func findModes(names []string) ([]modes.Mode, error) {
 	return out, nil
 }
 
-// carried are modes by those who are to carry them out, side by side, with plugins in a directory, absolute. Modes that were named have to be
+// carried are modes by those who are to carry them out, side by side. Modes that were named have to be
 // carried out by one of them; of all the others are left out that are not.
-func carried(ms []modes.Mode, named, implementations []string, plugins string) (out []modes.Mode, err error) {
+func carried(ms []modes.Mode, named, implementations []string, dirs modes.Dirs) (out []modes.Mode, err error) {
 	all := modes.Implementations()
 	for _, by := range implementations {
 		if !slices.Contains(all, by) {
@@ -120,7 +120,7 @@ func carried(ms []modes.Mode, named, implementations []string, plugins string) (
 	}
 	by := func(m modes.Mode) (list []modes.Mode) {
 		for _, name := range all {
-			if c, ok := m.By(name, plugins); ok && slices.Contains(implementations, name) {
+			if c, ok := m.By(name, dirs); ok && slices.Contains(implementations, name) {
 				list = append(list, c)
 			}
 		}

@@ -45,7 +45,8 @@ type options struct {
 	confFile, confBin       string // somebody's own network configuration list and the directory of its plugins
 	expect                  string // the mode that these are to be
 	conf                    modes.Conf
-	plugins                 string // directory of the plugins that carry modes out
+	dirs                    modes.Dirs // of those who carry modes out
+	dockerBin               string     // directory of dockerd and what it starts; empty: where the machine has them
 	noFetch                 bool
 	quick, strict           bool
 	keep                    bool // leave the first lab in which a spec fails
@@ -78,6 +79,7 @@ func runCommand() *cobra.Command {
 	topologyFlag(c, &o.topology)
 	f.StringSliceVarP(&o.modes, "modes", "m", nil, "modes, comma-separated; all where not given")
 	f.StringSliceVarP(&o.implementations, "implementation", "i", []string{modes.ByKernel}, "who carries modes out: "+strings.Join(modes.Implementations(), ", ")+"; several, comma-separated, side by side")
+	f.StringVar(&o.dockerBin, "docker-bin", "", "with -i docker, the directory of dockerd and what it starts; where the machine has them where not given")
 	f.StringVar(&o.confFile, "cni-conf", "", "have the plugins of this network configuration list carry a mode out, too, or alone where no modes are given")
 	f.StringVar(&o.confBin, "cni-bin", "/opt/cni/bin", "with --cni-conf, the directory of its plugins")
 	f.StringVar(&o.expect, "expect", "", "with --cni-conf, the mode that it is to be, by whose expectations it is judged; where not given, it is described, as the mode that it is nearest to")
@@ -114,10 +116,10 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	if err != nil {
 		return nil, "", nil, err
 	}
-	if o.plugins, err = daemons.Plugins.Place(o.cache); err != nil {
+	if o.dirs, err = o.places(); err != nil {
 		return nil, "", nil, err
 	}
-	if ms, err = carried(ms, o.modes, o.implementations, o.plugins); err != nil {
+	if ms, err = carried(ms, o.modes, o.implementations, o.dirs); err != nil {
 		return nil, "", nil, err
 	}
 	if ms, err = o.own(ms, p); err != nil {
@@ -137,7 +139,7 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 			return nil, "", nil, input("--suite %q: no such suite: want one of %s", s, strings.Join(suites.Names(), ", "))
 		}
 	}
-	if slices.Equal(o.suites, []string{suites.Plugged}) && !slices.ContainsFunc(ms, func(m modes.Mode) bool { return m.Carrier() != modes.ByKernel }) {
+	if slices.Equal(o.suites, []string{suites.Plugged}) && !slices.ContainsFunc(ms, modes.Mode.Plugged) {
 		return nil, "", nil, input("--suite %s: it asks plugins, and none carries a mode out: want -i %s with it, or --cni-conf FILE", suites.Plugged, modes.ByCNI)
 	}
 	for _, f := range o.features {
@@ -178,6 +180,30 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 		}
 	}
 	return p, source, ms, writable(o.dir)
+}
+
+// places are the directories of those who carry modes out.
+func (o *options) places() (modes.Dirs, error) {
+	plugins, err := daemons.Plugins.Place(o.cache)
+	if err != nil {
+		return nil, err
+	}
+	dirs := modes.Dirs{modes.ByCNI: plugins}
+	if o.dockerBin == "" {
+		return dirs, nil
+	}
+	bin, err := filepath.Abs(o.dockerBin)
+	if err != nil {
+		return nil, input("--docker-bin: %w", err)
+	}
+	if !slices.Contains(o.implementations, modes.ByDocker) {
+		return nil, input("--docker-bin %s: no engine is to carry modes out: want -i %s with it", o.dockerBin, modes.ByDocker)
+	}
+	if _, err := exec.LookPath(filepath.Join(bin, "dockerd")); err != nil {
+		return nil, input("--docker-bin %s: there is no program dockerd in it: want the directory that has it", o.dockerBin)
+	}
+	dirs[modes.ByDocker] = bin
+	return dirs, nil
 }
 
 // own adds the mode that somebody's own plugins are to carry out, where there are any, to those that were asked for.
@@ -278,7 +304,7 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 		Version: version(), Command: os.Args[1:], Seed: o.seed, Started: began.UTC().Truncate(time.Second), Quick: o.quick || o.blocks < 6,
 		Topology: draw(p, topology.Wiring{}), Source: source, Machine: machine(),
 	}}
-	ks := &kernels{cache: o.cache, plugins: o.conf.Plugins, driver: o.driver, nic: o.nic, noFetch: o.noFetch, say: os.Stderr, span: func(name string, f func() error) error {
+	ks := &kernels{cache: o.cache, plugins: o.conf.Plugins, driver: o.driver, nic: o.nic, noFetch: o.noFetch, dirs: o.dirs, say: os.Stderr, span: func(name string, f func() error) error {
 		start := time.Now()
 		defer func() {
 			res.Run.Phases = append(res.Run.Phases, reports.Phase{Name: name, Seconds: time.Since(start).Seconds()})
@@ -401,6 +427,9 @@ func (o options) confFlags() []string {
 
 // flags lead a run to a ground.
 func (o options) flags(g *ground) (words []string) {
+	if o.dockerBin != "" {
+		words = append(words, "--docker-bin", word(o.dockerBin))
+	}
 	if g.driver == sshDriver {
 		words = append(words, "--driver", g.driver, "--inventory", word(o.inventory))
 	}
@@ -584,7 +613,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			if g.guest != nil {
 				name += " on " + g.name
 			}
-			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Programs: o.programs, Plugins: o.plugins, Conf: o.conf, ConfFlags: o.confFlags(), Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
+			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Programs: o.programs, Dirs: o.dirs, Conf: o.conf, ConfFlags: o.confFlags(), Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
 			if o.keep && g.guest == nil {
 				base.Lab = &address{labsDir(), fmt.Sprintf("failed-%d", os.Getpid())}
 			}

@@ -20,6 +20,7 @@ import (
 	"github.com/modebench/modebench/topology/host/cni"
 	"github.com/modebench/modebench/topology/host/dhcp"
 	"github.com/modebench/modebench/topology/host/dns"
+	"github.com/modebench/modebench/topology/host/docker"
 	"github.com/modebench/modebench/topology/host/gossip"
 	"github.com/modebench/modebench/topology/host/ipam"
 	"github.com/modebench/modebench/topology/host/probe"
@@ -42,6 +43,7 @@ type Host struct {
 	dhcp     *dhcp.Service
 	names    *dns.Service
 	plugins  *cni.Service
+	engine   *docker.Service
 	made     atomic.Int32             // devices with another end elsewhere
 	pairs    map[int]*nl.SocketHandle // by protocol: sockets for making veth pairs; nil: one is opened for each
 
@@ -100,6 +102,8 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	defer h.names.Close()
 	h.plugins = cni.New(name, h.find)
 	defer h.plugins.Close()
+	h.engine = docker.New(name)
+	defer h.engine.Close()
 	agents := traffic.New(h.find)
 	// Verbs that still wait for something when the stream ends would hold its end up.
 	ended := sync.OnceFunc(func() {
@@ -154,7 +158,12 @@ func (h *Host) Apply(a lab.Apply, _ *lab.Nothing) error {
 			back, err := w.do(s)
 			if err != nil {
 				what := s.String()
-				if s.CNI != nil {
+				switch {
+				case s.Engine != nil:
+					what = "dockerd"
+				case s.Space != nil && s.Space.Run != nil:
+					what = "docker run " + s.Space.Run.Name
+				case s.CNI != nil:
 					what = "CNI plugins " + strings.Join(s.CNI.Plugins(), ", ") // the configuration is long, and the plan shows it
 				}
 				return errors.Join(fmt.Errorf("%s: %w", what, err), w.back(done))
@@ -243,6 +252,7 @@ func (h *Host) Attempt(a lab.Attempt, reply *lab.Refusal) error {
 	})
 	var errno unix.Errno
 	var no *cni.Error
+	var refused *docker.Error
 	switch {
 	case err == nil && back != nil:
 		return h.walk(back)
@@ -250,6 +260,9 @@ func (h *Host) Attempt(a lab.Attempt, reply *lab.Refusal) error {
 		return nil
 	case errors.As(err, &no):
 		*reply = lab.Refusal{Errno: no.Symbol(), Text: err.Error()}
+		return nil
+	case errors.As(err, &refused):
+		*reply = lab.Refusal{Errno: "Docker error", Text: err.Error()}
 		return nil
 	case errors.As(err, &errno):
 		*reply = lab.Refusal{Errno: unix.ErrnoName(errno), Text: err.Error()}

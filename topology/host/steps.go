@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/host/docker"
 	"github.com/modebench/modebench/topology/space"
 )
 
@@ -67,7 +68,7 @@ type ready struct {
 func (w *walk) prepare(steps []topology.Step) (stop func()) {
 	n := 0
 	for _, s := range steps {
-		if s.Space != nil && s.Space.Share == "" && !s.Remove {
+		if s.Space != nil && s.Space.Share == "" && s.Space.Run == nil && !s.Remove {
 			n++
 		}
 	}
@@ -237,7 +238,7 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 	}
 	switch {
 	case s.Space != nil && s.Remove:
-		return nil, w.letGo(s.Space.Name)
+		return nil, errors.Join(w.letGo(s.Space.Name), w.engine.Kill(s.Space.Name))
 	case s.Space != nil:
 		return w.makeSpace(*s.Space)
 	case s.Table != nil:
@@ -268,6 +269,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.name(s)
 	case s.CNI != nil:
 		return w.plug(s)
+	case s.Engine != nil || s.EngineNetwork != nil || s.EnginePort != nil:
+		return w.engined(s)
 	case s.Hosts != nil || s.Process != nil:
 		return w.furnish(s)
 	case s.Relay != nil:
@@ -514,6 +517,86 @@ func (w *walk) unqueue(devices ...string) error {
 	return errors.Join(errs...)
 }
 
+// engined starts the machine's engine, or has it do something.
+func (w *walk) engined(s topology.Step) (func(*walk) error, error) {
+	if s.In != "" || s.Remove {
+		return nil, errors.New("an engine and what it makes are a machine's own, and are taken away by undoing their steps only")
+	}
+	if err := w.enter(""); err != nil {
+		return nil, err
+	}
+	var undo func() error
+	var err error
+	switch {
+	case s.Engine != nil:
+		undo, err = w.engine.Start(*s.Engine)
+	case s.EngineNetwork != nil:
+		undo, err = w.engine.Network(*s.EngineNetwork)
+	default:
+		return w.publish(*s.EnginePort)
+	}
+	return func(*walk) error { return undo() }, err
+}
+
+// runContainer has the engine run a container.
+func (w *walk) runContainer(s topology.Space) (func(*walk) error, error) {
+	r, undo, err := w.engine.Run(s)
+	if err != nil {
+		return nil, err
+	}
+	back := func(w *walk) error {
+		err := w.letGo(s.Name)
+		if gone(err) {
+			err = nil
+		}
+		return errors.Join(err, undo())
+	}
+	if err := w.adopt(r); err != nil {
+		return nil, errors.Join(err, back(w))
+	}
+	return back, nil
+}
+
+// adopt takes the namespace of a container that the engine runs.
+func (w *walk) adopt(r docker.Running) error {
+	if r.Share != "" {
+		_, err := w.makeSpace(topology.Space{Name: r.Name, Share: r.Share})
+		return err
+	}
+	return w.keep(r.Name, r.Made)
+}
+
+// publish has the engine publish a port, for which it runs containers again.
+func (w *walk) publish(p topology.EnginePort) (func(*walk) error, error) {
+	letGo := func(w *walk) func([]string) error {
+		return func(containers []string) error {
+			var errs []error
+			for _, c := range slices.Backward(containers) {
+				if err := w.letGo(c); err != nil && !gone(err) {
+					errs = append(errs, err)
+				}
+			}
+			return errors.Join(errs...)
+		}
+	}
+	adopt := func(w *walk, again []docker.Running) error {
+		for _, r := range again {
+			if err := errors.Join(w.adopt(r), w.probes.Again(r.Name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	again, undo, err := w.engine.Publish(p, letGo(w))
+	if err = errors.Join(err, adopt(w, again)); err != nil {
+		return nil, err
+	}
+	return func(w *walk) error {
+		again, err := undo(letGo(w))
+		return errors.Join(err, adopt(w, again))
+	}, nil
+}
+
 // reserve has a container get addresses from a pool of the machine.
 func (w *walk) reserve(s topology.Step) (func(*walk) error, error) {
 	if s.In != "" || s.Remove {
@@ -629,6 +712,9 @@ func (w *walk) makeSpace(s topology.Space) (func(*walk) error, error) {
 	if exists {
 		return nil, fmt.Errorf("%s/%s: container exists: %w", h.name, s.Name, unix.EEXIST)
 	}
+	if s.Run != nil {
+		return w.runContainer(s)
+	}
 	back := func(w *walk) error { return w.letGo(s.Name) }
 	if s.Share != "" {
 		of := s.Share
@@ -652,13 +738,18 @@ func (w *walk) makeSpace(s topology.Space) (func(*walk) error, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.mu.Lock()
-	h.spaces[s.Name] = made
-	h.mu.Unlock()
-	if err := h.capture.Watch(s.Name, made); err != nil {
-		return nil, errors.Join(err, back(w))
+	return back, w.keep(s.Name, made)
+}
+
+// keep holds a container's namespace and has it recorded, or closes it.
+func (w *walk) keep(container string, made *space.Space) error {
+	w.mu.Lock()
+	w.spaces[container] = made
+	w.mu.Unlock()
+	if err := w.capture.Watch(container, made); err != nil {
+		return errors.Join(err, w.letGo(container))
 	}
-	return back, nil
+	return nil
 }
 
 // letGo closes what this program holds of a container's namespace. Its devices go when nobody else holds it.

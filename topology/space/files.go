@@ -3,6 +3,7 @@ package space
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,7 +30,8 @@ func NewPrivate(in *Space, at string) (*Private, error) { return newPrivate(in, 
 
 // Seal is what is left of the machine's files in a view that changes none of them, but for the kernel's settings in /proc.
 type Seal struct {
-	Show, As string   // a directory of the machine that is seen in the one in memory, too, by a name
+	Show, As string   // a directory of the machine that is seen in the one in memory, too, by a name; empty: none
+	Self     string   // what this very program is seen as there; empty: it is not
 	Empty    []string // directories that are empty, and in memory; those that the machine does not have are left out
 }
 
@@ -81,8 +83,16 @@ func (p *Private) move(seal *Seal) (err error) {
 	if seal == nil {
 		return nil
 	}
-	if err := errors.Join(p.Mkdir(seal.As, 0o755), p.bind(seal.Show, seal.As)); err != nil {
-		return err
+	if seal.Show != "" {
+		if err := errors.Join(p.Mkdir(seal.As, 0o755), p.bind(seal.Show, seal.As)); err != nil {
+			return err
+		}
+	}
+	if seal.Self != "" {
+		path, err := os.Executable() // by its path: what /proc leads to belongs to the view of before
+		if err = errors.Join(err, p.WriteFile(seal.Self, nil, 0o755), p.bind(path, seal.Self)); err != nil {
+			return err
+		}
 	}
 	for _, dir := range seal.Empty { // last: what is shown may lie in one
 		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -140,6 +150,65 @@ func (p *Private) Release(name string) error {
 func (p *Private) Start(cmd *exec.Cmd) error {
 	Mortal(cmd)
 	return p.do(cmd.Start)
+}
+
+// Replace gives a file other content for those that are started there. The name of its last element is taken in the directory in memory.
+func (p *Private) Replace(path string, content []byte) error {
+	name := filepath.Base(path)
+	if err := p.WriteFile(name, content, 0o644); err != nil {
+		return err
+	}
+	return p.do(func() error {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) { // a link into what is in memory
+			to, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			if !filepath.IsAbs(to) {
+				to = filepath.Join(filepath.Dir(path), to)
+			}
+			if err := errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, nil, 0o644)); err != nil {
+				return err
+			}
+		}
+		if err := unix.Mount(filepath.Join(p.at, name), path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s: %w", path, err)
+		}
+		return nil
+	})
+}
+
+// StartConfined does as Start, and gives cmd a PID namespace and files of its own: nothing that it starts, nor what it mounts, outlives it.
+// This very program is started first, which calls Confined with cmd's arguments.
+func (p *Private) StartConfined(cmd *exec.Cmd) error {
+	cmd.Args = append([]string{Self, "confined", cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = Self
+	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Setsid: true}
+	return p.Start(cmd)
+}
+
+// Confined becomes another program, whose path and arguments these are, in an environment, as the first process of a PID namespace: /proc shows that, and no module can be
+// loaded into the machine's kernel.
+func Confined(args, env []string) error {
+	if len(args) == 0 {
+		return errors.New("no program: want a path")
+	}
+	if err := ownProcesses(); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_MODULE, 0, 0, 0); err != nil {
+		return fmt.Errorf("keep modules apart: %w", err)
+	}
+	return fmt.Errorf("%s: %w", args[0], unix.Exec(args[0], args, env))
+}
+
+// Named is the network namespace that a process which was started there sees by a path.
+func (p *Private) Named(pid int, path string) (s *Space, err error) {
+	err = p.do(func() error {
+		s, err = openAt(fmt.Sprintf("/proc/%d/root%s", pid, path))
+		return err
+	})
+	return s, err
 }
 
 // Close ends the thread. Start must not be called any more.

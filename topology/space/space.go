@@ -26,8 +26,10 @@ type Space struct {
 
 const own = "/proc/thread-self/ns/net"
 
-func open() (*Space, error) {
-	f, err := os.Open(own)
+func open() (*Space, error) { return openAt(own) }
+
+func openAt(path string) (*Space, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}

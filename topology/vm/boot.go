@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/modebench/modebench/topology/linked"
 	"github.com/modebench/modebench/topology/space"
 )
 
@@ -304,7 +305,7 @@ func arguments(k Kernel, g Guest, initrd string) ([]string, error) {
 
 // environment is that of the programs in a guest. A kernel hands what it does not know of its command line to its first
 // process, and children inherit it.
-var environment = []string{"LD_LIBRARY_PATH=/" + librariesDir}
+var environment = []string{"LD_LIBRARY_PATH=/" + linked.Dir}
 
 // registers are what a Go program is told to do without: all options of the runtime that lead to wide registers. Each is a
 // switch of its own: the garbage collector asks for AVX-512's parts and not for its foundation.

@@ -17,6 +17,7 @@ import (
 	"github.com/u-root/u-root/pkg/cpio"
 
 	"github.com/modebench/modebench/topology/cached"
+	"github.com/modebench/modebench/topology/linked"
 	"github.com/modebench/modebench/topology/space"
 )
 
@@ -53,7 +54,7 @@ func initramfs(ctx context.Context, t *tree, cache string, programs []string) (p
 	for _, m := range ms {
 		fmt.Fprintln(h, m.name, sum(m.data))
 	}
-	libs, err := libraries(space.Self)
+	libs, err := linked.Files(space.Self)
 	if err != nil {
 		return "", fmt.Errorf("this binary: %w", err)
 	}
@@ -62,10 +63,10 @@ func initramfs(ctx context.Context, t *tree, cache string, programs []string) (p
 		return "", err
 	}
 	libs = append(libs, more...)
-	slices.SortStableFunc(libs, func(a, b library) int { return strings.Compare(a.name, b.name) })
-	libs = slices.CompactFunc(libs, func(a, b library) bool { return a.name == b.name })
+	slices.SortStableFunc(libs, func(a, b linked.File) int { return strings.Compare(a.Name, b.Name) })
+	libs = slices.CompactFunc(libs, func(a, b linked.File) bool { return a.Name == b.Name })
 	for _, l := range libs {
-		fmt.Fprintln(h, l.name, sum(l.data))
+		fmt.Fprintln(h, l.Name, sum(l.Data))
 	}
 	dir := filepath.Join(cache, "initramfs")
 	path = filepath.Join(dir, hex.EncodeToString(h.Sum(nil))+".cpio")
@@ -125,7 +126,7 @@ func loaded(binary io.ReaderAt) (*io.SectionReader, error) {
 }
 
 // records are the contents of an initramfs.
-func records(binary *io.SectionReader, kind string, libs []library, ms, first []*module) []cpio.Record {
+func records(binary *io.SectionReader, kind string, libs []linked.File, ms, first []*module) []cpio.Record {
 	rs := []cpio.Record{
 		cpio.Directory("dev", 0o755), cpio.Directory("proc", 0o755), cpio.Directory("sys", 0o755), cpio.Directory("tmp", 0o1777), cpio.Directory("run", 0o755), cpio.Directory("var", 0o755), cpio.Directory(modulesDir, 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
@@ -138,13 +139,13 @@ func records(binary *io.SectionReader, kind string, libs []library, ms, first []
 	}
 	made := map[string]bool{}
 	for _, l := range libs {
-		for i, c := range l.name {
-			if dir := l.name[:i]; c == '/' && !made[dir] {
+		for i, c := range l.Name {
+			if dir := l.Name[:i]; c == '/' && !made[dir] {
 				made[dir] = true
 				rs = append(rs, cpio.Directory(dir, 0o755))
 			}
 		}
-		rs = append(rs, cpio.StaticFile(l.name, string(l.data), 0o755))
+		rs = append(rs, cpio.StaticFile(l.Name, string(l.Data), 0o755))
 	}
 	cpio.MakeAllReproducible(rs)
 	return rs

@@ -19,6 +19,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/u-root/u-root/pkg/cpio"
+
+	"github.com/modebench/modebench/topology/linked"
 )
 
 // bzImage is the least that is taken as a kernel.
@@ -144,7 +146,7 @@ func TestDecompress(t *testing.T) {
 
 func TestRecords(t *testing.T) {
 	ms := []*module{{name: "stp", data: []byte("STP")}, {name: "bridge", data: []byte("BRIDGE")}}
-	rs := records(io.NewSectionReader(strings.NewReader("binary"), 0, 6), QEMU, []library{{"lib64/ld.so", []byte("LD")}, {"lib/libc.so.6", []byte("C")}}, ms, ms[:1])
+	rs := records(io.NewSectionReader(strings.NewReader("binary"), 0, 6), QEMU, []linked.File{{Name: "lib64/ld.so", Data: []byte("LD")}, {Name: "lib/libc.so.6", Data: []byte("C")}}, ms, ms[:1])
 	var b bytes.Buffer
 	if err := cpio.WriteRecords(cpio.Newc.Writer(&b), rs); err != nil {
 		t.Fatal(err)

@@ -26,6 +26,7 @@ const (
 // listener is an open socket that answers each message with what it saw of it.
 type listener struct {
 	*socket
+	asked  lab.Listen // with the port that it got
 	silent bool
 	done   chan struct{}
 
@@ -46,9 +47,46 @@ func (s *Service) Listen(a lab.Listen, reply *lab.Listening) error {
 }
 
 func (s *Service) listen(a lab.Listen) (h lab.Handle, port uint16, err error) {
+	l, serve, err := s.listener(a)
+	if err != nil {
+		return h, 0, err
+	}
+	if h, err = s.start(l, func() { defer close(l.done); serve() }); err != nil {
+		l.close()
+	}
+	return h, l.asked.Addr.Port(), err
+}
+
+// Again has what listened in a container's namespace, before that was forgotten, listen in the one that it has now, and remember what it has seen.
+func (s *Service) Again(container string) error {
+	s.mu.Lock()
+	old := map[uint64]*listener{}
+	for id, r := range s.running {
+		if l, ok := r.(*listener); ok && l.in == container {
+			old[id] = l
+		}
+	}
+	s.mu.Unlock()
+	for id, was := range old {
+		was.stop()
+		l, serve, err := s.listener(was.asked)
+		if err != nil {
+			return fmt.Errorf("listen %s %v in %q again: %w", was.asked.Proto, was.asked.Addr, container, err)
+		}
+		l.seen, l.tally = was.seen, was.tally
+		s.mu.Lock()
+		s.running[id] = l
+		s.wait.Go(func() { defer close(l.done); serve() })
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// listener is one whose socket is open, and what serves it until that is closed.
+func (s *Service) listener(a lab.Listen) (l *listener, serve func(), err error) {
 	addr := a.Addr.Addr().Unmap()
 	if !addr.IsValid() {
-		return h, 0, errors.New("no address, which tells the family")
+		return nil, nil, errors.New("no address, which tells the family")
 	}
 	domain, kind := unix.AF_INET, unix.SOCK_DGRAM
 	if addr.Is6() {
@@ -59,14 +97,14 @@ func (s *Service) listen(a lab.Listen) (h lab.Handle, port uint16, err error) {
 	case "tcp":
 		kind = unix.SOCK_STREAM
 	default:
-		return h, 0, fmt.Errorf("protocol %q: want udp or tcp", a.Proto)
+		return nil, nil, fmt.Errorf("protocol %q: want udp or tcp", a.Proto)
 	}
 	if a.Group.IsValid() && (a.Proto != "udp" || a.Group.Is6() != addr.Is6()) {
-		return h, 0, fmt.Errorf("group %v: wants udp and an address of its family", a.Group)
+		return nil, nil, fmt.Errorf("group %v: wants udp and an address of its family", a.Group)
 	}
 	k, err := s.open(a.In, domain, kind, 0)
 	if err != nil {
-		return h, 0, err
+		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -74,26 +112,25 @@ func (s *Service) listen(a lab.Listen) (h lab.Handle, port uint16, err error) {
 		}
 	}()
 	if err := k.prepareListener(a); err != nil {
-		return h, 0, err
+		return nil, nil, err
 	}
 	sa, err := k.sockaddr(netip.AddrPortFrom(addr, a.Addr.Port()), a.Device)
 	if err != nil {
-		return h, 0, err
+		return nil, nil, err
 	}
 	if err := refuse("bind", unix.Bind(k.fd, sa)); err != nil {
-		return h, 0, err
+		return nil, nil, err
 	}
-	l := &listener{socket: k, silent: a.Silent, done: make(chan struct{}), conns: map[*socket]struct{}{}}
-	serve := l.datagrams
+	l = &listener{socket: k, asked: a, silent: a.Silent, done: make(chan struct{}), conns: map[*socket]struct{}{}}
+	serve = l.datagrams
 	if a.Proto == "tcp" {
 		if err := refuse("listen", unix.Listen(k.fd, 1024)); err != nil {
-			return h, 0, err
+			return nil, nil, err
 		}
 		serve = l.connections
 	}
-	port = k.local().Port()
-	h, err = s.start(l, func() { defer close(l.done); serve() })
-	return h, port, err
+	l.asked.Addr = netip.AddrPortFrom(a.Addr.Addr(), k.local().Port())
+	return l, serve, nil
 }
 
 func (k *socket) prepareListener(a lab.Listen) error {

@@ -45,7 +45,7 @@ type program struct {
 // life is one process from its beginning to its end.
 type life struct {
 	cmd    *exec.Cmd
-	output *tail
+	output *Tail
 	asked  bool          // that it ends: by whole
 	ended  chan struct{} // closed when it has
 	err    error         // how it ended: set before that
@@ -174,7 +174,7 @@ func (p *program) start() error {
 			return err
 		}
 	}
-	l := &life{output: new(tail), ended: make(chan struct{})}
+	l := &life{output: new(Tail), ended: make(chan struct{})}
 	l.cmd = exec.Command(p.path, p.placedAll(p.Args)...)
 	l.cmd.Dir, l.cmd.Stdout, l.cmd.Stderr = p.dir, l.output, l.output
 	l.cmd.Env = append(l.cmd.Environ(), p.placedAll(p.Env)...)
@@ -364,15 +364,16 @@ func (s *Service) Close() error {
 	return errors.Join(errs...)
 }
 
-// tail keeps the last lines that were written.
-type tail struct {
+// Tail keeps the last lines that were written.
+type Tail struct {
 	mu   sync.Mutex
 	text []byte
 }
 
 const kept = 4096 // bytes
 
-func (t *tail) Write(p []byte) (int, error) {
+// Write never fails.
+func (t *Tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.text = append(t.text, p...)
@@ -382,7 +383,8 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *tail) String() string {
+// String is the last lines, twenty at most.
+func (t *Tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	text := string(t.text)

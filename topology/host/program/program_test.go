@@ -293,7 +293,7 @@ func TestFind(t *testing.T) {
 }
 
 func TestTailKeepsWholeLines(t *testing.T) {
-	var out tail
+	var out Tail
 	for i := range 2000 {
 		fmt.Fprintf(&out, "line %d\n", i)
 	}

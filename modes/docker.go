@@ -1,0 +1,116 @@
+package modes
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/modebench/modebench/topology"
+)
+
+// Engined is a mode as an engine of Docker's carries it out.
+type Engined struct {
+	// Network is a network of the plan's as the engine of a host makes it. Nil: containers join what every engine has.
+	Network func(*topology.Plan, *topology.Machine, topology.PlannedNetwork) topology.EngineNetwork
+	// Share is in whose namespace a container is instead of one of its own: as topology.Space and docker run --network name it. Nil: none is in another's.
+	Share func(*topology.Machine, topology.Container) (whose, network string)
+	// Policy and Rate are as in Mode: their places are the host's and the container's, whoever attaches.
+	Policy policing
+	Rate   rating
+}
+
+// engined is the mode with all that an engine does done by it. Its programs are in a directory, absolute; empty: where the machine has them.
+func (m Mode) engined(programs string) Mode {
+	by := *m.Docker
+	m.Implementation, m.Policy, m.Rate, m.Link = ByDocker, by.Policy, by.Rate, nil
+	m.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
+		s := steps{on: host.Name}
+		s.host(topology.Step{Engine: &topology.Engine{Path: programs}})
+		if by.Network != nil {
+			for _, n := range p.Networks {
+				made := by.Network(p, host, n)
+				made.Name = n.Name
+				s.host(topology.Step{EngineNetwork: &made})
+			}
+			// What the engine's own does not know it asks the host's for (127.0.0.1 of the host's /etc/resolv.conf).
+			s.host(topology.Step{Resolver: &topology.Resolver{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 53), TTL: 10 * time.Minute}})
+		}
+		return s.all
+	}
+	m.Attach = func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
+		run := &topology.EngineContainer{Name: dockerName(c), Network: "none"}
+		made := topology.Space{Name: c.Name, Run: run}
+		if by.Share != nil {
+			made.Share, run.Network = by.Share(host, c)
+		}
+		if made.Share == "" && by.Network != nil {
+			run.Network = c.Network
+			for _, a := range m.Addrs(p, host, c) {
+				run.Addrs = append(run.Addrs, a.Addr())
+			}
+		}
+		s := steps{on: host.Name}
+		s.host(topology.Step{Space: &made})
+		if made.Share == "" {
+			s.all = append(s.all, topology.Defaults(host.Name, c.Name)...)
+		}
+		return s.all
+	}
+	if m.Publish != nil {
+		m.Publish = func(_ *topology.Plan, host *topology.Machine, c topology.Container, port Port) []topology.Step {
+			if by.Share != nil {
+				c = owner(host, c)
+			}
+			s := steps{on: host.Name}
+			s.host(topology.Step{EnginePort: &topology.EnginePort{Container: c.Name, Proto: port.Proto, Host: port.Host, Published: port.Container}})
+			s.all = append(s.all, topology.Defaults(host.Name, c.Name)...)
+			return s.all
+		}
+	}
+	return m
+}
+
+// dockerName is what a container is called, wherever it is: by where it was planned, as its ID does.
+func dockerName(c topology.Container) string { return c.Host + "-" + c.Name }
+
+// dockerBridge is a bridge that an engine makes, with the names, addresses and MTU of modebench's own.
+func dockerBridge(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) topology.EngineNetwork {
+	return topology.EngineNetwork{
+		Driver: "bridge", Blocks: []netip.Prefix{n.V4, n.V6}, Gateways: []netip.Addr{n.Gateway4, n.Gateway6},
+		Options: map[string]string{
+			"com.docker.network.bridge.name": n.Bridge, "com.docker.network.driver.mtu": strconv.Itoa(nic(p, host, n.Name).MTU),
+		},
+	}
+}
+
+// dockerOn is a network of devices on the host's interface, with addresses of the segment. An engine wants a gateway for it, and takes the segment's first
+// address, which is a host's, where it gets none: it gets that of an external machine, or one that nobody has.
+func dockerOn(driver, parentMode string) *Engined {
+	return &Engined{
+		Policy: onParent(segmentAddrs), Rate: ratedWithin,
+		Network: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) topology.EngineNetwork {
+			up := nic(p, host, n.Name)
+			made := topology.EngineNetwork{Driver: driver, Options: map[string]string{"parent": up.Name, fmt.Sprint(driver, "_mode"): parentMode}}
+			made.Blocks, made.Gateways = []netip.Prefix{up.V4.Masked(), up.V6.Masked()}, []netip.Addr{highest(up.V4), highest(up.V6)}
+			for _, x := range p.Externals() {
+				for _, n := range x.NICs {
+					if n.Segment == up.Segment {
+						made.Gateways = []netip.Addr{n.V4.Addr(), n.V6.Addr()}
+					}
+				}
+			}
+			return made
+		},
+	}
+}
+
+// highest is the last address of a subnet that is no broadcast address. Nobody in a plan has it, but for a segment that is full.
+func highest(subnet netip.Prefix) netip.Addr {
+	b := subnet.Masked().Addr().AsSlice()
+	for bit := subnet.Bits(); bit < 8*len(b); bit++ {
+		b[bit/8] |= 0x80 >> (bit % 8)
+	}
+	last, _ := netip.AddrFromSlice(b)
+	return last.Prev()
+}

@@ -1,0 +1,539 @@
+// Package docker has an engine of Docker's run containers of a machine, through its API. The engine is a process of the machine's, with files of its
+// own: it changes none of the machine's, makes no control groups, and ends with the machine, as does all that it started.
+package docker
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
+
+	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/host/program"
+	"github.com/modebench/modebench/topology/linked"
+	"github.com/modebench/modebench/topology/space"
+)
+
+// Service is the engine of one machine, if it has one. Its methods may be called at the same time.
+type Service struct {
+	machine  string
+	starting time.Duration // an engine has until it answers
+
+	mu     sync.Mutex
+	engine *engine // nil: none
+}
+
+// Programs are those that an engine of a directory, as in topology.Engine, cannot do without.
+func Programs(dir string) []string {
+	all := []string{"dockerd", "containerd", "containerd-shim-runc-v2", "runc"}
+	if dir != "" {
+		for i, name := range all {
+			all[i] = filepath.Join(dir, name)
+		}
+	}
+	return append(all, "iptables", "ip6tables")
+}
+
+// New is the service of the machine called name, without an engine.
+func New(machine string) *Service { return &Service{machine: machine, starting: starting} }
+
+const (
+	starting = 20 * time.Second      // see Service
+	within   = 25 * time.Second      // of one thing that is asked of it
+	pace     = 10 * time.Millisecond // of looking whether it answers
+	image    = "modebench"
+	runtime  = "plain" // of containers, see Runtime
+)
+
+// Where an engine has its files: see start.
+const (
+	run    = "/run"
+	bin    = "bin"
+	socket = "docker.sock"
+	self   = "modebench"
+)
+
+// engine is dockerd, as the first process of a PID namespace.
+type engine struct {
+	files  *space.Private
+	dir    *os.File // run, in which the socket is
+	cmd    *exec.Cmd
+	output *program.Tail
+	ended  chan struct{} // closed when it has
+	api    *client.Client
+
+	mu         sync.Mutex
+	containers map[string]*ran
+}
+
+// ran is a container that the engine runs.
+type ran struct {
+	topology.Space
+	ports []topology.EnginePort
+}
+
+// Running is a container that runs, with the namespace that the engine made for it; or, as in topology.Space, whose it shares.
+type Running struct {
+	Name, Share string
+	Made        *space.Space
+}
+
+// Error is that an engine said no.
+type Error struct{ cause error }
+
+// Error is what the engine said.
+func (e *Error) Error() string { return e.cause.Error() }
+
+// Unwrap is the client's error.
+func (e *Error) Unwrap() error { return e.cause }
+
+// Start starts the machine's engine: EEXIST where it has one. The undo kills it. Call it on a thread that is in the machine's own namespace.
+func (s *Service) Start(e topology.Engine) (undo func() error, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.engine != nil {
+		return nil, fmt.Errorf("%s: engine: %w", s.machine, unix.EEXIST)
+	}
+	started, err := start(e, s.starting)
+	if err != nil {
+		return nil, fmt.Errorf("%s: engine: %w", s.machine, err)
+	}
+	s.engine = started
+	return s.Close, nil
+}
+
+// Close kills the engine.
+func (s *Service) Close() error {
+	s.mu.Lock()
+	e := s.engine
+	s.engine = nil
+	s.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	return e.close()
+}
+
+func (s *Service) running() (*engine, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.engine == nil {
+		return nil, fmt.Errorf("%s: no step asked for an engine", s.machine)
+	}
+	return s.engine, nil
+}
+
+func start(of topology.Engine, within time.Duration) (_ *engine, err error) {
+	dockerd := "dockerd"
+	seal := space.Seal{Self: self, Empty: []string{"/tmp", "/var", "/etc/docker", "/sys/kernel/security"}}
+	if of.Path != "" {
+		seal.Show, seal.As, dockerd = of.Path, bin, filepath.Join(of.Path, dockerd)
+	}
+	path, err := program.Find(dockerd)
+	if err != nil {
+		return nil, err
+	}
+	if of.Path != "" {
+		path = filepath.Join(run, bin, "dockerd")
+	}
+	own, err := space.Current()
+	if err != nil {
+		return nil, err
+	}
+	e := &engine{output: new(program.Tail), ended: make(chan struct{}), containers: map[string]*ran{}}
+	e.files, err = space.NewSealed(own, run, seal)
+	if err = errors.Join(err, own.Close()); err != nil {
+		return nil, fmt.Errorf("files: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.close())
+		}
+	}()
+	if e.dir, err = e.files.Open("."); err != nil {
+		return nil, err
+	}
+	conf, err := json.Marshal(map[string]any{
+		"data-root": "/var/lib/docker", "exec-root": run + "/docker", "pidfile": run + "/docker.pid", "hosts": []string{"unix://" + run + "/" + socket}, "bridge": "none",
+		"experimental": true, "ip6tables": true, // before Docker 27 it translates no IPv6 without them
+		"userland-proxy": false, // it answers UDP from another address than was asked (moby/moby#11998), by which a published port is neither reached nor not
+		"runtimes":       map[string]any{runtime: map[string]any{"path": run + "/" + self, "runtimeArgs": []string{"runtime"}}}, "default-runtime": runtime,
+	})
+	if err == nil {
+		err = e.files.WriteFile("daemon.json", conf, 0o600)
+	}
+	if err == nil { // names that the engine does not know it asks the machine's resolver for, where there is one
+		err = e.files.Replace("/etc/resolv.conf", []byte("nameserver 127.0.0.1\n"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	e.cmd = exec.Command(path, "--config-file", run+"/daemon.json")
+	e.cmd.Dir, e.cmd.Stdout, e.cmd.Stderr, e.cmd.WaitDelay = "/", e.output, e.output, time.Second
+	search := run + "/" + bin
+	for _, v := range e.cmd.Environ() {
+		if had, ok := strings.CutPrefix(v, "PATH="); ok {
+			search += ":" + had
+		}
+	}
+	// Of a variable that is set twice the last counts. With "container" no profile is loaded into the kernel (AppArmor).
+	e.cmd.Env = append(e.cmd.Environ(), "PATH="+search+":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin", "container=modebench")
+	if err := e.files.StartConfined(e.cmd); err != nil {
+		e.cmd = nil
+		return nil, err
+	}
+	go func() {
+		_ = e.cmd.Wait()
+		close(e.ended)
+	}()
+	e.api, err = client.New(client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", e.dir.Fd(), socket))
+	}))
+	if err != nil {
+		return nil, err
+	}
+	if err := e.ready(within); err != nil {
+		return nil, err
+	}
+	return e, e.equip()
+}
+
+// ready waits until the engine answers.
+func (e *engine) ready(within time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	look := time.NewTicker(pace)
+	defer look.Stop()
+	for {
+		_, err := e.api.Ping(ctx, client.PingOptions{})
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-e.ended:
+			return e.how()
+		case <-ctx.Done():
+			return fmt.Errorf("it does not answer within %s: %w; it said:\n%s", within, err, e.output)
+		case <-look.C:
+		}
+	}
+}
+
+// how the engine ended.
+func (e *engine) how() error {
+	return fmt.Errorf("it ended: %s; it said:\n%s", e.cmd.ProcessState, e.output)
+}
+
+// equip gives the engine its image, which has this program and the libraries that it loads.
+func (e *engine) equip() error {
+	files, err := linked.Files(space.Self)
+	if err != nil {
+		return err
+	}
+	program, err := os.Open(space.Self)
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	info, err := program.Stat()
+	if err != nil {
+		return err
+	}
+	from, to := io.Pipe()
+	go func() {
+		w := tar.NewWriter(to)
+		put := func(name string, size int64, from io.Reader) error {
+			if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: size}); err != nil {
+				return err
+			}
+			_, err := io.Copy(w, from)
+			return err
+		}
+		err := put(self, info.Size(), program)
+		for _, f := range files {
+			err = errors.Join(err, put(f.Name, int64(len(f.Data)), bytes.NewReader(f.Data)))
+		}
+		to.CloseWithError(errors.Join(err, w.Close()))
+	}()
+	return e.ask("import the image", func(ctx context.Context) error {
+		done, err := e.api.ImageImport(ctx, client.ImageImportSource{Source: from, SourceName: "-"}, image, client.ImageImportOptions{
+			Changes: []string{fmt.Sprintf(`ENTRYPOINT ["/%s","idle"]`, self)},
+		})
+		_ = from.Close() // where not all was read, who writes is told
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, done)
+		return errors.Join(err, done.Close())
+	})
+}
+
+// ask asks the engine for something, and tells whether it said no or could not be asked.
+func (e *engine) ask(what string, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), within, fmt.Errorf("no answer within %s", within))
+	defer cancel()
+	err := f(ctx)
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-e.ended:
+		return fmt.Errorf("engine: %s: %w", what, e.how())
+	default:
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("engine: %s: %w", what, context.Cause(ctx))
+	}
+	return fmt.Errorf("engine: %s: %w", what, &Error{err})
+}
+
+func (e *engine) close() error {
+	if e.cmd != nil {
+		_ = e.cmd.Process.Kill() // and with it all of its PID namespace
+		<-e.ended
+	}
+	var errs []error
+	if e.api != nil {
+		errs = append(errs, e.api.Close())
+	}
+	if e.dir != nil {
+		errs = append(errs, e.dir.Close())
+	}
+	return errors.Join(append(errs, e.files.Close())...)
+}
+
+// Network makes a network. The undo removes it.
+func (s *Service) Network(n topology.EngineNetwork) (undo func() error, err error) {
+	e, err := s.running()
+	if err != nil {
+		return nil, err
+	}
+	o := client.NetworkCreateOptions{Driver: n.Driver, Options: n.Options, IPAM: &network.IPAM{}}
+	six := false
+	for i, b := range n.Blocks {
+		o.IPAM.Config = append(o.IPAM.Config, network.IPAMConfig{Subnet: b, Gateway: n.Gateways[i]})
+		six = six || b.Addr().Is6()
+	}
+	o.EnableIPv6 = &six
+	err = e.ask("make network "+n.Name, func(ctx context.Context) error {
+		_, err := e.api.NetworkCreate(ctx, n.Name, o)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.machine, err)
+	}
+	return func() error {
+		return e.ask("remove network "+n.Name, func(ctx context.Context) error {
+			_, err := e.api.NetworkRemove(ctx, n.Name, client.NetworkRemoveOptions{})
+			return err
+		})
+	}, nil
+}
+
+// Run runs a container: EEXIST where there is one of the name. The undo removes it.
+func (s *Service) Run(c topology.Space) (r Running, undo func() error, err error) {
+	e, err := s.running()
+	if err != nil {
+		return r, nil, err
+	}
+	made := &ran{Space: c}
+	e.mu.Lock()
+	if e.containers[c.Name] != nil {
+		e.mu.Unlock()
+		return r, nil, fmt.Errorf("%s/%s: container exists: %w", s.machine, c.Name, unix.EEXIST)
+	}
+	e.containers[c.Name] = made
+	e.mu.Unlock()
+	undo = func() error {
+		e.mu.Lock()
+		delete(e.containers, c.Name)
+		e.mu.Unlock()
+		return e.remove(c.Run.Name)
+	}
+	if r, err = e.run(made); err != nil {
+		return r, nil, errors.Join(fmt.Errorf("%s/%s: %w", s.machine, c.Name, err), undo())
+	}
+	return r, undo, nil
+}
+
+// run makes a container, starts it, and gives the namespace that it got.
+func (e *engine) run(c *ran) (r Running, err error) {
+	config := &container.Config{Image: image, OpenStdin: true, ExposedPorts: network.PortSet{}}
+	host := &container.HostConfig{
+		NetworkMode: container.NetworkMode(c.Run.Network), PortBindings: network.PortMap{},
+		SecurityOpt: []string{"seccomp=unconfined"}, // some builds of runc have no filters
+	}
+	for _, p := range c.ports {
+		port, ok := network.PortFrom(p.Published, network.IPProtocol(p.Proto))
+		if !ok {
+			return r, fmt.Errorf("port %d by %q: want tcp or udp", p.Published, p.Proto)
+		}
+		config.ExposedPorts[port] = struct{}{}
+		host.PortBindings[port] = append(host.PortBindings[port], network.PortBinding{HostPort: fmt.Sprint(p.Host)})
+	}
+	o := client.ContainerCreateOptions{Config: config, HostConfig: host, Name: c.Run.Name}
+	if len(c.Run.Addrs) > 0 {
+		at := &network.EndpointIPAMConfig{}
+		for _, a := range c.Run.Addrs {
+			if a.Is4() {
+				at.IPv4Address = a
+			} else {
+				at.IPv6Address = a
+			}
+		}
+		o.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{c.Run.Network: {IPAMConfig: at}}}
+	}
+	err = e.ask("run "+c.Run.Name, func(ctx context.Context) error {
+		if _, err := e.api.ContainerCreate(ctx, o); err != nil {
+			return err
+		}
+		_, err := e.api.ContainerStart(ctx, c.Run.Name, client.ContainerStartOptions{})
+		return err
+	})
+	if err != nil || c.Share != "" {
+		return Running{Name: c.Name, Share: c.Share}, err
+	}
+	var seen client.ContainerInspectResult
+	err = e.ask("inspect "+c.Run.Name, func(ctx context.Context) (err error) {
+		seen, err = e.api.ContainerInspect(ctx, c.Run.Name, client.ContainerInspectOptions{})
+		return err
+	})
+	if err != nil {
+		return r, err
+	}
+	if state := seen.Container.State; state == nil || !state.Running {
+		return r, fmt.Errorf("engine: container %s ended at once: %s", c.Run.Name, e.said(c.Run.Name))
+	}
+	in, err := e.files.Named(e.cmd.Process.Pid, seen.Container.NetworkSettings.SandboxKey)
+	return Running{Name: c.Name, Made: in}, err
+}
+
+// said are the last words of a container.
+func (e *engine) said(name string) (words string) {
+	_ = e.ask("logs", func(ctx context.Context) error {
+		from, err := e.api.ContainerLogs(ctx, name, client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true})
+		if err != nil {
+			return err
+		}
+		defer from.Close()
+		text, err := io.ReadAll(io.LimitReader(from, 1<<12))
+		words = fmt.Sprintf("%q", text)
+		return err
+	})
+	return words
+}
+
+func (e *engine) remove(name string) error {
+	return e.ask("remove "+name, func(ctx context.Context) error {
+		if _, err := e.api.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true}); !errdefs.IsNotFound(err) {
+			return err
+		}
+		return nil
+	})
+}
+
+// Kill ends a container's process, if an engine runs the container, and returns when the engine knows.
+func (s *Service) Kill(name string) error {
+	e, err := s.running()
+	if err != nil || e.at(name) == nil {
+		return nil
+	}
+	name = e.at(name).Run.Name
+	return e.ask("kill "+name, func(ctx context.Context) error {
+		ended := e.api.ContainerWait(ctx, name, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
+		if _, err := e.api.ContainerKill(ctx, name, client.ContainerKillOptions{Signal: "KILL"}); err != nil {
+			return err
+		}
+		select {
+		case <-ended.Result:
+			return nil
+		case err := <-ended.Error:
+			return err
+		}
+	})
+}
+
+// Publish publishes a port, for which containers are run again: before they are removed, forget is called with their names. Where the engine refuses to,
+// they are run again without the port, and again gets them with the error. The undo, which wants the same, takes the port back.
+func (s *Service) Publish(p topology.EnginePort, forget func(containers []string) error) (again []Running, undo func(forget func([]string) error) ([]Running, error), err error) {
+	e, err := s.running()
+	if err != nil {
+		return nil, nil, err
+	}
+	e.mu.Lock()
+	c := e.containers[p.Container]
+	e.mu.Unlock()
+	if c == nil {
+		return nil, nil, fmt.Errorf("%s/%s: %w", s.machine, p.Container, unix.ENOENT)
+	}
+	undo = func(forget func([]string) error) ([]Running, error) {
+		if e.at(p.Container) != c {
+			return nil, nil // it went
+		}
+		return e.rerun(c, slices.DeleteFunc(slices.Clone(c.ports), func(o topology.EnginePort) bool { return o == p }), forget)
+	}
+	was := c.ports
+	again, err = e.rerun(c, append(slices.Clone(was), p), forget)
+	if err != nil {
+		back, failed := e.rerun(c, was, func([]string) error { return nil })
+		return back, nil, errors.Join(fmt.Errorf("%s/%s: %w", s.machine, p.Container, err), failed)
+	}
+	return again, undo, nil
+}
+
+func (e *engine) at(name string) *ran {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.containers[name]
+}
+
+// rerun runs a container, and those that share its namespace, again with other ports.
+func (e *engine) rerun(c *ran, ports []topology.EnginePort, forget func([]string) error) (again []Running, err error) {
+	all := []*ran{c}
+	e.mu.Lock()
+	for _, o := range e.containers {
+		if o.Share == c.Name {
+			all = append(all, o)
+		}
+	}
+	e.mu.Unlock()
+	slices.SortFunc(all[1:], func(a, b *ran) int { return strings.Compare(a.Name, b.Name) })
+	var names []string
+	for _, o := range all {
+		names = append(names, o.Name)
+	}
+	if err := forget(names); err != nil {
+		return nil, err
+	}
+	for _, o := range slices.Backward(all) {
+		if err := e.remove(o.Run.Name); err != nil {
+			return nil, err
+		}
+	}
+	c.ports = ports
+	for _, o := range all {
+		r, err := e.run(o)
+		if err != nil {
+			return again, err
+		}
+		again = append(again, r)
+	}
+	return again, nil
+}
