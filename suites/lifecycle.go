@@ -200,7 +200,7 @@ func lagging(host string, s lab.State) string {
 func steady(ctx context.Context, b *Bench, host string) (s lab.State, err error) {
 	var restless string
 	var last lab.State
-	ok, err := eventually(ctx, patience, func() (bool, error) {
+	ok, err := eventually(ctx, crowded, func() (bool, error) {
 		last = s
 		s, err = b.State(ctx, host)
 		if restless = lagging(host, s); restless != "" {
@@ -212,7 +212,7 @@ func steady(ctx context.Context, b *Bench, host string) (s lab.State, err error)
 		return err == nil && len(came)+len(went) == 0, err
 	})
 	if err == nil && !ok {
-		err = fmt.Errorf("%s after %s", restless, patience)
+		err = fmt.Errorf("%s after %s", restless, crowded)
 	}
 	return s, err
 }

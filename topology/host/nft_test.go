@@ -316,7 +316,7 @@ func TestWrongTables(t *testing.T) {
 	}{
 		{`table ipx t: family "ipx": want one of arp, bridge, inet, ip, ip6, netdev`, in("ipx")},
 		{
-			`table inet t: chain c: rule 2 "second": tcp port "80": no such field: want one of ct state`,
+			`table inet t: chain c: rule 2 "second": tcp port "80": no such field: want one of @th,64,8, ct state`,
 			in("inet", rule("accept", ""), rule("accept", "second", "tcp port == 80")),
 		},
 		{`chain c: rule 1: ip saddr "fd00::1": want an IPv4 address or prefix`, in("inet", rule("drop", "", "ip saddr == fd00::1"))},
