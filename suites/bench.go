@@ -1,6 +1,7 @@
 package suites
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -176,6 +177,18 @@ func cabled(s lab.SpaceState, device string) bool {
 	return slices.ContainsFunc(s.Links, func(l lab.Link) bool { return l.Name == device && slices.Contains(l.Flags, "LOWER_UP") })
 }
 
+// probing is an address that duplicate address detection has not decided on; empty: there is none.
+func probing(host string, s lab.State) string {
+	for name, space := range s.Spaces {
+		for _, a := range space.Addrs {
+			if a.Tentative && !a.DADFailed && cabled(space, a.Link) {
+				return fmt.Sprintf("%s %s %s is tentative", Place{host, name}, a.Link, a.Prefix)
+			}
+		}
+	}
+	return ""
+}
+
 // settled waits until the devices of a host that have a carrier operate, duplicate address detection has passed or failed every
 // address of theirs (RFC 4862 section 5.4), and the routers, and other hosts, have what is announced for its containers. What they do
 // not take in time is for the questions to find.
@@ -186,18 +199,8 @@ func (b *Bench) settled(ctx context.Context, host string) error {
 		if err != nil {
 			return false, err
 		}
-		if last = lagging(host, s); last != "" {
-			return false, nil
-		}
-		for name, space := range s.Spaces {
-			for _, a := range space.Addrs {
-				if a.Tentative && !a.DADFailed && cabled(space, a.Link) {
-					last = fmt.Sprintf("%s %s %s is tentative", Place{host, name}, a.Link, a.Prefix)
-					return false, nil
-				}
-			}
-		}
-		return true, nil
+		last = cmp.Or(lagging(host, s), probing(host, s))
+		return last == "", nil
 	})
 	if err == nil && !ok {
 		err = fmt.Errorf("%s, still after %s", last, crowded)

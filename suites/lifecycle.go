@@ -1,6 +1,7 @@
 package suites
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -203,7 +204,7 @@ func steady(ctx context.Context, b *Bench, host string) (s lab.State, err error)
 	ok, err := eventually(ctx, crowded, func() (bool, error) {
 		last = s
 		s, err = b.State(ctx, host)
-		if restless = lagging(host, s); restless != "" {
+		if restless = cmp.Or(lagging(host, s), probing(host, s)); restless != "" {
 			return false, err
 		}
 		// A device may be told to be up a moment before it has what it gets with that, such as a link-local address.
