@@ -259,34 +259,29 @@ func flushing(steps []topology.Step) []topology.Step {
 	return append(slices.Clone(steps), topology.Step{On: steps[0].On, Set: &topology.LinkSet{Name: "eth1", State: "down"}})
 }
 
-// mapLinks changes the devices that attaching makes.
-func mapLinks(change func(*topology.Link)) func([]topology.Step) []topology.Step {
+// mapped changes what steps of one kind say, and leaves the steps that it was given as they are.
+func mapped[T any](of func(*topology.Step) **T, change func(*T)) func([]topology.Step) []topology.Step {
 	return func(steps []topology.Step) []topology.Step {
 		steps = slices.Clone(steps)
-		for i, s := range steps {
-			if s.Link != nil {
-				l := *s.Link
-				change(&l)
-				steps[i].Link = &l
+		for i := range steps {
+			if said := of(&steps[i]); *said != nil {
+				other := **said
+				change(&other)
+				*said = &other
 			}
 		}
 		return steps
 	}
 }
 
+// mapLinks changes the devices that attaching makes.
+func mapLinks(change func(*topology.Link)) func([]topology.Step) []topology.Step {
+	return mapped(func(s *topology.Step) **topology.Link { return &s.Link }, change)
+}
+
 // mapAddrs changes the addresses that attaching gives devices.
 func mapAddrs(change func(*topology.Addr)) func([]topology.Step) []topology.Step {
-	return func(steps []topology.Step) []topology.Step {
-		steps = slices.Clone(steps)
-		for i, s := range steps {
-			if s.Addr != nil {
-				a := *s.Addr
-				change(&a)
-				steps[i].Addr = &a
-			}
-		}
-		return steps
-	}
+	return mapped(func(s *topology.Step) **topology.Addr { return &s.Addr }, change)
 }
 
 // parentMode gives macvlan and ipvlan devices another mode.

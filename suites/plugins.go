@@ -28,17 +28,7 @@ func callOf(steps []topology.Step) topology.CNI {
 
 // calls changes the calls among steps.
 func calls(change func(*topology.CNI)) func([]topology.Step) []topology.Step {
-	return func(steps []topology.Step) []topology.Step {
-		steps = slices.Clone(steps)
-		for i, s := range steps {
-			if s.CNI != nil {
-				c := *s.CNI
-				change(&c)
-				steps[i].CNI = &c
-			}
-		}
-		return steps
-	}
+	return mapped(func(s *topology.Step) **topology.CNI { return &s.CNI }, change)
 }
 
 // rewritten changes words of the lists that plugins are given.

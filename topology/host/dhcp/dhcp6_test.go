@@ -44,25 +44,7 @@ func config6(more int, lease time.Duration) topology.DHCPServer {
 }
 
 // has6 are the container's addresses of the range.
-func has6(t *testing.T, s *Service) (out []string) {
-	t.Helper()
-	there, err := s.find("c")
-	must(t, err)
-	must(t, there.Do(func() error {
-		l, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		as, err := netlink.AddrList(l, netlink.FAMILY_V6)
-		for _, a := range as {
-			if !a.IP.IsLinkLocalUnicast() {
-				out = append(out, a.IPNet.String())
-			}
-		}
-		return err
-	}))
-	return out
-}
+func has6(t *testing.T, s *Service) []string { return numbers(t, s, netlink.FAMILY_V6) }
 
 func client6Of(id string) topology.DHCP {
 	return topology.DHCP{Link: "eth0", Six: true, ClientID: id, Within: 5 * time.Second}

@@ -91,7 +91,10 @@ func becomes(t *testing.T, s *Service, want func(lab.DHCPState) bool) (st lab.DH
 }
 
 // has are the IPv4 addresses of the container's device.
-func has(t *testing.T, s *Service) (out []string) {
+func has(t *testing.T, s *Service) []string { return numbers(t, s, netlink.FAMILY_V4) }
+
+// numbers are the addresses of a family that the container's device has from elsewhere.
+func numbers(t *testing.T, s *Service, family int) (out []string) {
 	t.Helper()
 	there, err := s.find("c")
 	must(t, err)
@@ -100,9 +103,11 @@ func has(t *testing.T, s *Service) (out []string) {
 		if err != nil {
 			return err
 		}
-		as, err := netlink.AddrList(l, netlink.FAMILY_V4)
+		as, err := netlink.AddrList(l, family)
 		for _, a := range as {
-			out = append(out, a.IPNet.String())
+			if family == netlink.FAMILY_V4 || !a.IP.IsLinkLocalUnicast() { // of IPv6 it has one by itself
+				out = append(out, a.IPNet.String())
+			}
 		}
 		return err
 	}))
