@@ -32,17 +32,7 @@ func example(t *testing.T) string {
 func equipped(t *testing.T, replaced string, lines ...string) (dir string) {
 	t.Helper()
 	isolated(t)
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		unable(t, "%v", err)
-	}
-	if err := daemons.Needs(daemons.Plugins.Names()); err != nil {
-		unable(t, "%v", err)
-	}
-	built, err := daemons.Plugins.Build(t.Context(), filepath.Join(cache, "modebench"), false, func(line string) { t.Log(line) })
-	if err != nil {
-		unable(t, "%v", err)
-	}
+	built := referencePlugins(t, DefaultCache())
 	dir = t.TempDir()
 	put := func(name, text string, mode os.FileMode) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), mode); err != nil {
@@ -63,6 +53,19 @@ func equipped(t *testing.T, replaced string, lines ...string) (dir string) {
 			name = "real"
 		}
 		put("bin/"+name, string(plugin), 0o755)
+	}
+	return dir
+}
+
+// referencePlugins is the directory of the reference plugins in a cache.
+func referencePlugins(t *testing.T, cache string) (dir string) {
+	t.Helper()
+	err := daemons.Needs(daemons.Plugins.Names())
+	if err == nil {
+		dir, err = daemons.Plugins.Build(t.Context(), cache, false, func(line string) { t.Log(line) })
+	}
+	if err != nil {
+		unable(t, "%v", err)
 	}
 	return dir
 }

@@ -290,7 +290,7 @@ func expect(expected map[string]map[string]modes.Expectation, m modes.Mode) {
 func up(j job, t topology.Topology, say func(message)) (*supervisor, error) {
 	var m modes.Mode
 	if len(j.Modes) > 0 {
-		m, _ = modes.Find(j.Modes[0])
+		m, _ = j.mode(j.Modes[0])
 	}
 	m, t, err := onto(m, t, j.Fabric)
 	if err != nil {

@@ -55,11 +55,11 @@ const defaultLab = "lab"
 var labName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
 
 func labUp() *cobra.Command {
-	var file, mode, fabric, name, cache string
+	var file, mode, by, bin, fabric, name, cache string
 	var noFetch bool
 	c := &cobra.Command{
 		Use: "up", Short: "Start a lab", Args: cobra.NoArgs,
-		Example: "  modebench lab up -m bridge\n  modebench lab up -t mine.yaml -m macvlan-bridge --name mine\n  modebench lab up -m macvlan-bridge --fabric port-security",
+		Example: "  modebench lab up -m bridge\n  modebench lab up -t mine.yaml -m macvlan-bridge --name mine\n  modebench lab up -m macvlan-bridge --fabric port-security\n  modebench lab up -m bridge -i cni",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, source, err := readPlan(file)
 			if err != nil {
@@ -67,12 +67,21 @@ func labUp() *cobra.Command {
 			}
 			j := job{Up: true, Topology: source, Name: file, Cache: cache, Lab: &address{labsDir(), name}}
 			wired := modes.Mode{} // hosts only
-			if mode != "" {
+			if j.Dirs, err = places(cache, bin, []string{by}); err != nil {
+				return err
+			}
+			switch {
+			case mode != "":
 				ms, err := findModes([]string{mode})
 				if err != nil {
 					return err
 				}
-				wired, j.Modes = ms[0], []string{mode}
+				if ms, err = carried(ms, []string{mode}, []string{by}, j.Dirs); err != nil {
+					return err
+				}
+				wired, j.Modes = ms[0], []string{ms[0].String()}
+			case by != modes.ByKernel:
+				return input("--implementation %s: of hosts only there is nothing to carry out: want --mode with it", by)
 			}
 			where := file
 			if fabric != "" {
@@ -102,7 +111,7 @@ func labUp() *cobra.Command {
 				return input("--name %s: %w: want another name, or end that one: modebench lab down --name %s", name, errTaken, name)
 			}
 			began, say := time.Now(), cmd.ErrOrStderr()
-			ks := &kernels{cache: cache, noFetch: noFetch, say: say, span: func(_ string, f func() error) error { return f() }}
+			ks := &kernels{cache: cache, noFetch: noFetch, dirs: j.Dirs, say: say, span: func(_ string, f func() error) error { return f() }}
 			all, err := ks.assign(cmd.Context(), []string{hostKernel}, []modes.Mode{wired}, p.Topology)
 			switch {
 			case errors.Is(err, errIsolation):
@@ -136,6 +145,8 @@ func labUp() *cobra.Command {
 	}
 	topologyFlag(c, &file)
 	c.Flags().StringVarP(&mode, "mode", "m", "", "mode that the containers are networked by; hosts only where not given")
+	implementationFlag(c, &by)
+	dockerFlag(c, &bin)
 	c.Flags().StringVar(&fabric, "fabric", "", "fabric that the machines are on, such as nic-512; the mode's or the topology's where not given")
 	nameFlag(c, &name, defaultLab, "name of the lab")
 	c.Flags().BoolVar(&noFetch, "no-fetch", false, "fetch no source of what the mode runs on hosts")

@@ -19,6 +19,8 @@ import (
 	"github.com/google/gopacket/layers"
 	"github.com/google/gopacket/pcapgo"
 	"golang.org/x/sys/unix"
+
+	"github.com/modebench/modebench/modes"
 )
 
 // owner is somebody who has labs: their directory, and whom the command runs as.
@@ -160,6 +162,31 @@ func TestLab(t *testing.T) {
 		o.lab(t, exitExpected, "down")
 		o.gone(t)
 	})
+}
+
+// TestLabImplementations has labs whose containers are attached by plugins, and by an engine.
+func TestLabImplementations(t *testing.T) {
+	cache := DefaultCache()
+	for by, bridge := range map[string]string{modes.ByCNI: "cni-br0", modes.ByDocker: "br-blue"} {
+		t.Run(by, func(t *testing.T) {
+			o := owners(t)["own"]
+			if by == modes.ByCNI {
+				referencePlugins(t, cache)
+			} else if why := (&kernels{}).engine(&ground{}); why != "" {
+				unable(t, "%s", why)
+			}
+			o.up(t, "-t", "one-host", "-m", "bridge", "-i", by, "--cache", cache)
+			if out, _ := o.lab(t, exitExpected, "ls"); !strings.Contains(out, "bridge ("+by+")") || !strings.Contains(out, " h1/c2 ") {
+				t.Errorf("ls: %s", out)
+			}
+			if out, _ := o.lab(t, exitExpected, "graph", "--text"); strings.Count(out, " — h1:"+bridge+" ") != 2 {
+				t.Errorf("two containers on %s: %s", bridge, out)
+			}
+			o.lab(t, exitExpected, "exec", "h1/c1", "--", "sh", "-c", "ls /sys/class/net | grep -x eth0")
+			o.lab(t, exitExpected, "down")
+			o.gone(t)
+		})
+	}
 }
 
 // TestLabKilled kills a lab's supervisor, while a program runs in the lab: nothing is left, and a new lab takes the name.

@@ -127,6 +127,8 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"implementation", nil, []string{"run", "-i", "kernel,cnni"}},
 		{"implementation-mode", nil, []string{"run", "-m", "bridge,host", "-i", "cni"}},
 		{"plan-implementation", nil, []string{"plan", "fan", "-i", "cni"}},
+		{"lab-implementation", nil, []string{"lab", "up", "-i", "cni"}},
+		{"lab-implementation-mode", nil, []string{"lab", "up", "-m", "fan", "-i", "cni"}},
 		{"docker-mode", nil, []string{"run", "-m", "ptp", "-i", "docker"}},
 		{"docker-bin", nil, []string{"run", "-i", "docker", "--docker-bin", "nowhere"}},
 		{"docker-nothing", nil, []string{"run", "--docker-bin", "/usr/bin"}},

@@ -44,8 +44,12 @@ func planCommand() *cobra.Command {
 		ValidArgsFunction: completeModes,
 	}
 	topologyFlag(c, &file)
-	c.Flags().StringVarP(&by, "implementation", "i", modes.ByKernel, "who carries the mode out: "+strings.Join(modes.Implementations(), ", "))
+	implementationFlag(c, &by)
 	return c
+}
+
+func implementationFlag(c *cobra.Command, by *string) {
+	c.Flags().StringVarP(by, "implementation", "i", modes.ByKernel, "who carries the mode out: "+strings.Join(modes.Implementations(), ", "))
 }
 
 func topologyFlag(c *cobra.Command, file *string) {

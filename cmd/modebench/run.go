@@ -79,7 +79,7 @@ func runCommand() *cobra.Command {
 	topologyFlag(c, &o.topology)
 	f.StringSliceVarP(&o.modes, "modes", "m", nil, "modes, comma-separated; all where not given")
 	f.StringSliceVarP(&o.implementations, "implementation", "i", []string{modes.ByKernel}, "who carries modes out: "+strings.Join(modes.Implementations(), ", ")+"; several, comma-separated, side by side")
-	f.StringVar(&o.dockerBin, "docker-bin", "", "with -i docker, the directory of dockerd and what it starts; where the machine has them where not given")
+	dockerFlag(c, &o.dockerBin)
 	f.StringVar(&o.confFile, "cni-conf", "", "have the plugins of this network configuration list carry a mode out, too, or alone where no modes are given")
 	f.StringVar(&o.confBin, "cni-bin", "/opt/cni/bin", "with --cni-conf, the directory of its plugins")
 	f.StringVar(&o.expect, "expect", "", "with --cni-conf, the mode that it is to be, by whose expectations it is judged; where not given, it is described, as the mode that it is nearest to")
@@ -116,7 +116,7 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	if err != nil {
 		return nil, "", nil, err
 	}
-	if o.dirs, err = o.places(); err != nil {
+	if o.dirs, err = places(o.cache, o.dockerBin, o.implementations); err != nil {
 		return nil, "", nil, err
 	}
 	if ms, err = carried(ms, o.modes, o.implementations, o.dirs); err != nil {
@@ -182,25 +182,29 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	return p, source, ms, writable(o.dir)
 }
 
-// places are the directories of those who carry modes out.
-func (o *options) places() (modes.Dirs, error) {
-	plugins, err := daemons.Plugins.Place(o.cache)
+func dockerFlag(c *cobra.Command, bin *string) {
+	c.Flags().StringVar(bin, "docker-bin", "", "with -i docker, the directory of dockerd and what it starts; where the machine has them where not given")
+}
+
+// places are the directories of those who carry modes out: of plugins in the cache, and of an engine where it was given as --docker-bin.
+func places(cache, dockerBin string, implementations []string) (modes.Dirs, error) {
+	plugins, err := daemons.Plugins.Place(cache)
 	if err != nil {
 		return nil, err
 	}
 	dirs := modes.Dirs{modes.ByCNI: plugins}
-	if o.dockerBin == "" {
+	if dockerBin == "" {
 		return dirs, nil
 	}
-	bin, err := filepath.Abs(o.dockerBin)
+	bin, err := filepath.Abs(dockerBin)
 	if err != nil {
 		return nil, input("--docker-bin: %w", err)
 	}
-	if !slices.Contains(o.implementations, modes.ByDocker) {
-		return nil, input("--docker-bin %s: no engine is to carry modes out: want -i %s with it", o.dockerBin, modes.ByDocker)
+	if !slices.Contains(implementations, modes.ByDocker) {
+		return nil, input("--docker-bin %s: no engine is to carry modes out: want -i %s with it", dockerBin, modes.ByDocker)
 	}
 	if _, err := exec.LookPath(filepath.Join(bin, "dockerd")); err != nil {
-		return nil, input("--docker-bin %s: there is no program dockerd in it: want the directory that has it", o.dockerBin)
+		return nil, input("--docker-bin %s: there is no program dockerd in it: want the directory that has it", dockerBin)
 	}
 	dirs[modes.ByDocker] = bin
 	return dirs, nil

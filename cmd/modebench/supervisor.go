@@ -112,7 +112,7 @@ type answer struct {
 
 // status is what a lab is.
 type status struct {
-	Name, Topology, Mode string // no mode: hosts only
+	Name, Topology, Mode string // the mode by its label; none: hosts only
 	Fabric               topology.Fabric
 	Since                time.Time
 	Places               []string // machines, each followed by its containers
@@ -138,7 +138,7 @@ func supervise(b *suites.Bench, a address, left string) (*supervisor, error) {
 	}
 	s := &supervisor{
 		bench: b, listener: l, down: make(chan struct{}),
-		about: status{Name: a.Name, Topology: b.Plan().Topology.Name, Mode: b.Mode().Name, Fabric: b.Plan().Topology.Fabric, Since: time.Now(), Left: left},
+		about: status{Name: a.Name, Topology: b.Plan().Topology.Name, Mode: b.Mode().String(), Fabric: b.Plan().Topology.Fabric, Since: time.Now(), Left: left},
 	}
 	s.busy.Store(left != "")
 	go func() {
