@@ -73,12 +73,16 @@ func Attachings(res Results) (rows []Attaching) {
 	return rows
 }
 
+// attachingText is what the table says of itself, wherever it stands.
+const attachingText = "One container, attached and detached one at a time, from its namespace to its last step: the median, and in brackets what holds it with a confidence of 95 %. " +
+	"By an engine that is the whole container, its process and files included."
+
 func markdownAttachings(b *bytes.Buffer, res Results) {
 	rows := Attachings(res)
 	if len(rows) == 0 {
 		return
 	}
-	fmt.Fprintf(b, "### How long one container takes\n\nAttached and detached one at a time: the median, and what holds it with a confidence of 95 %%.\n\n| | kernel | attach | detach | attach, to modebench's own steps |\n|---|---|--:|--:|--:|\n")
+	fmt.Fprintf(b, "### How long one container takes\n\n%s\n\n| | kernel | attach | detach | attach, to modebench's own steps |\n|---|---|--:|--:|--:|\n", attachingText)
 	for _, a := range rows {
 		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", md(a.Title), md(a.On.String()), a.Attach, a.Detach, a.Ratio)
 	}

@@ -27,6 +27,7 @@ func writeMarkdown(w io.Writer, res Results) error {
 	markdownCells(&b, all, stateFail, "Not as expected")
 	markdownMatrix(&b, t)
 	markdownKernels(&b, t)
+	markdownCarriers(&b, t)
 	markdownPlaces(&b, res)
 	markdownCosts(&b, res, sums, names)
 	markdownAttachings(&b, res)
@@ -44,9 +45,9 @@ func headlineText(res Results) string {
 	t := tabulate(res, observation)
 	n := t.tallyAll()
 	if n.All() == 0 {
-		return fmt.Sprintf("%s measured", plural(len(res.Modes), "networking mode"))
+		return countModes(res.Modes) + " measured"
 	}
-	modes := plural(len(t.Modes), "networking mode")
+	modes := countModes(t.Modes)
 	if t.several() {
 		modes += " on " + plural(len(t.On), "kernel")
 	}
@@ -58,6 +59,19 @@ func headlineText(res Results) string {
 		s += fmt.Sprintf(", %d this machine cannot tell", n.Unable)
 	}
 	return s
+}
+
+// countModes says how many there are, and by how many they are carried out where some mode has several.
+func countModes(modes []Mode) string {
+	t := table{Modes: modes}
+	if len(t.carriers()) == 0 {
+		return plural(len(modes), "networking mode")
+	}
+	names := map[string]bool{}
+	for _, m := range modes {
+		names[m.Name] = true
+	}
+	return fmt.Sprintf("%s by %s", plural(len(names), "networking mode"), plural(len(t.implementations()), "implementation"))
 }
 
 // provenance is where and when, in a line.

@@ -23,9 +23,9 @@ var pageTemplate = template.Must(template.New("page.html").Funcs(template.FuncMa
 	"bar":        bar,
 	"glyph":      func(state string) string { return glyphs[state] },
 	"join":       strings.Join,
-	"outageText": func() string { return outageText },
-	"css":        func() template.CSS { return template.CSS(pageFile("page.css")) },
-	"js":         func() template.JS { return template.JS(pageFile("page.js")) },
+	"outageText": func() string { return outageText }, "attachingText": func() string { return attachingText },
+	"css": func() template.CSS { return template.CSS(pageFile("page.css")) },
+	"js":  func() template.JS { return template.JS(pageFile("page.js")) },
 }).ParseFS(pageFiles, "page/page.html"))
 
 func pageFile(name string) string {
@@ -68,6 +68,8 @@ type page struct {
 type answer struct {
 	Mode
 	Title, Slug string
+	As          string   // the column before it that is the same mode by another implementation; empty: there is none
+	Others      int      // answers that are not that one's
 	On          []string // kernels, where modes have different ones
 	Tally       tally
 	Bar         template.HTML
@@ -91,6 +93,8 @@ type matrixView struct {
 	On       []string // kernels, where there are several
 	Compared bool     // some mode was observed on several of them
 	Kernels  []kernelRow
+	By       []string // implementations, where some mode has several
+	Carriers []carrierRow
 }
 
 type modeView struct {
@@ -106,6 +110,12 @@ type kernelRow struct {
 }
 
 type kernelPart struct{ State, Glyph, Meaning string }
+
+// carrierRow is a feature of a mode that its implementations answer differently.
+type carrierRow struct {
+	Mode, Feature string
+	Cells         []cellView // of each implementation; one without an ID: it does not have the mode
+}
 
 type groupView struct {
 	Name, Slug string
@@ -230,6 +240,9 @@ func writePage(w io.Writer, res Results) error {
 	for _, m := range allModes(res, t) {
 		a := answer{Mode: m, Title: names[m.key()], Slug: slug(names[m.key()]), Tally: t.tally(m)}
 		a.Bar = bar(a.Tally)
+		if i := slices.IndexFunc(p.Answers, func(o answer) bool { return o.Name == m.Name }); i >= 0 {
+			a.As, a.Others = p.Answers[i].Title, t.others(p.Answers[i].Mode, m)
+		}
 		if t.label(m) != "" {
 			a.On = platformNames(t.on[m.key()])
 		}
@@ -319,12 +332,50 @@ func viewMatrix(t table, names map[modeKey]string, suite string) matrixView {
 		on := t.label(m)
 		v.Modes = append(v.Modes, modeView{names[m.key()], slug(names[m.key()]), on, i > 0 && on != v.Modes[i-1].On})
 	}
+	cellOf := func(c cell) cellView {
+		state, id := c.state(), prefix+slug(c.Feature.Name)+"--"+slug(names[c.Mode.key()])
+		view := cellView{
+			Mode: names[c.Mode.key()], ID: id, Href: "#" + id, State: state, Glyph: c.text(), Meaning: text[state], Results: c.Results, Differs: c.differs(),
+		}
+		if parts := c.parts(); view.Glyph != glyphs[state] {
+			var each []string
+			for _, p := range parts {
+				each = append(each, p.On.String()+" "+text[p.State])
+			}
+			view.Meaning = strings.Join(each, "; ")
+		}
+		view.Title = view.Meaning
+		if len(c.Results) > 0 {
+			why := c.Results[0].Reason
+			if !asExpected(state) {
+				why = c.Results[0].Detail
+			}
+			if why != "" {
+				view.Title += ": " + why
+			}
+		}
+		return view
+	}
 	for _, c := range t.differing() {
-		row := kernelRow{Feature: c.Feature.Name, Mode: names[c.Mode.key()], Href: "#" + prefix + slug(c.Feature.Name) + "--" + slug(names[c.Mode.key()])}
+		row := kernelRow{Feature: c.Feature.Name, Mode: names[c.Mode.key()], Href: cellOf(c).Href}
 		for _, state := range c.statesOn(t.On) {
 			row.Parts = append(row.Parts, kernelPart{state, glyphs[state], text[state]})
 		}
 		v.Kernels = append(v.Kernels, row)
+	}
+	if len(t.carriers()) > 0 {
+		v.By = t.implementations()
+	}
+	for _, of := range t.byCarrier() {
+		row := carrierRow{Mode: of.Mode, Feature: of.Feature.Name}
+		for _, c := range of.By {
+			if c == nil {
+				row.Cells = append(row.Cells, cellView{Meaning: uncarried})
+				continue
+			}
+			row.Cells = append(row.Cells, cellOf(*c))
+		}
+		v.Carriers = append(v.Carriers, row)
 	}
 	for _, f := range t.Features {
 		if n := len(v.Groups); n == 0 || v.Groups[n-1].Name != f.Group {
@@ -334,29 +385,8 @@ func viewMatrix(t table, names map[modeKey]string, suite string) matrixView {
 		row := rowView{Feature: f, Slug: prefix + slug(f.Name)}
 		for i, m := range t.Modes {
 			c := t.at(m, f)
-			state := c.state()
-			id := row.Slug + "--" + slug(names[m.key()])
-			view := cellView{
-				Mode: names[m.key()], ID: id, Href: "#" + id, State: state, Glyph: c.text(), Meaning: text[state], Results: c.Results,
-				Differs: c.differs(), First: v.Modes[i].First,
-			}
-			if parts := c.parts(); view.Glyph != glyphs[state] {
-				var each []string
-				for _, p := range parts {
-					each = append(each, p.On.String()+" "+text[p.State])
-				}
-				view.Meaning = strings.Join(each, "; ")
-			}
-			view.Title = view.Meaning
-			if len(c.Results) > 0 {
-				why := c.Results[0].Reason
-				if !asExpected(state) {
-					why = c.Results[0].Detail
-				}
-				if why != "" {
-					view.Title += ": " + why
-				}
-			}
+			view := cellOf(c)
+			view.First = v.Modes[i].First
 			row.Cells = append(row.Cells, view)
 			row.Tally.addAll(c)
 			g.Tally.addAll(c)

@@ -201,3 +201,22 @@ func TestFaultyPlugins(t *testing.T) {
 		})
 	}
 }
+
+// A report says which modes an implementation does not have, where others stand beside it.
+func TestUncarried(t *testing.T) {
+	var ms []modes.Mode
+	for _, name := range []string{"bridge", "ptp", "bridge (cni)", "vxlan-kv"} {
+		m, ok := modes.Named(name, nil)
+		if !ok {
+			t.Fatal(name)
+		}
+		ms = append(ms, m)
+	}
+	want := []string{"Not carried out by cni, which does not have it: vxlan-kv.", "Not carried out by docker, which does not have it: ptp, vxlan-kv."}
+	if got := uncarried(ms, modes.Implementations()); !slices.Equal(got, want) {
+		t.Errorf("%q: want %q", got, want)
+	}
+	if got := uncarried(ms, []string{modes.ByKernel}); got != nil {
+		t.Errorf("%q, where nobody else was asked", got)
+	}
+}

@@ -383,7 +383,7 @@ func run(ctx context.Context, o options, blocksGiven bool) error {
 	if err := describe(&res, p, whole, b.counts); err != nil {
 		return err
 	}
-	res.Run.Notes = slices.Concat(b.likeness, notes(o, all), b.failures)
+	res.Run.Notes = slices.Concat(b.likeness, uncarried(whole, o.implementations), notes(o, all), b.failures)
 	res.Run.Seconds = time.Since(began).Seconds()
 	if err := write(o.dir, res); err != nil {
 		return input("out directory: %w", err)
@@ -732,6 +732,24 @@ func notes(o options, all []assignment) []string {
 	out = append(out,
 		"Hosts are network namespaces of one kernel, joined by veth pairs and a bridge: ratios to the host mode of the same run carry over to other machines, absolute figures do not.",
 		"A veth device has no unicast filter, so a macvlan makes its parent promiscuous here; network interfaces that have one are not made so.")
+	return out
+}
+
+// uncarried says which modes of the run some of its implementations do not have.
+func uncarried(ms []modes.Mode, implementations []string) (out []string) {
+	for _, by := range modes.Implementations() {
+		var lacking []string
+		for _, m := range ms {
+			if own, ok := modes.Find(m.Name); ok && !slices.Contains(lacking, m.Name) {
+				if _, has := own.By(by, nil); !has {
+					lacking = append(lacking, m.Name)
+				}
+			}
+		}
+		if slices.Contains(implementations, by) && len(lacking) > 0 {
+			out = append(out, fmt.Sprintf("Not carried out by %s, which does not have it: %s.", by, strings.Join(lacking, ", ")))
+		}
+	}
 	return out
 }
 
