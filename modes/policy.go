@@ -12,8 +12,9 @@ import (
 // which there are no neighbours (RFC 4890 section 4.4). Where it filters in the host's own stack, which tracks connections, answers
 // pass, too; elsewhere an answer is a packet like any other.
 type Policy struct {
-	Out  bool   // of what it sends; else of what it gets
-	Port uint16 // that is open: of those that it asks, or of its own
+	Out  bool       // of what it sends; else of what it gets
+	Port uint16     // that is open: of those that it asks, or of its own
+	Peer netip.Addr // who alone it is open for; zero: everybody
 }
 
 // PolicyTable is the name of a policy's tables on a host.
@@ -29,6 +30,15 @@ type addressing func(*topology.Plan, *topology.Machine, topology.Container) []ne
 type gate struct {
 	family, hook, device string
 	meant                []topology.Match
+}
+
+// peer is what is exchanged with the policy's peer; nothing to match where it is for everybody.
+func (p Policy) peer() []topology.Match {
+	if !p.Peer.IsValid() {
+		return nil
+	}
+	way := map[bool]string{false: " saddr", true: " daddr"}[p.Out]
+	return []topology.Match{{Field: familyOf(p.Peer).ip + way, Value: p.Peer.String()}}
 }
 
 // policed are the tables of a policy whose packets pass gates, on the way in or on the way out.
@@ -54,7 +64,7 @@ func policed(host *topology.Machine, policy Policy, in, out []gate) (steps []top
 				})
 			}
 			for _, proto := range []string{"tcp", "udp"} {
-				add("accept", proto, topology.Match{Field: "th dport", Value: strconv.Itoa(int(policy.Port))})
+				add("accept", proto, append(policy.peer(), topology.Match{Field: "th dport", Value: strconv.Itoa(int(policy.Port))})...)
 			}
 			for _, proto := range []string{"tcp", "udp", "icmp"} {
 				add("drop", proto)

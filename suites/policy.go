@@ -27,37 +27,37 @@ func insists(ctx context.Context, b *Bench, from Place, to netip.AddrPort) (answ
 	})
 }
 
-// arrives tells whether a question comes to where it is for: it is answered, or the machine that was asked refuses it.
-func arrives(ctx context.Context, b *Bench, from Place, proto string, to netip.AddrPort) (bool, error) {
-	a, err := b.Ask(ctx, from, lab.Ask{Proto: proto, To: to, Wait: hopeful})
-	return a.Answered || a.Refusal.Errno == unix.ErrnoName(unix.ECONNREFUSED), err
-}
-
-// policies denies a container what it gets, or what it sends, but for the port of the first of two questions, which a place asks: both are answered
-// before, and afterwards only the first is to be. The policy's own rules tell that it was they who dropped the second. Where it is asked at an address
-// of its own, the second port is asked by TCP, too, and the address by echo, where those may be denied: what is not allowed is denied, whatever it is.
-func policies(ctx context.Context, b *Bench, c Place, out bool, from Place, open, closed netip.AddrPort) (Observation, error) {
+// policies has a container's host enforce a policy, and asks what that leaves open and what it denies: before, all comes to where it is for, and
+// afterwards only the first is to. The policy's own rules tell that it was they who dropped the others.
+func policies(ctx context.Context, b *Bench, c Place, policy modes.Policy, open leg, closed ...leg) (Observation, error) {
 	if b.mode.Policy == nil {
 		return notApplicable("nobody says where the host could deny a container of the mode anything"), nil
 	}
-	for _, to := range []netip.AddrPort{open, closed} {
-		if yes, err := insists(ctx, b, from, to); err != nil || !yes {
-			return Observation{}, errors.Join(err, fmt.Errorf("without a policy %s does not reach %s: there is nothing to deny", from, to))
+	tokens, past := make([]string, len(closed)), make([]bool, len(closed))
+	asks := func() error { // what is denied, all at the same time
+		var fs []func() error
+		for i, l := range closed {
+			tokens[i] = b.newToken()
+			fs = append(fs, func() error {
+				a, err := b.Ask(ctx, l.from, lab.Ask{Proto: l.proto, To: l.addr, Token: tokens[i], Wait: hopeful})
+				// It came there also where the machine that was asked refuses it.
+				past[i] = past[i] || a.Answered || a.Refusal.Errno == unix.ErrnoName(unix.ECONNREFUSED)
+				return err
+			})
 		}
+		return all(fs...)
 	}
-	var others []string // by which it is asked besides
-	if f := familyOf(closed.Addr()); out || closed.Addr() == addrOf(b, c, f) {
-		if others = []string{"tcp"}; f == IPv4 {
-			others = append(others, "icmp")
-		}
+	insist := func() (bool, error) {
+		return eventually(ctx, patience, func() (bool, error) { return !slices.Contains(past, false), asks() })
 	}
-	for _, proto := range others {
-		yes, err := eventually(ctx, patience, func() (bool, error) { return arrives(ctx, b, from, proto, closed) })
-		if err != nil || !yes {
-			return Observation{}, errors.Join(err, fmt.Errorf("without a policy nothing of %s comes to %s by %s: there is nothing to deny", from, closed, proto))
-		}
+	if yes, err := insists(ctx, b, open.from, open.addr); err != nil || !yes {
+		return Observation{}, errors.Join(err, fmt.Errorf("without a policy %s does not reach %s: there is nothing to deny", open.from, open.addr))
 	}
-	steps := b.mode.Policy(b.plan, b.plan.Machine(c.Machine), attachedAt(b, c), modes.Policy{Out: out, Port: open.Port()})
+	if yes, err := insist(); err != nil || !yes {
+		l := closed[max(0, slices.Index(past, false))]
+		return Observation{}, errors.Join(err, fmt.Errorf("without a policy nothing of %s comes to %s by %s: there is nothing to deny", l.from, l.addr, l.proto))
+	}
+	steps := b.mode.Policy(b.plan, b.plan.Machine(c.Machine), attachedAt(b, c), policy)
 	if err := b.Apply(ctx, steps...); err != nil {
 		return Observation{}, err
 	}
@@ -65,26 +65,15 @@ func policies(ctx context.Context, b *Bench, c Place, out bool, from Place, open
 	if err != nil {
 		return Observation{}, err
 	}
-	token := b.newToken()
-	denied, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", To: closed, Token: token, Wait: hopeful})
+	clear(past)
+	if err := asks(); err != nil {
+		return Observation{}, err
+	}
+	allowed, err := insists(ctx, b, open.from, open.addr) // after them
 	if err != nil {
 		return Observation{}, err
 	}
-	var past []string
-	for _, proto := range others {
-		yes, err := arrives(ctx, b, from, proto, closed)
-		if err != nil {
-			return Observation{}, err
-		}
-		if yes {
-			past = append(past, proto)
-		}
-	}
-	allowed, err := insists(ctx, b, from, open) // by the same way, after it
-	if err != nil {
-		return Observation{}, err
-	}
-	packets, err := recorded(ctx, func(p lab.Packet) bool { return p.Token == token })
+	packets, err := recorded(ctx, func(p lab.Packet) bool { return p.Token != "" && slices.Contains(tokens, p.Token) })
 	if err != nil {
 		return Observation{}, err
 	}
@@ -104,159 +93,225 @@ func policies(ctx context.Context, b *Bench, c Place, out bool, from Place, open
 		}
 	}
 	if len(where) == 0 { // no rule dropped anything: where nothing came, it is slow
-		if denied.Answered, err = insists(ctx, b, from, closed); err != nil {
+		if _, err := insist(); err != nil {
 			return Observation{}, err
 		}
-		past = nil
-		for _, proto := range others {
-			yes, err := eventually(ctx, patience, func() (bool, error) { return arrives(ctx, b, from, proto, closed) })
-			if err != nil {
-				return Observation{}, err
-			}
-			if yes {
-				past = append(past, proto)
-			}
-		}
 	}
-	last := "it was seen nowhere"
+	last := "nothing of it was seen"
 	if n := len(packets); n > 0 {
-		last = "it was last seen at " + at(packets[n-1])
+		last = "last seen at " + at(packets[n-1])
 		o.Evidence = append(o.Evidence, seen(packets[n-1]))
 	}
-	o = o.with(from.String(), "control: %s was answered after it: %t", open, allowed)
-	asked := fmt.Sprintf("%s had a policy for %s that leaves port %d open; %s asked %s by %s", c.Machine, c, open.Port(), from, closed, strings.Join(append([]string{"udp"}, others...), ", "))
+	o = o.with(open.from.String(), "control: %s was answered after them: %t", open.addr, allowed)
+	var asked, came []string
+	for i, l := range closed {
+		q := fmt.Sprintf("%s to %s by %s", l.from, l.addr, l.proto)
+		if asked = append(asked, q); past[i] {
+			came = append(came, q)
+		}
+	}
+	whom := "anybody"
+	if policy.Peer.IsValid() {
+		whom = policy.Peer.String()
+	}
+	what := fmt.Sprintf("%s had a policy for %s that leaves port %d open for %s; besides %s to %s, there asked %s", c.Machine, c, policy.Port, whom, open.from, open.addr, strings.Join(asked, ", "))
 	switch {
-	case !denied.Answered && allowed && len(where) > 0 && len(past) == 0:
-		o.Status, o.Detail = reports.Works, fmt.Sprintf("%s: dropped by %s, and %s answered; %s", asked, strings.Join(where, ", "), open, last)
-	case denied.Answered && allowed && len(past) == len(others):
-		o.Status, o.Detail = reports.Blocked, fmt.Sprintf("%s: answered, past the policy", asked)
+	case allowed && len(where) > 0 && len(came) == 0:
+		o.Status, o.Detail = reports.Works, fmt.Sprintf("%s: dropped by %s, and the first answered; %s", what, strings.Join(where, ", "), last)
+	case allowed && len(came) == len(closed):
+		o.Status, o.Detail = reports.Blocked, fmt.Sprintf("%s: all came there, past the policy", what)
 	default:
 		o.Status = "mixed"
-		o.Detail = fmt.Sprintf("%s: answered %t, and came by %s; %s answered %t; dropped by %s; %s", asked, denied.Answered, orNone(past), open, allowed, orNone(where), last)
+		o.Detail = fmt.Sprintf("%s: the first answered %t; of the others came: %s; dropped by %s; %s", what, allowed, orNone(came), orNone(where), last)
 	}
 	return o, nil
 }
 
-var _ = registerFamilies(func(f Family) Spec {
-	return Spec{
-		Suite: "conformance",
-		Feature: Feature{
-			Name: "policy-in", Group: "isolation",
-			Doc: "Can the host deny all that an external machine sends to a container, but for one port?",
-		},
-		Name:  "an external machine asks a container at two ports, which are published where they have to be; the host then denies all but one, and it asks again",
-		Needs: filters,
-		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := numberless(b, f); o != nil {
-				return *o, nil
-			}
-			c := container(b)
-			var to [2]netip.AddrPort
-			for i := range to {
-				port := b.freePort()
-				if _, err := serveUDP(ctx, b, c, f, port); err != nil {
-					return Observation{}, err
-				}
-				var err error
-				if to[i], _, err = known(ctx, b, attachedAt(b, c), c.Machine, f, port, "udp"); err != nil {
-					return Observation{}, err
-				}
-			}
-			return policies(ctx, b, c, false, external(b), to[0], to[1])
-		},
-		Sabotage: []Sabotage{
-			{Mode: "bridge", Doc: "the host's end of the pair has another name", Rewire: unfamiliar},
-		},
-	}
-})
+// denial is an experiment with a policy of a container, which leaves open what the first of others exchanges with it at one port.
+type denial struct {
+	name, doc, what string
+	out             bool                 // the container asks; else it is asked
+	peer            bool                 // the policy is for the first of the others alone
+	places          func(*Bench) []Place // the container, and the others; fewer than two: it has no neighbour
+	sabotage        []Sabotage
+}
 
-var _ = registerFamilies(func(f Family) Spec {
-	return Spec{
-		Suite: "conformance",
-		Feature: Feature{
-			Name: "policy-out", Group: "isolation",
-			Doc: "Can the host deny all that a container sends to an external machine, but for one port?",
-		},
-		Name:  "a container asks an external machine at two ports; its host then denies it all but one, and it asks again",
-		Needs: filters,
-		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			if o := numberless(b, f); o != nil {
-				return *o, nil
-			}
-			c, x := container(b), external(b)
-			var to [2]netip.AddrPort
-			for i := range to {
-				to[i] = netip.AddrPortFrom(addrOf(b, x, f), b.freePort())
-				if _, err := serveUDP(ctx, b, x, f, to[i].Port()); err != nil {
-					return Observation{}, err
-				}
-			}
-			return policies(ctx, b, c, true, c, to[0], to[1])
-		},
-		Sabotage: []Sabotage{
-			{Mode: "bridge", Doc: "the host's end of the pair has another name", Rewire: unfamiliar},
-			{Mode: "bridge", Doc: "the container has a macvlan device on the host's interface, too", Steps: beside},
-			{Mode: "macvlan-bridge", Doc: "containers have other addresses than the mode says", Rewire: selfNumbered},
-		},
-	}
-})
-
-// neighbouring is the spec of a policy for what a container gets from its neighbour on the host, or sends to it.
-func neighbouring(name, doc, what string, out bool, sabotage ...Sabotage) bool {
+func (d denial) register() bool {
 	return registerFamilies(func(f Family) Spec {
 		return Spec{
-			Suite:   "conformance",
-			Feature: Feature{Name: name, Group: "isolation", Doc: doc},
-			Name:    what,
-			Needs:   filters,
+			Suite: "conformance", Feature: Feature{Name: d.name, Group: "isolation", Doc: d.doc},
+			Name: d.what, Needs: filters, Sabotage: d.sabotage,
 			Run: func(ctx context.Context, b *Bench) (Observation, error) {
 				if o := numberless(b, f); o != nil {
 					return *o, nil
 				}
-				c, from, ok := pair(b, firstHost(b), network(b))
-				if !ok {
+				places := d.places(b)
+				if len(places) < 2 {
 					return oneContainer(), nil
 				}
-				t, err := try(ctx, b, from, c, netip.AddrPortFrom(addrOf(b, c, f), 0), "icmp")
-				if err != nil {
-					return Observation{}, err
-				}
-				if !t.answers["icmp"].Answered {
-					o := t.observation()
-					o.Status, o.Detail = reports.NotApplicable, "containers of one host do not reach each other: "+o.Detail
-					return o, nil
-				}
-				var to [2]netip.AddrPort
-				for i := range to {
-					to[i] = netip.AddrPortFrom(addrOf(b, c, f), b.freePort())
-					if _, err := serveUDP(ctx, b, c, f, to[i].Port()); err != nil {
+				c, others := places[0], places[1:]
+				near := others[0].Container != ""
+				if near {
+					from, to := others[0], c
+					if d.out {
+						from, to = to, from
+					}
+					t, err := try(ctx, b, from, to, netip.AddrPortFrom(addrOf(b, to, f), 0), "icmp")
+					if err != nil {
 						return Observation{}, err
 					}
+					if !t.answers["icmp"].Answered {
+						o := t.observation()
+						o.Status, o.Detail = reports.NotApplicable, "containers of one host do not reach each other: "+o.Detail
+						return o, nil
+					}
 				}
-				of := c
-				if out {
-					of = from
+				var all []leg
+				for range 2 { // ports
+					port := b.freePort()
+					at := netip.AddrPortFrom(addrOf(b, c, f), port) // where others ask the container
+					if !d.out {
+						if _, err := serveUDP(ctx, b, c, f, port); err != nil {
+							return Observation{}, err
+						}
+						if !near {
+							var err error
+							if at, _, err = known(ctx, b, attachedAt(b, c), c.Machine, f, port, "udp"); err != nil {
+								return Observation{}, err
+							}
+						}
+					}
+					for _, other := range others {
+						l := leg{other, c, at, "udp"}
+						if d.out {
+							l = leg{c, other, netip.AddrPortFrom(addrOf(b, other, f), port), "udp"}
+							if _, err := serveUDP(ctx, b, other, f, port); err != nil {
+								return Observation{}, err
+							}
+						}
+						all = append(all, l)
+					}
 				}
-				return policies(ctx, b, of, out, from, to[0], to[1])
+				// What is not allowed is denied, whatever it is: where the address asked is the one who is asked, by all protocols.
+				open, closed := all[0], all[1:]
+				for _, l := range closed {
+					if l.addr.Addr() != addrOf(b, l.to, f) {
+						continue
+					}
+					closed = append(closed, leg{l.from, l.to, l.addr, "tcp"})
+					if f == IPv4 {
+						closed = append(closed, leg{l.from, l.to, l.addr, "icmp"})
+					}
+				}
+				policy := modes.Policy{Out: d.out, Port: open.addr.Port()}
+				if d.peer {
+					policy.Peer = addrOf(b, map[bool]Place{false: open.from, true: open.to}[d.out], f)
+				}
+				return policies(ctx, b, c, policy, open, closed...)
 			},
-			Sabotage: sabotage,
 		}
 	})
 }
 
-var _ = neighbouring("policy-same-host", "Can the host deny all that another container on it sends to a container, but for one port?",
-	"a container asks its neighbour on the same host at two ports; the host then denies the neighbour all but one, and it asks again", false,
-	Sabotage{Mode: "bridge", Doc: "the host's end of the pair has another name", Rewire: unfamiliar},
-	Sabotage{Mode: "ptp", Doc: "the second container enters the first one's namespace", Rewire: joined},
-	Sabotage{Mode: "container", Doc: "the second container has a pair of its own", Rewire: separated},
+// outsider are a container and an external machine, outsiders a container and all of these.
+func outsider(b *Bench) []Place { return outsiders(b)[:2] }
+
+func outsiders(b *Bench) []Place {
+	places := []Place{container(b)}
+	for _, x := range b.plan.Externals() {
+		places = append(places, Place{Machine: x.Name})
+	}
+	return places
+}
+
+// asked is a container and its neighbour on the host, asking these the other way round; none where the mode has only one there.
+func asked(b *Bench) []Place {
+	if first, second, ok := pair(b, firstHost(b), network(b)); ok {
+		return []Place{first, second}
+	}
+	return nil
+}
+
+func asking(b *Bench) []Place {
+	places := asked(b)
+	slices.Reverse(places)
+	return places
+}
+
+var (
+	strangePair = Sabotage{Mode: "bridge", Doc: "the host's end of the pair has another name", Rewire: unfamiliar}
+	joinedSpace = Sabotage{Mode: "ptp", Doc: "the second container enters the first one's namespace", Rewire: joined}
+	ownPair     = Sabotage{Mode: "container", Doc: "the second container has a pair of its own", Rewire: separated}
 )
 
-var _ = neighbouring("policy-same-host-out", "Can the host deny all that a container sends to another container on it, but for one port?",
-	"a container asks its neighbour on the same host at two ports; the host then denies it all but one, and it asks again", true,
-	Sabotage{Mode: "bridge", Doc: "the host's end of the pair has another name", Rewire: unfamiliar},
-	Sabotage{Mode: "ptp", Doc: "the second container enters the first one's namespace", Rewire: joined},
-	Sabotage{Mode: "container", Doc: "the second container has a pair of its own", Rewire: separated},
-)
+var _ = denial{
+	name: "policy-in", doc: "Can the host deny all that an external machine sends to a container, but for one port?",
+	what:   "an external machine asks a container at two ports, which are published where they have to be; the host then denies all but one, and it asks again",
+	places: outsider, sabotage: []Sabotage{strangePair},
+}.register()
+
+var _ = denial{
+	name: "policy-out", doc: "Can the host deny all that a container sends to an external machine, but for one port?",
+	what: "a container asks an external machine at two ports; its host then denies it all but one, and it asks again",
+	out:  true, places: outsider,
+	sabotage: []Sabotage{
+		strangePair,
+		{Mode: "bridge", Doc: "the container has a macvlan device on the host's interface, too", Steps: beside},
+		{Mode: "macvlan-bridge", Doc: "containers have other addresses than the mode says", Rewire: selfNumbered},
+	},
+}.register()
+
+var _ = denial{
+	name: "policy-same-host", doc: "Can the host deny all that another container on it sends to a container, but for one port?",
+	what:   "a container asks its neighbour on the same host at two ports; the host then denies the neighbour all but one, and it asks again",
+	places: asked, sabotage: []Sabotage{strangePair, joinedSpace, ownPair},
+}.register()
+
+var _ = denial{
+	name: "policy-same-host-out", doc: "Can the host deny all that a container sends to another container on it, but for one port?",
+	what: "a container asks its neighbour on the same host at two ports; the host then denies it all but one, and it asks again",
+	out:  true, places: asking, sabotage: []Sabotage{strangePair, joinedSpace, ownPair},
+}.register()
+
+var _ = denial{
+	name: "policy-peer", doc: "Can the host let one external machine have one port of a container, and deny everything else, to it and to others?",
+	what: "two external machines ask a container at two ports, which are published where they have to be; the host then denies all but one of them at one port, and they ask again",
+	peer: true, places: outsiders,
+	sabotage: []Sabotage{
+		{Mode: "bridge", Doc: "the host gives what comes from the other external machine the peer's address", Steps: func(p *topology.Plan) []topology.Step {
+			return disguised(p, p.Hosts()[0].Name)
+		}},
+		{Mode: "direct-bgp", Doc: "the router gives what comes from the other external machine the peer's address", Steps: func(p *topology.Plan) []topology.Step {
+			return disguised(p, p.Tors()[0].Name)
+		}},
+	},
+}.register()
+
+var _ = denial{
+	name: "policy-peer-out", doc: "Can the host let a container have one port of one external machine, and deny it everything else, there and elsewhere?",
+	what: "a container asks two external machines at two ports each; its host then denies it all but one port of one of them, and it asks again",
+	out:  true, peer: true, places: outsiders,
+	sabotage: []Sabotage{
+		strangePair,
+		{Mode: "bridge", Doc: "the container has a macvlan device on the host's interface, too", Steps: beside},
+	},
+}.register()
+
+// disguised has a machine give what it forwards of the second external machine the first one's address.
+func disguised(p *topology.Plan, on string) []topology.Step {
+	chain := topology.Chain{Name: "postrouting", Type: "nat", Hook: "postrouting", Priority: 100}
+	peer, other := p.Externals()[0].NICs[0], p.Externals()[1].NICs[0]
+	for _, r := range []struct {
+		field    string
+		from, as netip.Prefix
+	}{{"ip saddr", other.V4, peer.V4}, {"ip6 saddr", other.V6, peer.V6}} {
+		chain.Rules = append(chain.Rules, topology.Rule{
+			Match:   []topology.Match{{Field: r.field, Value: r.from.Addr().String()}},
+			Verdict: topology.Verdict{Kind: "snat", To: netip.AddrPortFrom(r.as.Addr(), 0)},
+		})
+	}
+	return []topology.Step{{On: on, Table: &topology.Table{Family: "inet", Name: "sabotage", Chains: []topology.Chain{chain}}}}
+}
 
 // unfamiliar gives the host's end of a container's pair another name than the mode says.
 func unfamiliar(steps []topology.Step) []topology.Step {
