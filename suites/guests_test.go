@@ -105,7 +105,7 @@ func TestGuests(t *testing.T) {
 	}
 	var errands []errand
 	add := func(mode string, e errand) {
-		if e.args = append(e.args, "-modes="+mode, "-features="+strings.Join(e.features, ",")); len(e.features) > 0 {
+		if e.args = append(e.args, fmt.Sprintf("-every-sabotage=%v", !few()), "-modes="+mode, "-features="+strings.Join(e.features, ",")); len(e.features) > 0 {
 			e.name = mode + " on " + e.kernel.Name + e.name
 			errands = append(errands, e)
 		}
@@ -117,7 +117,9 @@ func TestGuests(t *testing.T) {
 		}
 		if !*noSabotage {
 			for _, suite := range chosen(*onlySuites, nil) {
-				sabotaged := slices.DeleteFunc(slices.Clone(asked), func(f string) bool { return !breaks(f, suite, mode) || !*onlySabotage && breaks(f, suite, here...) })
+				sabotaged := slices.DeleteFunc(slices.Clone(asked), func(f string) bool {
+					return !breaks(f, suite, mode) || !*onlySabotage && breaks(f, suite, here...) || few() && slices.Contains(families(), f)
+				})
 				for some := range slices.Chunk(sabotaged, atOnce) {
 					add(mode, errand{": sabotages of " + suite, own, some, []string{"-only-sabotage", "-suites=" + suite}})
 				}

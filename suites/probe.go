@@ -217,9 +217,12 @@ func tryBy(ctx context.Context, b *Bench, from, to Place, target netip.AddrPort,
 		if err := cmp.Or(gather(10*took+grace), look()); err != nil {
 			return t, err
 		}
-		for waiting := time.Now(); len(t.answers) < len(protos) && time.Since(waiting) < t.due(); {
+		for waiting, had := time.Now(), len(t.packets); len(t.answers) < len(protos) && time.Since(waiting) < t.due(); {
 			if err := cmp.Or(gather(grace), look()); err != nil {
 				return t, err
+			}
+			if len(t.packets) > had { // they are still on their way
+				waiting, had = time.Now(), len(t.packets)
 			}
 		}
 		if err := cmp.Or(enough(), gather(patience)); err != nil {
@@ -259,8 +262,9 @@ func (t trip) concerns(p lab.Packet) bool {
 	return p.Proto == "tcp" && (p.Dst == t.target || p.Src == t.target || own.IsValid() && (p.Src == own || p.Dst == own))
 }
 
-// due is how long open questions may still be answered, by what was seen of them: what arrived may be waiting for a slow
-// program, and what was never seen for an answer to an earlier question of who has the address.
+// due is how long open questions may still be answered after the last that was seen of them: what arrived, at the target or
+// at a container that stands in for it, may be waiting for a slow program, and what was never seen for an answer to an earlier
+// question of who has the address.
 func (t trip) due() (longest time.Duration) {
 	for proto, token := range t.tokens {
 		if _, over := t.answers[proto]; over {
@@ -269,7 +273,7 @@ func (t trip) due() (longest time.Duration) {
 		due := retry
 		for _, p := range t.packets {
 			mine := p.Token == token || proto == "tcp" && p.Proto == "tcp"
-			if mine && p.Machine == t.to.Machine && p.In == t.to.Container && !p.Outgoing {
+			if at := (Place{p.Machine, p.In}); mine && !p.Outgoing && (at == t.to || at.Container != "") {
 				due = slow
 				break
 			}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/modebench/modebench/modes"
@@ -103,13 +104,15 @@ func registerFamilies(of func(Family) Spec) bool {
 var groups = append([]string{"reach", "addresses", "multicast", "ports", "nat", "services", "packets", "isolation", "lifecycle", "operations", "routing", "limits", Plugged, failure}, fabrics...)
 
 // Specs returns all specs: by group, then by feature, then by name.
-func Specs() []Spec {
+func Specs() []Spec { return slices.Clone(sorted()) }
+
+var sorted = sync.OnceValue(func() []Spec {
 	return slices.SortedFunc(slices.Values(registry), func(a, b Spec) int {
 		return cmp.Or(
 			cmp.Compare(slices.Index(groups, a.Feature.Group), slices.Index(groups, b.Feature.Group)),
 			cmp.Compare(a.Feature.Name, b.Feature.Name), cmp.Compare(a.Name, b.Name))
 	})
-}
+})
 
 // Features are the names of all features, in the order of [Specs], and of what is measured.
 func Features() (names []string) {

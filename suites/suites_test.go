@@ -191,7 +191,7 @@ func TestSuites(t *testing.T) {
 		var mu sync.Mutex
 		seen := map[Cell]int{}
 		t.Run("modes", func(t *testing.T) {
-			for _, m := range run.Modes {
+			for _, m := range slices.Backward(run.Modes) { // the last take longest
 				for _, specs := range labs(run.specs(m)) {
 					t.Run(m.String(), func(t *testing.T) {
 						t.Parallel()
@@ -246,21 +246,25 @@ func TestApart(t *testing.T) {
 	}
 	for _, of := range []struct{ suites, modes []string }{
 		{[]string{OnFabrics}, []string{"bridge", "ptp", "macvlan-bridge", "fan"}},
-		{[]string{scale, failure}, []string{"bridge", "macvlan-bridge"}},
+		{[]string{failure}, []string{"bridge", "macvlan-bridge"}},
+		{[]string{scale}, []string{"bridge", "macvlan-bridge"}},
 	} {
 		run := &Run{Driver: netns.Driver{}, Topology: twoHosts(t), Suites: of.suites, Expectations: expectations, Emit: func(Event) {}}
 		for _, name := range of.modes {
 			m, _ := modes.Find(name)
 			run.Modes = append(run.Modes, m)
 		}
-		for _, m := range run.Modes {
-			for _, specs := range labs(slices.DeleteFunc(run.specs(m), func(s Spec) bool { return s.Machines || elsewhere(t, s) })) {
-				observeAll(t, run.observer(m, specs[0].On), specs)
+		t.Run(of.suites[0], func(t *testing.T) {
+			t.Parallel()
+			for _, m := range run.Modes { // two crowds at once would have more neighbours than a kernel has room for
+				for _, specs := range labs(slices.DeleteFunc(run.specs(m), func(s Spec) bool { return s.Machines || elsewhere(t, s) })) {
+					observeAll(t, run.observer(m, specs[0].On), specs)
+				}
 			}
-		}
-		if !*noSabotage {
-			sabotage(t, run)
-		}
+			if !*noSabotage {
+				sabotage(t, run)
+			}
+		})
 	}
 }
 
@@ -292,9 +296,13 @@ func guestDriver(t *testing.T, name string) (lab.Driver, reports.Fidelity) {
 	return vm.Driver{Kernel: ks[i], Cache: cache, Features: modules}, reports.Fidelity{Driver: "vm", NIC: nic}
 }
 
-// sabotage breaks each mode by the sabotages of all specs, those of one suite in one lab, several labs at the same time:
-// with the break, each spec has to be red.
+// sabotage breaks each mode by the sabotages of all specs, those of one suite in one lab, several labs at the same time: with the
+// break, each spec has to be red. What a mode is set up with can only be broken in a lab of its own.
 func sabotage(t *testing.T, r *Run) {
+	type attempt struct {
+		spec Spec
+		how  Sabotage
+	}
 	silent := *r
 	silent.Emit = func(Event) {} // what is told is of healthy modes
 	for _, m := range r.Modes {
@@ -306,19 +314,39 @@ func sabotage(t *testing.T, r *Run) {
 				continue
 			}
 			for _, broken := range labs(broken) {
+				var shared, own []attempt
+				for _, s := range broken {
+					for _, how := range r.breaks(s, m) {
+						if how.Rewire != nil || how.Setup != nil {
+							own = append(own, attempt{s, how})
+						} else {
+							shared = append(shared, attempt{s, how})
+						}
+					}
+				}
 				t.Run(m.Name+" "+suite, func(t *testing.T) {
 					t.Parallel()
-					o := silent.observer(m, broken[0].On)
-					o.start(t.Context())
-					defer func() {
-						if err := o.stop(); err != nil {
-							t.Error(err)
+					in := func(t *testing.T, o *observer, attempts ...attempt) {
+						o.start(t.Context())
+						defer func() {
+							if err := o.stop(); err != nil {
+								t.Error(err)
+							}
+						}()
+						for _, a := range attempts {
+							t.Run(a.spec.Feature.Name+": "+a.how.Doc, func(t *testing.T) { o.reddens(t, a.spec, a.how) })
 						}
-					}()
-					for _, s := range broken {
-						for _, how := range r.breaks(s, m) {
-							t.Run(s.Feature.Name+": "+how.Doc, func(t *testing.T) { o.reddens(t, s, how) })
+					}
+					if len(shared) > 0 {
+						in(t, silent.observer(m, broken[0].On), shared...)
+					}
+					for _, a := range own {
+						o := silent.observer(m, broken[0].On)
+						o.rewire = a.how.Rewire
+						if set := o.mode.Setup; a.how.Setup != nil {
+							o.mode.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step { return a.how.Setup(set(p, host)) }
 						}
+						in(t, o, a)
 					}
 				})
 			}
@@ -329,8 +357,7 @@ func sabotage(t *testing.T, r *Run) {
 // breaks are the sabotages of a spec on a mode that are tried: all that are asked for, or of the spec the first that a mode of the run
 // can be broken by, and of two families that of IPv4. All of all specs take half an hour.
 func (r *Run) breaks(s Spec, m modes.Mode) (list []Sabotage) {
-	few := !*everySabotage && *onlyModes == "" && *onlyFeatures == ""
-	if few && slices.Contains(families(), s.Feature.Name) {
+	if few() && slices.Contains(families(), s.Feature.Name) {
 		return nil
 	}
 	for _, how := range s.Sabotage {
@@ -340,12 +367,15 @@ func (r *Run) breaks(s Spec, m modes.Mode) (list []Sabotage) {
 		if how.Mode == m.Name {
 			list = append(list, how)
 		}
-		if few {
+		if few() {
 			break
 		}
 	}
 	return list
 }
+
+// few tells whether not all sabotages are asked for.
+func few() bool { return !*everySabotage && (*inGuest || *onlyModes == "" && *onlyFeatures == "") }
 
 // families are the features of IPv6 that are asked by the same lines as those of IPv4.
 func families() (names []string) {
@@ -378,25 +408,8 @@ func (o *observer) reddens(t *testing.T, s Spec, how Sabotage) {
 	}
 }
 
-// sabotaged observes a spec on a mode that is broken.
+// sabotaged observes a spec on a mode that is broken, where it is not since its setup.
 func (o *observer) sabotaged(ctx context.Context, s Spec, how Sabotage) reports.Result {
-	if how.Rewire != nil || how.Setup != nil {
-		// What happens to the steps of the mode must be there from the start.
-		if err := o.stop(); err != nil {
-			return reports.Result{Outcome: reports.Unable, Detail: err.Error()}
-		}
-		healthy := o.mode
-		defer func() { _ = o.stop(); o.mode, o.rewire = healthy, nil; o.start(ctx) }()
-		o.rewire = how.Rewire
-		if how.Setup != nil {
-			o.mode.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
-				return how.Setup(healthy.Setup(p, host))
-			}
-		}
-		if o.start(ctx); o.failed != nil {
-			return reports.Result{Outcome: reports.Unable, Detail: o.failed.Error()}
-		}
-	}
 	broken := s
 	broken.Run = func(ctx context.Context, b *Bench) (Observation, error) {
 		if how.Spares != nil {

@@ -11,6 +11,7 @@ import (
 // TestAction runs the action's script as a job does: twice, the second time compared with the first, and with one cell of the first
 // made worse than it was.
 func TestAction(t *testing.T) {
+	t.Parallel()
 	isolated(t)
 	script, err := filepath.Abs(filepath.Join(top, ".github/actions/modebench/run"))
 	if err != nil {

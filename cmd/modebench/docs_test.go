@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -157,32 +158,35 @@ func TestDocumentsCommands(t *testing.T) {
 					t.Errorf("%s:%d: %s: %v", d.path, f.line, line, err)
 					continue
 				}
-				dir := t.TempDir()
-				// What the line reads: a topology that the document shows, and the results of earlier runs.
-				for _, arg := range rest {
-					switch ext := filepath.Ext(arg); {
-					case ext == ".yaml" && slices.Contains(rest, "--inventory"):
-						place(t, filepath.Join(dir, arg), []byte(shownInventory(t)))
-						place(t, filepath.Join(dir, "lab.conf"), nil)
-					case ext == ".yaml":
-						place(t, filepath.Join(dir, arg), []byte(shown(t, d)))
-					case ext == ".json":
-						place(t, filepath.Join(dir, arg), results)
-					case ext == ".conflist": // and programs by the names of its plugins
-						place(t, filepath.Join(dir, arg), []byte(example(t)))
-						for _, name := range []string{"bridge", "portmap", "host-local"} {
-							program := filepath.Join(dir, "bin", name)
-							place(t, program, nil)
-							if err := os.Chmod(program, 0o755); err != nil {
-								t.Fatal(err)
+				t.Run(fmt.Sprintf("%s:%d", d.path, f.line), func(t *testing.T) {
+					t.Parallel()
+					dir := t.TempDir()
+					// What the line reads: a topology that the document shows, and the results of earlier runs.
+					for _, arg := range rest {
+						switch ext := filepath.Ext(arg); {
+						case ext == ".yaml" && slices.Contains(rest, "--inventory"):
+							place(t, filepath.Join(dir, arg), []byte(shownInventory(t)))
+							place(t, filepath.Join(dir, "lab.conf"), nil)
+						case ext == ".yaml":
+							place(t, filepath.Join(dir, arg), []byte(shown(t, d)))
+						case ext == ".json":
+							place(t, filepath.Join(dir, arg), results)
+						case ext == ".conflist": // and programs by the names of its plugins
+							place(t, filepath.Join(dir, arg), []byte(example(t)))
+							for _, name := range []string{"bridge", "portmap", "host-local"} {
+								program := filepath.Join(dir, "bin", name)
+								place(t, program, nil)
+								if err := os.Chmod(program, 0o755); err != nil {
+									t.Fatal(err)
+								}
 							}
 						}
 					}
-				}
-				code, stdout, stderr := try(t, dir, c, args)
-				if code != exitExpected {
-					t.Errorf("%s:%d: %s: exit code %d: %s%s", d.path, f.line, line, code, stdout, stderr)
-				}
+					code, stdout, stderr := try(t, dir, c, args)
+					if code != exitExpected {
+						t.Errorf("%s:%d: %s: exit code %d: %s%s", d.path, f.line, line, code, stdout, stderr)
+					}
+				})
 			}
 		}
 	}
@@ -263,6 +267,7 @@ func shown(t *testing.T, d document) string {
 
 // TestDocumentsCode compiles each whole Go file that the documents show, as a part of its package.
 func TestDocumentsCode(t *testing.T) {
+	t.Parallel()
 	files := 0
 	for _, d := range documents(t) {
 		for _, f := range d.fences {

@@ -14,6 +14,7 @@ import (
 // that goes and comes, and a NIC that cannot be deleted. NICs of User-mode Linux have neither filter nor carrier. A trunk's switch
 // is a guest, too, where this kernel cannot be one.
 func TestMachines(t *testing.T) {
+	t.Parallel()
 	isolated(t)
 	ks, lacking := vm.Kernels(DefaultCache())
 	for _, c := range []struct {
@@ -25,6 +26,7 @@ func TestMachines(t *testing.T) {
 		{vm.UML, "", "vlan-macvlan", map[string]string{"cross-host-ipv6": reports.Pass, "host-reboot": reports.Pass, "killed-midway": reports.Unable}},
 	} {
 		t.Run(c.kind+" "+c.mode, func(t *testing.T) {
+			t.Parallel()
 			i := slices.IndexFunc(ks, func(k vm.Kernel) bool { return k.Kind == c.kind })
 			if i < 0 {
 				unable(t, "no kernel for machines: %v", lacking)

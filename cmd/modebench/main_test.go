@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -54,6 +56,11 @@ func TestMain(m *testing.M) {
 			}
 		}
 		os.Exit(program(os.Args[1:]))
+	}
+	// Most of the tests wait for a command more than they compute.
+	if err := flag.Lookup("test.parallel").Value.Set(strconv.Itoa(2 * runtime.NumCPU())); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -350,6 +357,7 @@ func TestKernelWithout(t *testing.T) {
 
 // TestRun observes and measures a little, and finds every document whole.
 func TestRun(t *testing.T) {
+	t.Parallel()
 	isolated(t)
 	dir := t.TempDir()
 	code, stdout, stderr := result(t, modebench(t, dir, "run", "-m", "none,bridge,host", "--suite", "conformance,throughput", "--blocks", "1", "--seed", "7"))
@@ -411,6 +419,7 @@ func TestRun(t *testing.T) {
 
 // TestInterrupt stops a run by a terminal's signal: its report says that it is partial.
 func TestInterrupt(t *testing.T) {
+	t.Parallel()
 	isolated(t)
 	dir := t.TempDir()
 	cmd := modebench(t, dir, "run", "--kernel", "host", "--suite", "conformance", "--seed", "7")

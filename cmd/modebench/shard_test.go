@@ -12,6 +12,7 @@ import (
 // TestShards divides runs: together the shards have every cell of the whole once, none has nothing, and what one does not have
 // is what it says is elsewhere.
 func TestShards(t *testing.T) {
+	t.Parallel()
 	for _, o := range []options{
 		{suites: suites.Names()},
 		{suites: observed(suites.Names())},

@@ -51,6 +51,7 @@ func inventory(t *testing.T, dir, name, text string) {
 // TestRealMachines observes modes on machines that sshd makes reachable, by the same specs as elsewhere, and leaves them as they were; and
 // where one is lost amid a run, the others.
 func TestRealMachines(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	inventory(t, dir, "inventory.yaml", threeMachines)
 	code, _, stderr := overSSH(t, dir, "", os.Args[0], "run", "--driver", "ssh", "--inventory", "inventory.yaml", "-m", "macvlan-bridge,vxlan-static",
@@ -78,6 +79,7 @@ func TestRealMachines(t *testing.T) {
 
 // TestLostMachine loses one of the machines amid a run: the rest of its cells are unable, and say why, and every machine is as it was.
 func TestLostMachine(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Log("without root sshd does not serve: nothing is lost")
 		return
@@ -97,6 +99,7 @@ func TestLostMachine(t *testing.T) {
 
 // TestRefusedMachines finds what makes machines unusable before anything starts, and says what to do.
 func TestRefusedMachines(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	refused := map[string]struct{ instead, by, want string }{
 		"session":   {"eth1: u1", "eth1: mgmt", "mgmt carries the ssh session"},

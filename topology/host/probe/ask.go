@@ -144,16 +144,26 @@ const (
 )
 
 // Ask is the verb Probe.Ask. Without NoFragment, a datagram may be fragmented anywhere that its family allows. A TCP
-// message is preceded by a connection of its own; RTT covers both.
+// message is preceded by a connection of its own; RTT covers both. It is an error where a message was refused while the kernel had no
+// room for another neighbour of any namespace: then it tells nothing of the network.
 func (s *Service) Ask(a lab.Ask, reply *lab.Answer) error {
 	*reply = lab.Answer{}
-	err := s.ask(a, reply)
+	before, err := s.overflows()
+	if err != nil {
+		return err
+	}
+	err = s.ask(a, reply)
 	var r refused
 	if errors.As(err, &r) && r.from != reply.From.Addr() {
 		reply.ICMPFrom = r.from
 	}
 	if err := refusal(err, &reply.Refusal); err != nil {
 		return fmt.Errorf("ask %s %v from %q: %w", a.Proto, a.To, a.In, err)
+	}
+	if reply.Refusal.Errno == unix.ErrnoName(unix.ENOBUFS) {
+		if after, err := s.overflows(); err != nil || after > before {
+			return cmp.Or(err, fmt.Errorf("ask %s %v from %q: the kernel's tables of neighbours are full, of all namespaces together: repeat it when less runs here, or raise net.ipv4.neigh.default.gc_thresh3 and net.ipv6.neigh.default.gc_thresh3", a.Proto, a.To, a.In))
+		}
 	}
 	return nil
 }

@@ -18,7 +18,8 @@ import (
 
 // Service has the verbs Probe.* of one machine. Its methods may be called at the same time.
 type Service struct {
-	find func(container string) (*space.Space, error)
+	find      func(container string) (*space.Space, error)
+	overflows func() (uint64, error) // of the kernel's tables of neighbours, so far
 
 	mu      sync.Mutex
 	closed  bool
@@ -34,7 +35,7 @@ type runner interface{ stop() lab.Tally }
 
 // New is the prober of a machine; find gives the namespace of a container, or the machine's own for "".
 func New(find func(container string) (*space.Space, error)) *Service {
-	return &Service{find: find, running: map[uint64]runner{}, sockets: map[*socket]struct{}{}, asking: map[string]func(time.Time) error{}}
+	return &Service{find: find, overflows: neighbourOverflows, running: map[uint64]runner{}, sockets: map[*socket]struct{}{}, asking: map[string]func(time.Time) error{}}
 }
 
 // Close ends all that runs and waits for it; questions that wait for an answer get an error.

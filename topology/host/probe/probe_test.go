@@ -675,3 +675,29 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		<-time.After(time.Millisecond)
 	}
 }
+
+// What a device's queue refuses says something of the network, and what has no room in the kernel's tables of neighbours nothing.
+func TestFullTablesOfNeighboursAreNoAnswer(t *testing.T) {
+	t.Parallel()
+	p := newPath(t)
+	p.in(t, "client", func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.QdiscAdd(&netlink.Tbf{ // whose burst is less than a packet
+			QdiscAttrs: netlink.QdiscAttrs{LinkIndex: eth0.Attrs().Index, Parent: netlink.HANDLE_ROOT, Handle: netlink.MakeHandle(1, 0)},
+			Rate:       1000, Buffer: 20e6 / 64, Limit: 1000, // of 64 ns each, as the kernel's clock of queues ticks
+		})
+	})
+	ask := lab.Ask{In: "client", Proto: "udp", To: at(serverAddrs[0], 9), Wait: time.Second}
+	var told lab.Answer
+	if err := p.Ask(ask, &told); err != nil || told.Refusal.Errno != "ENOBUFS" {
+		t.Fatalf("%+v, %v: want ENOBUFS", told, err)
+	}
+	times := uint64(0)
+	p.overflows = func() (uint64, error) { times++; return times, nil }
+	if err := p.Ask(ask, &told); err == nil || !strings.Contains(err.Error(), "gc_thresh3") {
+		t.Errorf("%v: want an error that tells of the tables", err)
+	}
+}
