@@ -310,7 +310,29 @@ func (b *Bench) reset(ctx context.Context) error {
 	for _, c := range slices.Backward(closers) {
 		errs = append(errs, c(ctx))
 	}
-	return errors.Join(append(errs, b.lab.Undo(ctx, specOwner))...)
+	return errors.Join(append(errs, b.lab.Undo(ctx, specOwner), b.lost(ctx))...)
+}
+
+// lostError is that an engine, by which the mode was carried out, has ended: what else was seen says nothing of the mode.
+type lostError struct{ how error }
+
+func (e *lostError) Error() string { return e.how.Error() }
+
+// lost is a lostError for the first host whose engine has ended; nil: none has.
+func (b *Bench) lost(ctx context.Context) error {
+	if b.mode.Carrier() != modes.ByDocker {
+		return nil
+	}
+	for _, h := range b.plan.Hosts() {
+		var how string
+		if err := b.lab.Do(ctx, h.Name, "Docker.Ended", lab.Nothing{}, &how); err != nil {
+			return err
+		}
+		if how != "" {
+			return &lostError{fmt.Errorf("%s: %s", h.Name, how)}
+		}
+	}
+	return nil
 }
 
 func (b *Bench) atEnd(f func(context.Context) error) {

@@ -1,10 +1,16 @@
 package suites
 
 import (
+	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
@@ -96,5 +102,93 @@ func TestDockerRefuses(t *testing.T) {
 	}
 	if err := o.stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+// pidsOf are those of a process in the PID namespaces that it is in, that of /proc first, which need not be the test's own; none: it has ended.
+func pidsOf(t *testing.T, dir string) (pids []int) {
+	t.Helper()
+	status, _ := os.ReadFile(filepath.Join(dir, "status"))
+	for line := range strings.Lines(string(status)) {
+		if list, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			for _, f := range strings.Fields(list) {
+				pid, err := strconv.Atoi(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// programsIn are the processes of a program, or of any where none is named, in the network namespace with an inode.
+func programsIn(t *testing.T, inode uint64, program string) (pids []int) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		dir := filepath.Dir(filepath.Dir(f))
+		in, _ := os.Readlink(f) // what ends meanwhile is not there
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+		if name := strings.TrimSpace(string(comm)); in == fmt.Sprintf("net:[%d]", inode) && (program == "" || name == program) {
+			if own, of := pidsOf(t, "/proc/self"), pidsOf(t, dir); len(of) >= len(own) {
+				pids = append(pids, of[len(own)-1])
+			}
+		}
+	}
+	return pids
+}
+
+// What cannot be told for want of an engine that ended or hung is unable, with how it ended. The next experiment has another lab, and of the old one nothing is left.
+func TestDockerEnds(t *testing.T) {
+	for _, c := range []struct {
+		fault   string
+		program string
+		by      unix.Signal
+		says    string
+	}{
+		{"it is killed", "dockerd", unix.SIGKILL, "it ended: signal: killed; it said:"},
+		{"it hangs", "dockerd", unix.SIGSTOP, "it was killed: run h1-c5: no answer within 25s; it said:"},
+		{"its containerd is killed", "containerd", unix.SIGKILL, "it was killed: run h1-c5: Error response from daemon: "},
+	} {
+		t.Run(c.fault, func(t *testing.T) {
+			t.Parallel()
+			run := runOf(t, byEngine(t, "none"))
+			run.Features = []string{"attach-detach"}
+			o := run.observer(run.Modes[0], nil)
+			o.start(t.Context())
+			if o.failed != nil {
+				t.Fatal(o.failed)
+			}
+			s, err := o.bench.State(t.Context(), firstHost(o.bench))
+			if err != nil {
+				t.Fatal(err)
+			}
+			inode := s.Spaces[""].Inode
+			pids := programsIn(t, inode, c.program)
+			if len(pids) != 1 {
+				t.Fatalf("%s of %s: %v", c.program, firstHost(o.bench), pids)
+			}
+			if err := unix.Kill(pids[0], c.by); err != nil {
+				t.Fatal(err)
+			}
+			spec := run.specs(run.Modes[0])[0]
+			if r := o.observe(t.Context(), spec); r.Outcome != reports.Unable || !strings.Contains(r.Detail, c.says) {
+				t.Errorf("outcome %s: want unable, and %q: %s", r.Outcome, c.says, r.Detail)
+			}
+			if r := o.observe(t.Context(), spec); r.Outcome != reports.Pass {
+				t.Errorf("in another lab: outcome %s: want pass: %s", r.Outcome, r.Detail)
+			}
+			if left := programsIn(t, inode, ""); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			if err := o.stop(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

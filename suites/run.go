@@ -306,7 +306,11 @@ func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within) // what is left of the other one is for what spoilt it
 		defer cancel()
 		o.start(ctx)
-		if err == nil && (o.failed != nil || closed != nil) {
+		var lost *lostError
+		switch {
+		case errors.As(spoilt, &lost) && (err != nil || failed):
+			err = lost
+		case err == nil && (o.failed != nil || closed != nil):
 			err = fmt.Errorf("put back: %w", spoilt)
 		}
 	}

@@ -33,7 +33,7 @@ var rooms = map[string][]string{
 	"topology/host":         {"topology", "topology/lab", "topology/space", "topology/host/"},
 	"topology/host/bgp":     {"topology", "topology/lab"},
 	"topology/host/cni":     {"topology", "topology/lab", "topology/space"},
-	"topology/host/docker":  {"topology", "topology/linked", "topology/space", "topology/host/program"},
+	"topology/host/docker":  {"topology", "topology/lab", "topology/linked", "topology/space", "topology/host/program"},
 	"topology/host/dns":     {"topology", "topology/lab", "topology/space"},
 	"topology/host/gossip":  {"topology", "topology/lab"},
 	"topology/host/ipam":    {"topology", "topology/lab"},

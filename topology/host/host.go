@@ -116,7 +116,7 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	})
 	defer ended()
 	s := rpc.NewServer()
-	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip, "Program": h.programs, "IPAM": h.pools, "DHCP": h.dhcp, "DNS": h.names, "CNI": h.plugins} {
+	for verb, service := range map[string]any{"Host": h, "Capture": h.capture, "Probe": h.probes, "Traffic": agents, "BGP": h.speaker, "Gossip": h.gossip, "Program": h.programs, "IPAM": h.pools, "DHCP": h.dhcp, "DNS": h.names, "CNI": h.plugins, "Docker": h.engine} {
 		if err := s.RegisterName(verb, service); err != nil {
 			return err
 		}

@@ -50,6 +50,7 @@ import (
 //	DHCP.Inform   Inform   → Duration    until a DHCP server has answered
 //	DNS.Lookup    Lookup → Found         asks a DNS server
 //	CNI.Ask       CNIAsk → CNIAnswer     has plugins do something else than to attach by a step; nothing is undone
+//	Docker.Ended  Nothing  → string      how the machine's engine ended, and what it said last; empty: it runs, or there is none
 //	Traffic.*     see traffic.go
 
 // Nothing is sent or answered where a verb needs no value.

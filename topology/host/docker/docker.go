@@ -27,6 +27,7 @@ import (
 
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/host/program"
+	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/linked"
 	"github.com/modebench/modebench/topology/space"
 )
@@ -57,6 +58,7 @@ func New(machine string) *Service { return &Service{machine: machine, starting: 
 const (
 	starting = 20 * time.Second      // see Service
 	within   = 25 * time.Second      // of one thing that is asked of it
+	parting  = 3 * time.Second       // of ending, once it does not answer
 	pace     = 10 * time.Millisecond // of looking whether it answers
 	image    = "modebench"
 	runtime  = "plain" // of containers, see Runtime
@@ -67,6 +69,7 @@ const (
 	run    = "/run"
 	bin    = "bin"
 	socket = "docker.sock"
+	runner = "docker/containerd/containerd.sock" // of its containerd: without that it answers, but runs nothing
 	self   = "modebench"
 )
 
@@ -81,6 +84,7 @@ type engine struct {
 
 	mu         sync.Mutex
 	containers map[string]*ran
+	lame       error // what it could not do any more, for which it was killed
 }
 
 // ran is a container that the engine runs.
@@ -131,6 +135,20 @@ func (s *Service) Close() error {
 	return e.close()
 }
 
+// Ended is the verb Docker.Ended.
+func (s *Service) Ended(_ lab.Nothing, reply *string) error {
+	s.mu.Lock()
+	e := s.engine
+	s.mu.Unlock()
+	if e == nil {
+		return nil
+	}
+	if e.gone() {
+		*reply = fmt.Sprintf("engine: %v", e.how())
+	}
+	return nil
+}
+
 func (s *Service) running() (*engine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,7 +190,7 @@ func start(of topology.Engine, within time.Duration) (_ *engine, err error) {
 	}
 	conf, err := json.Marshal(map[string]any{
 		"data-root": "/var/lib/docker", "exec-root": run + "/docker", "pidfile": run + "/docker.pid", "hosts": []string{"unix://" + run + "/" + socket}, "bridge": "none",
-		"experimental": true, "ip6tables": true, // before Docker 27 it translates no IPv6 without them
+		"log-level": "warn", "experimental": true, "ip6tables": true, // before Docker 27 it translates no IPv6 without them
 		"userland-proxy": false, // it answers UDP from another address than was asked (moby/moby#11998), by which a published port is neither reached nor not
 		"runtimes":       map[string]any{runtime: map[string]any{"path": run + "/" + self, "runtimeArgs": []string{"runtime"}}}, "default-runtime": runtime,
 	})
@@ -203,9 +221,7 @@ func start(of topology.Engine, within time.Duration) (_ *engine, err error) {
 		_ = e.cmd.Wait()
 		close(e.ended)
 	}()
-	e.api, err = client.New(client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", e.dir.Fd(), socket))
-	}))
+	e.api, err = client.New(client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return e.dial(ctx, socket) }))
 	if err != nil {
 		return nil, err
 	}
@@ -213,6 +229,11 @@ func start(of topology.Engine, within time.Duration) (_ *engine, err error) {
 		return nil, err
 	}
 	return e, e.equip()
+}
+
+// dial connects to a socket of the engine's.
+func (e *engine) dial(ctx context.Context, name string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", e.dir.Fd(), name))
 }
 
 // ready waits until the engine answers.
@@ -236,8 +257,28 @@ func (e *engine) ready(within time.Duration) error {
 	}
 }
 
+// gone tells whether the engine has ended, for which it waits where it does not answer: what ends does not all end at once.
+func (e *engine) gone() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), parting)
+	defer cancel()
+	if _, err := e.api.Ping(ctx, client.PingOptions{}); err == nil {
+		return false
+	}
+	select {
+	case <-e.ended:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // how the engine ended.
 func (e *engine) how() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.lame != nil {
+		return fmt.Errorf("it was killed: %w; it said:\n%s", e.lame, e.output)
+	}
 	return fmt.Errorf("it ended: %s; it said:\n%s", e.cmd.ProcessState, e.output)
 }
 
@@ -285,7 +326,7 @@ func (e *engine) equip() error {
 	})
 }
 
-// ask asks the engine for something, and tells whether it said no or could not be asked.
+// ask asks the engine for something, and tells whether it said no or could not be asked. One that cannot go on is killed.
 func (e *engine) ask(what string, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), within, fmt.Errorf("no answer within %s", within))
 	defer cancel()
@@ -293,13 +334,21 @@ func (e *engine) ask(what string, f func(context.Context) error) error {
 	if err == nil {
 		return nil
 	}
-	select {
-	case <-e.ended:
-		return fmt.Errorf("engine: %s: %w", what, e.how())
-	default:
+	cause := context.Cause(ctx) // what does not answer would not answer what comes next either
+	if c, lost := e.dial(ctx, runner); errors.Is(lost, unix.ECONNREFUSED) {
+		cause = err
+	} else if lost == nil {
+		_ = c.Close()
 	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("engine: %s: %w", what, context.Cause(ctx))
+	if cause != nil {
+		e.mu.Lock()
+		e.lame = errors.Join(e.lame, fmt.Errorf("%s: %w", what, cause))
+		e.mu.Unlock()
+		_ = e.cmd.Process.Kill()
+		<-e.ended
+	}
+	if e.gone() {
+		return fmt.Errorf("engine: %s: %w", what, e.how())
 	}
 	return fmt.Errorf("engine: %s: %w", what, &Error{err})
 }
