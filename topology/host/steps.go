@@ -1094,6 +1094,12 @@ func (w *walk) setLink(nl *netlinks, in string, s topology.LinkSet) (func(*walk)
 	change(s.Mode != "", func() {
 		back.Mode = modeOf(l)
 	}, func() { try(setMode(nl, l, s.Mode)) })
+	var lost upon
+	change(s.State == "down", func() {
+		var err error
+		lost, err = readUpon(nl.Handle, was.Index)
+		try(err)
+	}, func() {})
 	change(s.State != "", func() { back.State = map[bool]string{true: "up", false: "down"}[was.Flags&net.FlagUp != 0] }, func() {
 		if s.State == "up" {
 			try(nl.LinkSetUp(l))
@@ -1102,8 +1108,20 @@ func (w *walk) setLink(nl *netlinks, in string, s topology.LinkSet) (func(*walk)
 		}
 	})
 	return func(w *walk) error {
-		_, err := w.do(topology.Step{In: in, Set: &back})
-		return err
+		if _, err := w.do(topology.Step{In: in, Set: &back}); err != nil || back.State != "up" {
+			return err
+		}
+		nl, err := w.netlink(in)
+		if err != nil {
+			return err
+		}
+		var errs []error
+		lost.back(nl.Handle, l, func(what any, err error) {
+			if err != nil && !errors.Is(err, unix.EEXIST) {
+				errs = append(errs, fmt.Errorf("%s: put back %v: %w", s.Name, what, err))
+			}
+		})
+		return errors.Join(errs...)
 	}, errors.Join(errs...)
 }
 

@@ -194,9 +194,7 @@ type record struct {
 	mac      net.HardwareAddr
 	mtu      int
 	up       bool
-	addrs    []netlink.Addr
-	routes   []netlink.Route
-	neighs   []netlink.Neigh // permanent ones
+	upon     upon
 	settings map[string]string
 	offloads map[string]bool
 }
@@ -271,38 +269,73 @@ func dress(name string, mac net.HardwareAddr, mtu int) error {
 	return nil
 }
 
+// upon is what a device loses when it is set down, some or all of it.
+type upon struct {
+	addrs  []netlink.Addr
+	routes []netlink.Route
+	neighs []netlink.Neigh // permanent ones
+}
+
+func readUpon(nl *netlink.Handle, index int) (u upon, err error) {
+	if u.addrs, err = dump(func() ([]netlink.Addr, error) {
+		return nl.AddrList(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}, netlink.FAMILY_ALL)
+	}); err != nil {
+		return u, err
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := dump(func() ([]netlink.Route, error) {
+			return nl.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		})
+		if err != nil {
+			return u, err
+		}
+		for _, route := range routes {
+			over := route.LinkIndex == index || slices.ContainsFunc(route.MultiPath, func(hop *netlink.NexthopInfo) bool { return hop.LinkIndex == index })
+			// What follows from addresses and from what routers advertise comes back with these.
+			if over && !slices.Contains([]int{unix.RTPROT_KERNEL, unix.RTPROT_RA, unix.RTPROT_REDIRECT}, int(route.Protocol)) {
+				route.Flags &= unix.RTNH_F_ONLINK
+				u.routes = append(u.routes, route)
+			}
+		}
+	}
+	neighs, err := dump(func() ([]netlink.Neigh, error) { return nl.NeighList(index, netlink.FAMILY_ALL) })
+	for _, n := range neighs {
+		if n.State&netlink.NUD_PERMANENT != 0 {
+			u.neighs = append(u.neighs, n)
+		}
+	}
+	return u, err
+}
+
+// back gives a device that is up what it lacks of it.
+func (u upon) back(nl *netlink.Handle, l netlink.Link, tell func(what any, err error)) {
+	for _, a := range u.addrs {
+		a.LinkIndex, a.Flags = 0, a.Flags&^(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED|unix.IFA_F_SECONDARY)
+		if a.Broadcast == nil { // or it would get one
+			a.Broadcast = net.IPv4zero
+		}
+		tell(a, nl.AddrAdd(l, &a))
+	}
+	for _, n := range u.neighs {
+		n.LinkIndex = l.Attrs().Index
+		tell(n, nl.NeighSet(&n))
+	}
+	for _, direct := range []bool{true, false} { // what a gateway is reached by first
+		for _, route := range u.routes {
+			if direct == (route.Gw == nil && len(route.MultiPath) == 0) {
+				tell(route, nl.RouteAdd(&route))
+			}
+		}
+	}
+}
+
 // look records a device of the calling thread's namespace.
 func look(l netlink.Link) (record, error) {
 	a := l.Attrs()
 	r := record{name: a.Name, mac: a.HardwareAddr, mtu: a.MTU, up: a.Flags&net.FlagUp != 0, settings: map[string]string{}, offloads: map[string]bool{}}
 	var err error
-	if r.addrs, err = dump(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) }); err != nil {
+	if r.upon, err = readUpon(&netlink.Handle{}, a.Index); err != nil {
 		return r, err
-	}
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := dump(func() ([]netlink.Route, error) {
-			return netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-		})
-		if err != nil {
-			return r, err
-		}
-		for _, route := range routes {
-			over := route.LinkIndex == a.Index || slices.ContainsFunc(route.MultiPath, func(hop *netlink.NexthopInfo) bool { return hop.LinkIndex == a.Index })
-			// What follows from addresses and from what routers advertise comes back with these.
-			if over && !slices.Contains([]int{unix.RTPROT_KERNEL, unix.RTPROT_RA, unix.RTPROT_REDIRECT}, int(route.Protocol)) {
-				route.Flags &= unix.RTNH_F_ONLINK
-				r.routes = append(r.routes, route)
-			}
-		}
-	}
-	neighs, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(a.Index, netlink.FAMILY_ALL) })
-	if err != nil {
-		return r, err
-	}
-	for _, n := range neighs {
-		if n.State&netlink.NUD_PERMANENT != 0 {
-			r.neighs = append(r.neighs, n)
-		}
 	}
 	for _, dir := range []string{"net/ipv4/conf/", "net/ipv4/neigh/", "net/ipv6/conf/", "net/ipv6/neigh/"} {
 		files, err := os.ReadDir(sysctls + dir + a.Name)
@@ -431,24 +464,7 @@ func (r record) restore() error {
 	if r.up {
 		add("up", netlink.LinkSetUp(l))
 	}
-	for _, a := range r.addrs {
-		a.LinkIndex, a.Flags = 0, a.Flags&^(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED|unix.IFA_F_SECONDARY)
-		if a.Broadcast == nil { // or it would get one
-			a.Broadcast = net.IPv4zero
-		}
-		add(a, netlink.AddrAdd(l, &a))
-	}
-	for _, n := range r.neighs {
-		n.LinkIndex = l.Attrs().Index
-		add(n, netlink.NeighSet(&n))
-	}
-	for _, direct := range []bool{true, false} { // what a gateway is reached by first
-		for _, route := range r.routes {
-			if direct == (route.Gw == nil && len(route.MultiPath) == 0) {
-				add(route, netlink.RouteAdd(&route))
-			}
-		}
-	}
+	r.upon.back(&netlink.Handle{}, l, add)
 	settings() // those that changed as it came up
 	return errors.Join(errs...)
 }
