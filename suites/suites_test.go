@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -432,6 +433,14 @@ func (o *observer) sabotaged(ctx context.Context, s Spec, how Sabotage) reports.
 				}
 				if err := b.settled(ctx, s.On); err != nil { // a device drops what it is to send until it operates
 					return Observation{}, fmt.Errorf("sabotage: %w", err)
+				}
+				// Neighbours may have learnt the host's addresses from a device that is about to go.
+				for _, nic := range b.plan.Machine(s.On).NICs {
+					for _, a := range []netip.Addr{nic.V4.Addr(), nic.V6.Addr()} {
+						if s.In == "" && s.Link.Parent == nic.Name && a.IsValid() {
+							b.atEnd(func(ctx context.Context) error { return announce(ctx, b, Place{Machine: s.On}, a) })
+						}
+					}
 				}
 			}
 		}
