@@ -118,8 +118,8 @@ var _ = register(Spec{
 			value("sec", took.Seconds()/float64(turns-warmUp)).value("bytes", float64(memory)), nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "macvlan-bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
-		{Mode: "bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
+		{Mode: "macvlan-bridge", Doc: "attaching turns IPv6 off on an interface of the host", Rewire: ofSpares(flushing)},
+		{Mode: "bridge", Doc: "attaching turns IPv6 off on an interface of the host", Rewire: ofSpares(flushing)},
 	},
 })
 

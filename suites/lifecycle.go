@@ -253,10 +253,10 @@ func ofSpares(change func([]topology.Step) []topology.Step) func([]topology.Step
 	}
 }
 
-// flushing takes an interface of the host down while the container is attached. It is put back, but not the addresses
-// that the kernel then forgot: those of IPv6 (Documentation/networking/ip-sysctl.rst, keep_addr_on_down).
+// flushing turns IPv6 off on an interface of the host while the container is attached. It is turned on again, but the addresses that the
+// kernel then forgot do not come back (Documentation/networking/ip-sysctl.rst, disable_ipv6).
 func flushing(steps []topology.Step) []topology.Step {
-	return append(slices.Clone(steps), topology.Step{On: steps[0].On, Set: &topology.LinkSet{Name: "eth1", State: "down"}})
+	return append(slices.Clone(steps), topology.Step{On: steps[0].On, Sysctl: &topology.Sysctl{Key: "net/ipv6/conf/eth1/disable_ipv6", Value: "1"}})
 }
 
 // mapped changes what steps of one kind say, and leaves the steps that it was given as they are.
@@ -388,8 +388,8 @@ var _ = register(Spec{
 		return o.differences(host, diff).with(host, "compared: %d lines of state before", len(describe(before))), nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
-		{Mode: "macvlan-private", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
+		{Mode: "bridge", Doc: "attaching turns IPv6 off on an interface of the host", Rewire: ofSpares(flushing)},
+		{Mode: "macvlan-private", Doc: "attaching turns IPv6 off on an interface of the host", Rewire: ofSpares(flushing)},
 	},
 })
 
@@ -682,8 +682,8 @@ var _ = register(Spec{
 			with(host, "%d connections that are over still age in connection tracking", ageing), nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
-		{Mode: "macvlan-bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
+		{Mode: "bridge", Doc: "attaching turns IPv6 off on an interface of the host", Rewire: ofSpares(flushing)},
+		{Mode: "macvlan-bridge", Doc: "attaching turns IPv6 off on an interface of the host", Rewire: ofSpares(flushing)},
 	},
 })
 
@@ -1165,8 +1165,8 @@ var _ = register(Spec{
 		return o, nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
-		{Mode: "ptp", Doc: "attaching takes an interface of the host down", Rewire: ofSpares(flushing)},
+		{Mode: "bridge", Doc: "attaching turns IPv6 off on an interface of the host", Rewire: ofSpares(flushing)},
+		{Mode: "ptp", Doc: "attaching turns IPv6 off on an interface of the host", Rewire: ofSpares(flushing)},
 	},
 })
 

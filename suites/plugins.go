@@ -108,10 +108,10 @@ func spared(doc string, change func([]topology.Step) []topology.Step, modes ...s
 	return all
 }
 
-// flushed makes sabotages of modes by which attaching takes an interface of the host down: before plugins are called, or after it.
+// flushed makes sabotages of modes by which attaching turns IPv6 off on an interface of the host: before plugins are called, or after it.
 func flushed(how func([]topology.Step) []topology.Step, modes ...string) (all []Sabotage) {
 	for _, m := range modes {
-		all = append(all, Sabotage{Mode: m, Doc: "attaching takes an interface of the host down", Rewire: ofSpares(how)})
+		all = append(all, Sabotage{Mode: m, Doc: "attaching turns IPv6 off on an interface of the host", Rewire: ofSpares(how)})
 	}
 	return all
 }
@@ -779,10 +779,10 @@ var _ = registerPlugged(Spec{
 	Sabotage: flushed(unsettling, "bridge", "macvlan-private"),
 })
 
-// unsettling takes an interface of the host down before plugins are called, as flushing does after it.
+// unsettling turns IPv6 off before plugins are called, as flushing does after it.
 func unsettling(steps []topology.Step) []topology.Step {
-	down := flushing(steps)
-	return slices.Insert(slices.Clone(steps), 1, down[len(down)-1])
+	off := flushing(steps)
+	return slices.Insert(slices.Clone(steps), 1, off[len(off)-1])
 }
 
 var _ = registerPlugged(Spec{
