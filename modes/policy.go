@@ -3,7 +3,9 @@ package modes
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/modebench/modebench/topology"
 )
@@ -41,6 +43,14 @@ func (p Policy) peer() []topology.Match {
 	return []topology.Match{{Field: familyOf(p.Peer).ip + way, Value: p.Peer.String()}}
 }
 
+// mixed are matches that no packet meets, and which the kernel takes no rule of: of IPv4 and of IPv6.
+func mixed(all []topology.Match) bool {
+	of := func(family string) bool {
+		return slices.ContainsFunc(all, func(m topology.Match) bool { return strings.HasPrefix(m.Field, family+" ") })
+	}
+	return of("ip") && of("ip6")
+}
+
 // policed are the tables of a policy whose packets pass gates, on the way in or on the way out.
 func policed(host *topology.Machine, policy Policy, in, out []gate) (steps []topology.Step) {
 	gates := in
@@ -63,8 +73,10 @@ func policed(host *topology.Machine, policy Policy, in, out []gate) (steps []top
 					Verdict: topology.Verdict{Kind: verdict}, Comment: fmt.Sprintf("policy %s %s %d.%d", verdict, proto, i, j),
 				})
 			}
-			for _, proto := range []string{"tcp", "udp"} {
-				add("accept", proto, append(policy.peer(), topology.Match{Field: "th dport", Value: strconv.Itoa(int(policy.Port))})...)
+			if peer := policy.peer(); !mixed(append(peer, m)) {
+				for _, proto := range []string{"tcp", "udp"} {
+					add("accept", proto, append(peer, topology.Match{Field: "th dport", Value: strconv.Itoa(int(policy.Port))})...)
+				}
 			}
 			for _, proto := range []string{"tcp", "udp", "icmp"} {
 				add("drop", proto)
