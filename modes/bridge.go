@@ -68,7 +68,7 @@ func bridgeAttach(p *topology.Plan, host *topology.Machine, c topology.Container
 	s := steps{on: host.Name}
 	s.own(c)
 	s.veth(p, host, c, n.Bridge)
-	s.start(c, eth0, c.Private4, c.Private6)
+	s.join(c, c.Device, eth0, c.MAC, c.Private4, c.Private6)
 	for _, gateway := range []netip.Addr{n.Gateway4, n.Gateway6} {
 		s.in(c.Name, topology.Step{Route: &topology.Route{Dst: everywhere(gateway), Via: gateway, Link: eth0}})
 	}

@@ -122,7 +122,7 @@ func fan(m Mode, t tunnel) Mode {
 		s := steps{on: host.Name}
 		s.own(c)
 		s.pair(c, fanBridge(*n), up.MTU-t.overhead)
-		s.start(c, eth0, fanAddrs(p, host, c)...)
+		s.join(c, c.Device, eth0, c.MAC, fanAddrs(p, host, c)...)
 		s.in(c.Name, topology.Step{Route: &topology.Route{Dst: everywhere(gateway), Via: gateway, Link: eth0}})
 		return s.all
 	}

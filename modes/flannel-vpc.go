@@ -74,7 +74,7 @@ func leased(m Mode, routes, priority int) Mode {
 		s := steps{on: host.Name}
 		s.own(c)
 		s.veth(p, host, c, p.Network(c.Network).Bridge)
-		s.start(c, eth0, leaseAddrs(p, host, c)...)
+		s.join(c, c.Device, eth0, c.MAC, leaseAddrs(p, host, c)...)
 		s.in(c.Name, topology.Step{Route: &topology.Route{Dst: everywhere(gateway), Via: gateway, Link: eth0}})
 		return s.all
 	}

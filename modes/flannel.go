@@ -76,7 +76,7 @@ func flannel(m Mode, by backend) Mode {
 		s := steps{on: host.Name}
 		s.own(c)
 		s.pair(c, leaseBridge, up(p, host).MTU-by.overhead)
-		s.start(c, eth0, m.Addrs(p, host, c)...)
+		s.join(c, c.Device, eth0, c.MAC, m.Addrs(p, host, c)...)
 		for _, gateway := range families(p.SubnetAddr(host.Name, 1)) {
 			s.in(c.Name, topology.Step{Route: &topology.Route{Dst: everywhere(gateway.Addr()), Via: gateway.Addr(), Link: eth0}})
 		}

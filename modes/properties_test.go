@@ -171,7 +171,7 @@ func TestStepsAreInPlace(t *testing.T) {
 					t.Fatalf("%s: in %q, while %q was made: %s", what, s.In, made, s)
 				}
 				set := 0
-				for _, is := range []bool{s.Space != nil, s.Link != nil, s.Set != nil, s.Addr != nil, s.Route != nil, s.Neigh != nil, s.Sysctl != nil, s.Table != nil, s.Offload != nil, s.Shape != nil, s.Redirect != nil, s.Forget != nil, s.VLAN != nil, s.BGP != nil, s.Announce != nil, s.Gossip != nil, s.Endpoint != nil, s.Program != nil, s.CNI != nil} {
+				for _, is := range []bool{s.Space != nil, s.Link != nil, s.Set != nil, s.Addr != nil, s.Route != nil, s.Neigh != nil, s.Sysctl != nil, s.Table != nil, s.Offload != nil, s.Shape != nil, s.Redirect != nil, s.Forget != nil, s.Await != nil, s.VLAN != nil, s.BGP != nil, s.Announce != nil, s.Gossip != nil, s.Endpoint != nil, s.Program != nil, s.CNI != nil} {
 					if is {
 						set++
 					}

@@ -77,8 +77,8 @@ func overlay(m Mode, tunnel func(p *topology.Plan, host *topology.Machine, n top
 			}},
 			topology.Step{Set: &topology.LinkSet{Name: gate, Isolated: "on"}},
 		)
-		s.start(c, eth0, overlayAddrs(p, host, c)...)
-		s.start(c, outside, c.Private4, c.Private6)
+		s.join(c, c.Device, eth0, c.MAC, overlayAddrs(p, host, c)...)
+		s.join(c, gate, outside, exitMAC(c), c.Private4, c.Private6)
 		for _, gateway := range []netip.Addr{n.Gateway4, n.Gateway6} {
 			s.in(c.Name, topology.Step{Route: &topology.Route{Dst: everywhere(gateway), Via: gateway, Link: outside}})
 		}

@@ -1,6 +1,7 @@
 package modes
 
 import (
+	"net"
 	"net/netip"
 
 	"github.com/modebench/modebench/topology"
@@ -44,16 +45,29 @@ func (s *steps) enter(c topology.Container, whose string) {
 // that is there first can get lost: for its route the kernel may not wait for memory then, and drops the address where at
 // once it finds none (addrconf_permanent_addr).
 func (s *steps) start(c topology.Container, device string, addrs ...netip.Prefix) {
-	number := func(four bool) {
-		for _, a := range addrs {
-			if a.Addr().Is4() == four {
-				s.in(c.Name, topology.Step{Addr: &topology.Addr{Link: device, Prefix: a}})
-			}
+	s.number(c, device, true, addrs)
+	s.in(c.Name, topology.Step{Set: &topology.LinkSet{Name: device, State: "up"}})
+	s.number(c, device, false, addrs)
+}
+
+// join is start for a device that makes the host's end of its pair a port of a bridge with a carrier. The bridge forwards by it a moment after that, and what the
+// kernel announces at once reaches nobody: neighbours keep the entry of who had the address before. A MAC address that is set, though to what
+// it is, has the kernel announce again (NETDEV_CHANGEADDR in inetdev_event() of net/ipv4/devinet.c).
+func (s *steps) join(c topology.Container, port, device string, mac net.HardwareAddr, addrs ...netip.Prefix) {
+	s.number(c, device, true, addrs)
+	s.in(c.Name, topology.Step{Set: &topology.LinkSet{Name: device, State: "up"}})
+	s.host(topology.Step{Await: &topology.Await{Port: port}})
+	s.in(c.Name, topology.Step{Set: &topology.LinkSet{Name: device, MAC: mac}})
+	s.number(c, device, false, addrs)
+}
+
+// number gives a container's device those addresses that are of a family.
+func (s *steps) number(c topology.Container, device string, four bool, addrs []netip.Prefix) {
+	for _, a := range addrs {
+		if a.Addr().Is4() == four {
+			s.in(c.Name, topology.Step{Addr: &topology.Addr{Link: device, Prefix: a}})
 		}
 	}
-	number(true)
-	s.in(c.Name, topology.Step{Set: &topology.LinkSet{Name: device, State: "up"}})
-	number(false)
 }
 
 // eth0 is the name of every device that a mode makes in a container.

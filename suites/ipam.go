@@ -118,8 +118,7 @@ func (p *pool) attach(ctx context.Context, c topology.Container, want ...netip.A
 	if _, err := b.Attach(ctx, numbered, p.host); err != nil {
 		return fail(err)
 	}
-	// As CNI's plugins do once all operates (plugins/main/bridge/bridge.go): the kernel tells neighbours when a device comes up, and a
-	// bridge forwards nothing of its port until the link watch has been there (net/core/link_watch.c).
+	// Not all who carry modes out do so that neighbours hear it (announced-same-host): what is asked here is something else.
 	for _, a := range held[i].Addrs {
 		if err := announce(ctx, b, at, a); err != nil && !errors.Is(err, errNotThere) { // the questions will find that it is not
 			return fail(err)

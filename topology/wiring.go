@@ -50,6 +50,7 @@ type Step struct {
 	Shape    *Shape
 	Redirect *Redirect
 	Forget   *Forget
+	Await    *Await
 	VLAN     *VLAN
 	BGP      *BGP
 	Announce *Announcement
@@ -435,6 +436,11 @@ type Forget struct {
 	Port  uint16 // that they were begun with, as their destination's
 }
 
+// Await waits until a bridge forwards what comes by a port of its, in the machine's own namespace: a port does only once the kernel's link watch has seen
+// its carrier (net/core/link_watch.c), which is after whatever gave it one has been done, and until then what is sent by it is lost. It is waited for
+// a second and a half at most: longer than the second between two looks of the link watch. Nothing undoes it.
+type Await struct{ Port string }
+
 // Bucket is the token bucket of the rate, in bytes: what may be sent at once, and what may wait.
 // The burst is so long of the rate and holds at least one 64 KiB segment, so that offloads are not split;
 // the queue holds 50 ms more.
@@ -593,6 +599,8 @@ func (s Step) String() string {
 		return s.Redirect.line(at, s.Remove)
 	case s.Forget != nil:
 		return fmt.Sprintf("ip netns exec %s conntrack -D -p %s --orig-port-dst %d || true", at, s.Forget.Proto, s.Forget.Port)
+	case s.Await != nil:
+		return fmt.Sprintf("until bridge -n %s link show dev %s | grep -q 'state forwarding'; do sleep 0.01; done", at, s.Await.Port)
 	case s.VLAN != nil:
 		return s.VLAN.line(at, s.Remove)
 	case s.BGP != nil:

@@ -461,6 +461,10 @@ END`,
 			topology.Step{Forget: &topology.Forget{Proto: "udp", Port: 53}},
 			"ip netns exec h1 conntrack -D -p udp --orig-port-dst 53 || true", "",
 		},
+		{
+			topology.Step{Await: &topology.Await{Port: "veth-c1"}},
+			"until bridge -n h1 link show dev veth-c1 | grep -q 'state forwarding'; do sleep 0.01; done", "",
+		},
 
 		{
 			topology.Step{Table: &table},

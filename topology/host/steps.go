@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -255,6 +256,8 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return there(func() error { _, err := setOffload(was); return err }), err
 	case s.Forget != nil:
 		return nil, there(func() error { return forget(*s.Forget) })(w)
+	case s.Await != nil:
+		return nil, w.forwarding(s)
 	case s.BGP != nil || s.Announce != nil:
 		return w.speak(s)
 	case s.Gossip != nil || s.Endpoint != nil:
@@ -419,6 +422,66 @@ func (w *walk) speak(s topology.Step) (func(*walk) error, error) {
 		undo, err = w.speaker.Announce(s.Announce.Prefix)
 	}
 	return func(*walk) error { return undo() }, err
+}
+
+// forwarding waits, a second and a half at most, until a bridge forwards by its port.
+func (w *walk) forwarding(s topology.Step) error {
+	if s.In != "" || s.Remove {
+		return errors.New("a port that is waited for is one of the machine's own bridges, and nothing is taken away by it")
+	}
+	own, err := w.netlink("")
+	if err != nil {
+		return err
+	}
+	port, err := index(own, s.Await.Port)
+	if err != nil {
+		return err
+	}
+	if err := w.enter(""); err != nil {
+		return err
+	}
+	for end, again := time.Now().Add(1500*time.Millisecond), time.Tick(500*time.Microsecond); ; <-again {
+		state, is, err := portState(port.Attrs().Index)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.Await.Port, err)
+		}
+		if !is {
+			return fmt.Errorf("%s is no port of a bridge", s.Await.Port)
+		}
+		if state == portForwards || time.Now().After(end) {
+			return nil
+		}
+	}
+}
+
+// portForwards is BR_STATE_FORWARDING of linux/if_bridge.h.
+const portForwards = 3
+
+// portState is the state of a bridge's port (IFLA_BRPORT_STATE) in the namespace of the calling thread; is tells whether a device is one. It asks for
+// that device alone, where bridge(8) reads all ports.
+func portState(device int) (state uint8, is bool, err error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(device)
+	req.AddData(msg)
+	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return 0, false, err
+	}
+	for _, reply := range replies {
+		at, err := nl.ParseRouteAttr(reply[msg.Len():])
+		for _, kind := range []uint16{unix.IFLA_LINKINFO, nl.IFLA_INFO_SLAVE_DATA, nl.IFLA_BRPORT_STATE} {
+			i := slices.IndexFunc(at, func(a syscall.NetlinkRouteAttr) bool { return a.Attr.Type&^unix.NLA_F_NESTED == kind })
+			switch {
+			case err != nil || i < 0:
+				return 0, false, err
+			case kind == nl.IFLA_BRPORT_STATE:
+				return at[i].Value[0], true, nil
+			}
+			at, err = nl.ParseRouteAttr(at[i].Value)
+		}
+	}
+	return 0, false, nil
 }
 
 // operating waits, a second at most, until a device of the machine follows its carrier and none of its own addresses is tentative: until it takes and

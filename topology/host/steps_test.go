@@ -265,6 +265,47 @@ func TestSteps(t *testing.T) {
 }
 
 // What a kernel must refuse reaches it.
+// A port that was waited for forwards; what is none is told.
+func TestAwait(t *testing.T) {
+	h := machine(t)
+	if err := h.Apply(lab.Apply{Owner: "it", Steps: []topology.Step{
+		{Link: &topology.Link{Name: "br", Kind: "bridge", MAC: mac("02:00:00:00:00:0b"), Up: true}},
+		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "eth0", PeerIn: "c", Up: true}},
+		{Set: &topology.LinkSet{Name: "a", Master: "br"}},
+		{In: "c", Set: &topology.LinkSet{Name: "eth0", State: "up"}},
+		{Await: &topology.Await{Port: "a"}},
+	}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	var state uint8
+	if err := h.walk(func(w *walk) error {
+		own, err := w.netlink("")
+		if err != nil {
+			return err
+		}
+		port, err := index(own, "a")
+		if err != nil {
+			return err
+		}
+		if err := w.enter(""); err != nil {
+			return err
+		}
+		state, _, err = portState(port.Attrs().Index)
+		return err
+	}); err != nil || state != portForwards {
+		t.Errorf("state %d, %v; want %d", state, err, portForwards)
+	}
+	for want, s := range map[string]topology.Step{
+		"br is no port of a bridge":        {Await: &topology.Await{Port: "br"}},
+		"b: no such device":                {Await: &topology.Await{Port: "b"}},
+		"one of the machine's own bridges": {In: "c", Await: &topology.Await{Port: "eth0"}},
+	} {
+		if err := h.Apply(lab.Apply{Owner: "wrong", Steps: []topology.Step{s}}, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %q", s, err, want)
+		}
+	}
+}
+
 func TestAttemptVLAN(t *testing.T) {
 	needs(t, "802.1q")
 	h := machine(t)
