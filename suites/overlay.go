@@ -590,28 +590,6 @@ func groupMAC(group netip.Addr) net.HardwareAddr {
 }
 
 var _ = register(Spec{
-	Suite:   "conformance",
-	Feature: Feature{Name: "overlay-broadcast", Group: "multicast", Doc: "Does a container's broadcast reach containers of its network on other hosts?"},
-	Name:    "a container sends a broadcast, and one of another host listens",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := unspanned(b); o != nil {
-			return *o, nil
-		}
-		from, to := container(b), far(b)
-		_, sibling, ok := pair(b, from.Machine, network(b))
-		if !ok {
-			return oneContainer(), nil
-		}
-		return cast(ctx, b, from, to, everybody, sibling)
-	},
-	Sabotage: []Sabotage{
-		{Mode: "vxlan-static", Doc: "no host is told of the others", Setup: unknown},
-		{Mode: "vxlan-gossip", Doc: "the first host sends the second one what is for everybody", Steps: secondTold},
-		{Mode: "vxlan-multicast", Doc: "the tunnels have no group", Setup: mapTunnels(func(l *topology.Link) { l.Group, l.Parent = netip.Addr{}, "" })},
-	},
-})
-
-var _ = register(Spec{
 	Suite: "packets",
 	Feature: Feature{
 		Name: "overlay-learned", Group: "packets",

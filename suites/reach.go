@@ -67,18 +67,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		},
 		Name: "a container asks one of its network on another host by ICMP echo, UDP and TCP",
 		Run: func(ctx context.Context, b *Bench) (Observation, error) {
-			from, to := container(b), b.Containers(secondHost(b), network(b))[0]
-			if taken(b, from.Machine, addrOf(b, to, f)) && b.mode.Limit == 0 {
-				// The private blocks are the same on both hosts: one whose address no container here has.
-				c, err := another(b, to.Machine, network(b), 1)
-				if err != nil {
-					return Observation{}, err
-				}
-				if to, err = b.Attach(ctx, c, to.Machine); err != nil {
-					return Observation{}, err
-				}
-			}
-			o, _, err := reach(ctx, b, from, to, f)
+			o, _, err := reachFar(ctx, b, f)
 			return o, err
 		},
 		Sabotage: []Sabotage{
@@ -95,6 +84,22 @@ var _ = registerFamilies(func(f Family) Spec {
 		},
 	}
 })
+
+// reachFar has a container ask one of its network on another host.
+func reachFar(ctx context.Context, b *Bench, f Family) (Observation, trip, error) {
+	from, to := container(b), far(b)
+	if taken(b, from.Machine, addrOf(b, to, f)) && b.mode.Limit == 0 {
+		// The private blocks are the same on both hosts: one whose address no container here has.
+		c, err := another(b, to.Machine, network(b), 1)
+		if err != nil {
+			return Observation{}, trip{}, err
+		}
+		if to, err = b.Attach(ctx, c, to.Machine); err != nil {
+			return Observation{}, trip{}, err
+		}
+	}
+	return reach(ctx, b, from, to, f)
+}
 
 // unspoken leaves out what other hosts are told of a container.
 func unspoken(steps []topology.Step) []topology.Step {
