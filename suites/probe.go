@@ -478,9 +478,12 @@ func serve(ctx context.Context, b *Bench, at Place, a netip.Addr) (port uint16, 
 }
 
 // observation is works where all was answered, blocked where nothing was. Where some was, the status is neither: no
-// expectation holds, and the detail says what did.
+// expectation holds, and the detail says what did. It is nothing where nothing was asked: there is an error that says why.
 func (t trip) observation() Observation {
 	yes, no := t.answered()
+	if len(yes)+len(no) == 0 {
+		return Observation{}
+	}
 	asked := fmt.Sprintf("%s asked %s at %s by %s", t.from, t.to, t.target, strings.Join(slices.Concat(yes, no), ", "))
 	switch {
 	case len(no) == 0:

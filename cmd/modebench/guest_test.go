@@ -20,6 +20,7 @@ import (
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
 	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/host"
 	"github.com/modebench/modebench/topology/vm"
 )
 
@@ -165,24 +166,41 @@ func busy(pid int) time.Duration {
 	return time.Duration(stat(pid, 11)+stat(pid, 12)) * 10 * time.Millisecond // USER_HZ is 100 everywhere
 }
 
+// bootTime is the processor time that a guest of the first kernel takes until it could do something.
+func bootTime(t *testing.T) time.Duration {
+	t.Helper()
+	ks, _ := vm.Kernels(DefaultCache())
+	m, err := vm.Boot(t.Context(), ks[0], vm.Guest{Cache: DefaultCache(), Features: host.Features(), Args: []string{"worker"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := busy(emulators(t, os.Getpid())[0])
+	if err := m.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("a boot takes %v", took)
+	return took
+}
+
 // TestGuestFails has the guest of one mode killed, panic or hang, at its boot or amid its specs: what that mode still owed is
 // unable, with the console's last lines, and the other mode is observed. Where it is one host of a lab, that is one spec, or a few.
 func TestGuestFails(t *testing.T) {
 	name := guestKernel(t)
+	boot := bootTime(t)
 	for _, c := range []struct {
 		fault string
 		by    syscall.Signal
-		after time.Duration // of processor time
+		after time.Duration // how often the processor time of a boot it has had
 		want  string
 		said  string // by the console
 		args  []string
 	}{
 		{"killed at boot", syscall.SIGKILL, 0, "the machine ended", "", nil},
-		{"killed amid specs", syscall.SIGKILL, 2 * time.Second, "the machine ended", "", nil},
+		{"killed amid specs", syscall.SIGKILL, 2, "the machine ended", "", nil},
 		// User-mode Linux takes it for memory that is not there, as where the directory of its memory is full.
-		{"panics amid specs", syscall.SIGBUS, 2 * time.Second, "the machine ended", "Kernel panic", nil},
-		{"hangs amid specs", syscall.SIGSTOP, 2 * time.Second, "it has said nothing for " + patience.String(), "", nil},
-		{"a host killed amid specs", syscall.SIGKILL, 2 * time.Second, "the machine ended", "", []string{"--driver", "vm"}},
+		{"panics amid specs", syscall.SIGBUS, 2, "the machine ended", "Kernel panic", nil},
+		{"hangs amid specs", syscall.SIGSTOP, 2, "it has said nothing for " + patience.String(), "", nil},
+		{"a host killed amid specs", syscall.SIGKILL, 2, "the machine ended", "", []string{"--driver", "vm"}},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			if c.by == syscall.SIGBUS && name != vm.UML {
@@ -198,7 +216,7 @@ func TestGuestFails(t *testing.T) {
 			}
 			var first int
 			until(t, "a guest", func() bool {
-				pids := slices.DeleteFunc(emulators(t, cmd.Process.Pid), func(pid int) bool { return busy(pid) < c.after })
+				pids := slices.DeleteFunc(emulators(t, cmd.Process.Pid), func(pid int) bool { return busy(pid) < c.after*boot })
 				if len(pids) > 0 {
 					first = pids[0]
 				}

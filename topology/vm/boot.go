@@ -47,7 +47,7 @@ type Machine struct {
 // Defaults of a Guest.
 const (
 	defaultMemory   = 512 << 20
-	defaultDeadline = 30 * time.Second
+	defaultDeadline = 2 * time.Minute // under a hypervisor without hardware for guests' page tables a boot takes twenty seconds, beside other work twice that
 )
 
 // Boot starts a guest, loads modules and starts its program. ctx bounds the boot only: the guest ends with its program, by

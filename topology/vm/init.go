@@ -92,7 +92,8 @@ func guestMain() error {
 		return err
 	}
 	var e ended
-	if err := serve(r.Args, in, out, &e); err != nil {
+	left := make(chan struct{})
+	if err := serve(r.Args, in, out, &e, left); err != nil {
 		e.Error = err.Error()
 	}
 	last, err := json.Marshal(e)
@@ -102,8 +103,16 @@ func guestMain() error {
 	if err := out.write(frameEnd, last); err != nil {
 		return fmt.Errorf("line: %w", err)
 	}
-	return drain(f)
+	err = drain(f)
+	select { // a machine that is off hands nothing over
+	case <-left:
+	case <-time.After(leaving):
+	}
+	return err
 }
+
+// leaving is how long a guest whose program has ended waits for the other end of the line to have read that, and to leave.
+const leaving = 5 * time.Second
 
 // parameters are those of modules that would otherwise make devices as they come.
 var parameters = map[string]string{"ifb": "numifbs=0"}
@@ -186,8 +195,8 @@ func loopback() error {
 	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, r)
 }
 
-// serve runs a program of this binary, joined to the line, and waits for it.
-func serve(args []string, in io.Reader, out *frames, e *ended) error {
+// serve runs a program of this binary, joined to the line, and waits for it. When the line has ended it closes left.
+func serve(args []string, in io.Reader, out *frames, e *ended, left chan<- struct{}) error {
 	cmd := exec.Command(space.Self, args...)
 	words := &tail{}
 	cmd.Stderr = io.MultiWriter(os.Stderr, words)
@@ -201,6 +210,7 @@ func serve(args []string, in io.Reader, out *frames, e *ended) error {
 		return err
 	}
 	go func() {
+		defer close(left)
 		feed(in, stdin)
 		_ = cmd.Process.Kill() // nobody listens any more
 	}()

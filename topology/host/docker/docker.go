@@ -56,9 +56,9 @@ func Programs(dir string) []string {
 func New(machine string) *Service { return &Service{machine: machine, starting: starting} }
 
 const (
-	starting = 20 * time.Second      // see Service
+	starting = time.Minute           // see Service
 	within   = 25 * time.Second      // of one thing that is asked of it
-	parting  = 3 * time.Second       // of ending, once it does not answer
+	parting  = 10 * time.Second      // of ending, once it does not answer
 	pace     = 10 * time.Millisecond // of looking whether it answers
 	image    = "modebench"
 	runtime  = "plain" // of containers, see Runtime
@@ -335,17 +335,19 @@ func (e *engine) ask(what string, f func(context.Context) error) error {
 		return nil
 	}
 	cause := context.Cause(ctx) // what does not answer would not answer what comes next either
-	if c, lost := e.dial(ctx, runner); errors.Is(lost, unix.ECONNREFUSED) {
-		cause = err
-	} else if lost == nil {
-		_ = c.Close()
-	}
-	if cause != nil {
-		e.mu.Lock()
-		e.lame = errors.Join(e.lame, fmt.Errorf("%s: %w", what, cause))
-		e.mu.Unlock()
-		_ = e.cmd.Process.Kill()
-		<-e.ended
+	if !e.gone() {              // one that ends takes its containerd with it
+		if c, lost := e.dial(ctx, runner); errors.Is(lost, unix.ECONNREFUSED) {
+			cause = err
+		} else if lost == nil {
+			_ = c.Close()
+		}
+		if cause != nil {
+			e.mu.Lock()
+			e.lame = errors.Join(e.lame, fmt.Errorf("%s: %w", what, cause))
+			e.mu.Unlock()
+			_ = e.cmd.Process.Kill()
+			<-e.ended
+		}
 	}
 	if e.gone() {
 		return fmt.Errorf("engine: %s: %w", what, e.how())
