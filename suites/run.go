@@ -262,7 +262,7 @@ func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) 
 		return o.judge(s, want, notApplicable("%s", o.nowhere), nil)
 	case o.on != nil && errors.As(o.failed, &unfit):
 		return o.judge(s, want, blocked("the mode cannot be set up: %s", unfit.cause), nil)
-	case o.mode.Implementation != "" && errors.As(o.failed, &unfit): // the machine could; who carries the mode out did not
+	case o.mode.Implementation != "" && errors.As(o.failed, &unfit) && !errors.Is(o.failed, context.DeadlineExceeded): // the machine could; who carries the mode out did not
 		return o.judge(s, want, Observation{Detail: fmt.Sprintf("the mode cannot be set up: %s", unfit.cause)}, nil)
 	case o.failed != nil:
 		return o.judge(s, want, Observation{}, o.failed)
@@ -275,8 +275,8 @@ func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) 
 // try runs one spec and puts the bench back. A bench that cannot be put back is replaced.
 func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error) {
 	within := cmp.Or(s.Within, specTimeout)
-	if s.Machines {
-		within *= 4 // emulated processors, and many containers
+	if s.Machines || o.mode.Implementation == modes.ByDocker {
+		within *= 4 // emulated processors, and many containers; an engine takes seconds for one where the machine has much else to do
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("undecided after %s", within))
 	defer cancel()
