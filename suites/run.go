@@ -276,7 +276,7 @@ func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) 
 func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error) {
 	within := cmp.Or(s.Within, specTimeout)
 	if s.Machines || o.mode.Implementation == modes.ByDocker {
-		within *= 4 // emulated processors, and many containers; an engine takes seconds for one where the machine has much else to do
+		within *= 8 // emulated processors, and many containers; an engine takes seconds for one where the machine has much else to do
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("undecided after %s", within))
 	defer cancel()
