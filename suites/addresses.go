@@ -558,8 +558,13 @@ func overlap(ctx context.Context, b *Bench, first, second Place) (Observation, e
 			}
 		}
 	}
-	all, err := recorded(ctx, func(p lab.Packet) bool { return askers[p.Token] != Place{} && (p.Src == target || p.Dst == target) })
-	if err != nil {
+	var all []lab.Packet
+	if _, err := eventually(ctx, retry, func() (bool, error) { // a busy machine still carries them
+		all, err = recorded(ctx, func(p lab.Packet) bool { return askers[p.Token] != Place{} && (p.Src == target || p.Dst == target) })
+		return !slices.ContainsFunc(tokens, func(token string) bool {
+			return !slices.ContainsFunc(all, func(p lab.Packet) bool { return p.Token == token && p.Src == target })
+		}), err
+	}); err != nil {
 		return Observation{}, err
 	}
 	left, arrived := map[string]bool{}, map[string]bool{} // questions: their container, and at the machine that was asked

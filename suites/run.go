@@ -135,8 +135,9 @@ func (r *Run) Cells() []Cell {
 	return append(out, r.measuredCells()...)
 }
 
-// specTimeout bounds one spec. One that takes longer is not decided.
-const specTimeout = 30 * time.Second
+// specTimeout bounds one spec, and what has to be put back after it, which may take another lab: where system calls are slow and the
+// machine has much else to do, that alone takes half a minute in a guest. One that takes longer is not decided.
+const specTimeout = 2 * time.Minute
 
 // Declare declares a container of specs for each mode. It is called while ginkgo builds its tree.
 func (r *Run) Declare() {
@@ -276,7 +277,7 @@ func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) 
 func (o *observer) try(ctx context.Context, s Spec) (got Observation, err error) {
 	within := cmp.Or(s.Within, specTimeout)
 	if s.Machines || o.mode.Implementation == modes.ByDocker {
-		within *= 8 // emulated processors, and many containers; an engine takes seconds for one where the machine has much else to do
+		within *= 4 // emulated processors, and many containers; an engine takes seconds for one where the machine has much else to do
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("undecided after %s", within))
 	defer cancel()
