@@ -143,6 +143,24 @@ func programsIn(t *testing.T, inode uint64, program string) (pids []int) {
 	return pids
 }
 
+// retain keeps the network namespace with an inode, in which there are processes, until the test ends: another could have its number.
+func retain(t *testing.T, inode uint64) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if in, _ := os.Readlink(f); in == fmt.Sprintf("net:[%d]", inode) { // what ends meanwhile is not there
+			if kept, err := os.Open(f); err == nil {
+				t.Cleanup(func() { _ = kept.Close() })
+				return
+			}
+		}
+	}
+	t.Fatalf("no process is in net:[%d]", inode)
+}
+
 // What cannot be told for want of an engine that ended or hung is unable, with how it ended. The next experiment has another lab, and of the old one nothing is left.
 func TestDockerEnds(t *testing.T) {
 	for _, c := range []struct {
@@ -169,6 +187,7 @@ func TestDockerEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 			inode := s.Spaces[""].Inode
+			retain(t, inode)
 			pids := programsIn(t, inode, c.program)
 			if len(pids) != 1 {
 				t.Fatalf("%s of %s: %v", c.program, firstHost(o.bench), pids)
