@@ -464,6 +464,12 @@ func (b *Bench) State(ctx context.Context, machine string) (lab.State, error) {
 	return s, err
 }
 
+// own is the same of the machine's own namespace alone, where it has a crowd of others.
+func (b *Bench) own(ctx context.Context, machine string) (s lab.SpaceState, err error) {
+	err = b.lab.Do(ctx, machine, "Host.Space", "", &s)
+	return s, err
+}
+
 // Listen opens a listener until the spec ends. Port 0 is replaced by one that nothing else of the lab uses. A refusal is
 // no error.
 func (b *Bench) Listen(ctx context.Context, at Place, l lab.Listen) (lab.Listening, error) {

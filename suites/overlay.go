@@ -31,7 +31,11 @@ func unspanned(b *Bench) *Observation {
 // tunnelOf is the tunnel's device of the first network on a host, as the mode is meant to make it.
 func tunnelOf(b *Bench, host string) (topology.Link, error) {
 	m, _ := modes.Find(b.mode.Name)
-	for _, s := range m.Setup(b.plan, b.plan.Machine(host)) {
+	var setup []topology.Step
+	if m.Setup != nil {
+		setup = m.Setup(b.plan, b.plan.Machine(host))
+	}
+	for _, s := range setup {
 		if s.Link != nil && s.Link.Kind == "vxlan" && s.Link.Local == underlayOf(b, host) {
 			return *s.Link, nil
 		}

@@ -99,10 +99,16 @@ func (b *Bench) attachAll(ctx context.Context, cs []topology.Container, host str
 }
 
 // available is how many bytes of memory the kernel could still give (MemAvailable of proc_meminfo(5)); 0: it does not tell.
-func available() float64 {
+func available() float64 { return meminfo("MemAvailable") }
+
+// kernelMemory is how many bytes the kernel has for its own objects that it cannot take back (SUnreclaim and Percpu); 0: it does not tell.
+func kernelMemory() float64 { return meminfo("SUnreclaim") + meminfo("Percpu") }
+
+// meminfo is a number of proc_meminfo(5), in bytes.
+func meminfo(of string) float64 {
 	text, _ := os.ReadFile("/proc/meminfo")
 	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+		if rest, ok := strings.CutPrefix(line, of+":"); ok {
 			kB, _ := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 64)
 			return 1024 * kB
 		}
@@ -328,14 +334,21 @@ var _ = register(Spec{
 	},
 })
 
-// filtering is a fabric of NICs that filter as many addresses as good ones do.
-var filtering = topology.Fabric{Kind: "nic", Filters: heard}
+// filtering is a fabric of NICs that filter as many addresses as good ones do, and overflowing one of NICs that let everything in once that is not enough.
+var (
+	filtering   = topology.Fabric{Kind: "nic", Filters: heard}
+	overflowing = topology.Fabric{Kind: "nic", Filters: heard, Overflow: "promisc"}
+)
 
-var _ = register(Spec{
-	Suite: scale, On: &filtering, Within: 4 * specTimeout, Needs: []modes.Kernel{modes.NFBridge},
-	Feature: Feature{Name: "containers-nic-512", Group: "limits", Doc: "Does the 513th container of a host whose NIC filters 512 addresses reach an external machine?"},
-	Name:    "in a lab of one host, whose NIC filters 512 addresses, 511 containers are attached, two more one by one, and one is detached; each time the newest and the host ask an external machine",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+// stages are how many containers a host has, one after another, whose NIC filters.
+var stages = []int{heard - 1, heard, heard + 1, heard}
+
+// brimming is the stage with one container more than the NIC has filters.
+const brimming = 2
+
+// staged is what is asked where containers come to be one more than a NIC filters addresses. It is not applicable where they do not.
+func staged(run func(context.Context, *growth) (Observation, error)) func(context.Context, *Bench) (Observation, error) {
+	return func(ctx context.Context, b *Bench) (Observation, error) {
 		switch {
 		case b.mode.Limit > 0:
 			return notApplicable("the mode attaches no more than %d containers of a network to a host", b.mode.Limit), nil
@@ -347,65 +360,205 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		defer func() { _ = g.Close() }()
-		var said []string
-		lost := map[int]bool{} // by the number of containers that were attached
-		asks := func() error {
-			places := g.Containers(g.host, network(g.Bench))
-			for _, p := range []Place{places[len(places)-1], {Machine: g.host}} {
-				ok, err := hearsBack(ctx, g.Bench, p)
-				if err != nil {
-					return err
-				}
-				said = append(said, fmt.Sprintf("with %d containers %s was answered: %t", len(places), p, ok))
-				if !ok && p.Container == "" {
-					return fmt.Errorf("%s itself is not answered: %s", p, strings.Join(said, "; "))
-				}
-				lost[g.n] = !ok || lost[g.n]
-			}
-			return nil
+		o, err := run(ctx, g)
+		if err == nil && g.reason != nil {
+			return notApplicable("a host has no more than %d containers of a network: %s", g.n, innermost(g.reason)), nil
 		}
-		for _, mark := range []int{heard - 1, heard, heard + 1} {
-			if err := g.until(ctx, mark); err != nil {
-				return Observation{}, err
-			}
-			if g.reason != nil {
-				return notApplicable("a host has no more than %d containers of a network: %s", g.n, innermost(g.reason)), nil
-			}
-			if err := asks(); err != nil {
-				return Observation{}, err
-			}
-		}
-		crowded := lost[heard+1]
-		port := uplinkPort(g.Bench)
-		tor, err := g.State(ctx, port.Machine)
-		if err != nil {
-			return Observation{}, err
-		}
-		var dropped uint64
-		for _, r := range tor.Spaces[""].Rules {
-			if r.Comment == "no filter "+port.Interface {
-				dropped += r.Packets
-			}
-		}
+		return o, err
+	}
+}
+
+// stage attaches containers until there are so many, or detaches one, and has the newest and the host ask an external machine. The host has to
+// be answered; a reason why there cannot be so many is no error.
+func (g *growth) stage(ctx context.Context, n int) (answered bool, said string, err error) {
+	if n < g.n {
 		if err := g.Detach(ctx, g.Containers(g.host, network(g.Bench))[1]); err != nil {
-			return Observation{}, err
+			return false, "", err
 		}
-		g.n = 0 // from now on
-		if err := asks(); err != nil {
-			return Observation{}, err
+		g.n--
+	}
+	if err := g.until(ctx, n); err != nil || g.reason != nil {
+		return false, "", err
+	}
+	places := g.Containers(g.host, network(g.Bench))
+	newest := places[len(places)-1]
+	if answered, err = hearsBack(ctx, g.Bench, newest); err != nil {
+		return false, "", err
+	}
+	said = fmt.Sprintf("with %d containers %s was answered: %t", len(places), newest, answered)
+	host, err := hearsBack(ctx, g.Bench, Place{Machine: g.host})
+	if err == nil && !host {
+		err = fmt.Errorf("%s itself is not answered: %s", g.host, said)
+	}
+	return answered, said, err
+}
+
+// counted is what a rule of a machine's own namespace has counted.
+func (b *Bench) counted(ctx context.Context, machine, comment string) (packets uint64, err error) {
+	s, err := b.own(ctx, machine)
+	for _, r := range s.Rules {
+		if r.Comment == comment {
+			packets += r.Packets
 		}
-		o := whether(!crowded, "%s; they took %.1f s to attach; the NIC dropped %d frames for lack of a filter", strings.Join(said, "; "), g.took.Seconds(), dropped)
-		if lost[heard-1] || lost[heard] || lost[0] || crowded != (dropped > 0) {
+	}
+	return packets, err
+}
+
+var _ = register(Spec{
+	Suite: scale, On: &filtering, Within: 4 * specTimeout, Needs: []modes.Kernel{modes.NFBridge},
+	Feature: Feature{Name: "containers-nic-512", Group: "limits", Doc: "Does the 513th container of a host whose NIC filters 512 addresses reach an external machine?"},
+	Name:    "in a lab of one host, whose NIC filters 512 addresses, 511 containers are attached, two more one by one, and one is detached; each time the newest and the host ask an external machine",
+	Run: staged(func(ctx context.Context, g *growth) (Observation, error) {
+		var said []string
+		var lost []bool
+		var dropped uint64
+		for i, n := range stages {
+			ok, words, err := g.stage(ctx, n)
+			if err != nil || g.reason != nil {
+				return Observation{}, err
+			}
+			said, lost = append(said, words), append(lost, !ok)
+			if port := uplinkPort(g.Bench); i == brimming {
+				if dropped, err = g.counted(ctx, port.Machine, "no filter "+port.Interface); err != nil {
+					return Observation{}, err
+				}
+			}
+		}
+		o := whether(!lost[brimming], "%s, and so was the host each time; they took %.1f s to attach; the NIC dropped %d frames for lack of a filter", strings.Join(said, "; "), g.took.Seconds(), dropped)
+		if lost[0] || lost[1] || lost[brimming+1] || lost[brimming] != (dropped > 0) {
 			o.Status = "mixed"
 		}
 		return o.value("attach-all-sec", g.took.Seconds()), nil
-	},
+	}),
 	Sabotage: []Sabotage{
 		{Mode: "macvlan-bridge", Doc: "the host's interface is promiscuous", Rewire: unlike(heard+1, func(steps []topology.Step) []topology.Step {
 			return append(slices.Clone(steps), topology.Step{On: steps[0].On, Set: &topology.LinkSet{Name: "eth0", Promisc: "on"}})
 		})},
 		{Mode: "ptp", Doc: "the last has no default route", Rewire: unlike(heard+1, func(steps []topology.Step) []topology.Step {
 			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.In != "" && s.Route != nil && s.Route.Dst.Bits() == 0 })
+		})},
+	},
+})
+
+// strangers are the frames for nobody that a host is sent.
+const strangers = 32
+
+// forNobody is the comment of the rule that counts those that come in at the host's interface.
+const forNobody = "for nobody"
+
+// stranger is the rule, before whatever the interface's devices make of a frame.
+func stranger(host, device string) topology.Step {
+	return topology.Step{On: host, Table: &topology.Table{Family: "netdev", Name: "strangers", Chains: []topology.Chain{{
+		Name: "in", Type: "filter", Hook: "ingress", Device: device,
+		Rules: []topology.Rule{{Match: []topology.Match{{Field: "ether daddr", Value: nobody.String()}}, Verdict: topology.Verdict{Kind: "accept"}, Comment: forNobody}},
+	}}}}
+}
+
+// letInOf has an external machine send frames for nobody, which the switch sends to all its ports, and then ask the host, which must answer; and
+// tells how many of those came in there.
+func letInOf(ctx context.Context, g *growth) (uint64, error) {
+	before, err := g.counted(ctx, g.host, forNobody)
+	if err != nil {
+		return 0, err
+	}
+	x := external(g.Bench)
+	for range strangers {
+		if err := g.Send(ctx, x, g.face(x.Machine).Name, lab.Packet{
+			EthDst: nobody, Proto: "udp", Token: g.newToken(),
+			Src: netip.MustParseAddrPort("192.0.2.1:9"), Dst: netip.MustParseAddrPort("192.0.2.2:9"), // RFC 5737, and discard
+		}); err != nil {
+			return 0, err
+		}
+	}
+	host := netip.AddrPortFrom(addrOf(g.Bench, Place{Machine: g.host}, IPv4), controlPort)
+	if ok, err := eventually(ctx, patience, func() (bool, error) {
+		a, err := g.Ask(ctx, x, lab.Ask{Proto: "udp", To: host, Wait: slow})
+		return a.Answered, err
+	}); err != nil || !ok {
+		return 0, errors.Join(err, fmt.Errorf("control: %s does not reach %s: nothing can be concluded of frames for nobody", x, g.host))
+	}
+	after, err := g.counted(ctx, g.host, forNobody)
+	return after - before, err
+}
+
+var _ = register(Spec{
+	Suite: scale, On: &overflowing, Within: 4 * specTimeout, Needs: []modes.Kernel{modes.NFBridge, modes.NFNetdev},
+	Feature: Feature{
+		Name: "containers-nic-512-promisc", Group: "limits",
+		Doc: "Is a host whose NIC filters 512 addresses, and lets everything in once it is given more, still spared frames for other stations when it has 513 containers?",
+	},
+	Name: "in a lab of one host, whose NIC filters 512 addresses or lets everything in, 511 containers are attached, two more one by one, and one is detached; each time the newest asks an external machine, which sends 32 frames for nobody; with 513, every eighth asks",
+	Run: staged(func(ctx context.Context, g *growth) (Observation, error) {
+		port := uplinkPort(g.Bench)
+		nic := cable(g.plan.Machine(g.host), uplink(g.Bench))
+		if err := g.Apply(ctx, stranger(g.host, nic.Name)); err != nil {
+			return Observation{}, err
+		}
+		var said, wrong []string
+		var in []uint64
+		o := Observation{Status: reports.Works}
+		for i, n := range stages {
+			ok, words, err := g.stage(ctx, n)
+			if err != nil || g.reason != nil {
+				return Observation{}, err
+			}
+			if !ok {
+				wrong = append(wrong, words)
+			}
+			all, err := g.counted(ctx, port.Machine, "accept all "+port.Interface)
+			if err != nil {
+				return Observation{}, err
+			}
+			came, err := letInOf(ctx, g)
+			if err != nil {
+				return Observation{}, err
+			}
+			in = append(in, came)
+			said = append(said, fmt.Sprintf("with %d containers, the newest of which was answered, %d of %d frames for nobody", n, came, strangers))
+			o = o.with(port.Machine, "%q has counted %d packets, with %d containers", "accept all "+port.Interface, all, n)
+			o.Values = append(o.Values, reports.Value{Unit: "count", Value: float64(came), Count: n})
+			if i != brimming {
+				if came > 0 {
+					wrong = append(wrong, fmt.Sprintf("with %d containers %d frames for nobody came in", n, came))
+				}
+				continue
+			}
+			if (came > 0) != (all > 0) {
+				wrong = append(wrong, fmt.Sprintf("with %d containers %d frames for nobody came in, and the NIC let %d frames in without a filter", n, came, all))
+			}
+			asked, mute, err := silentOnes(ctx, g.Bench, g.host)
+			if err != nil {
+				return Observation{}, err
+			}
+			if len(mute) > 0 {
+				wrong = append(wrong, fmt.Sprintf("with %d containers, %d of %d that asked were not answered, such as %s", n, len(mute), asked, mute[0]))
+			}
+			rtt, err := latecomer(ctx, g.Bench, g.host)
+			if err != nil {
+				return Observation{}, err
+			}
+			g.value("rtt-sec", rtt.Seconds())
+		}
+		if in[brimming] > 0 {
+			o.Status = reports.Blocked
+		}
+		o.Detail = fmt.Sprintf("%s came in at %s of %s", strings.Join(said, ", "), nic.Name, g.host)
+		if len(wrong) > 0 {
+			o.Status, o.Detail = "mixed", strings.Join(wrong, "; ")
+		}
+		for _, v := range g.values {
+			if v.Unit == "rtt-sec" {
+				o.Values = append(o.Values, v)
+			}
+		}
+		return o, nil
+	}),
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the device of the 513th is down", Rewire: unlike(heard+1, func(steps []topology.Step) []topology.Step {
+			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.Set != nil && s.Set.State == "up" })
+		})},
+		{Mode: "bridge", Doc: "the host's interface is promiscuous", Rewire: unlike(heard+1, func(steps []topology.Step) []topology.Step {
+			return append(slices.Clone(steps), topology.Step{On: steps[0].On, Set: &topology.LinkSet{Name: "eth0", Promisc: "on"}})
 		})},
 	},
 })

@@ -245,12 +245,13 @@ func TestApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, of := range []struct{ suites, modes []string }{
-		{[]string{OnFabrics}, []string{"bridge", "ptp", "macvlan-bridge", "fan"}},
-		{[]string{failure}, []string{"bridge", "macvlan-bridge"}},
-		{[]string{scale}, []string{"bridge", "macvlan-bridge"}},
+	for _, of := range []struct{ suites, modes, features []string }{
+		{[]string{OnFabrics}, []string{"bridge", "ptp", "macvlan-bridge", "fan"}, nil},
+		{[]string{failure}, []string{"bridge", "macvlan-bridge"}, nil},
+		{[]string{scale}, []string{"bridge", "macvlan-bridge"}, nil},
+		{[]string{scale}, []string{"vxlan-static", "vxlan-gossip", "direct-bgp"}, []string{"fdb-10000", "fdb-full", "bgp-10000"}},
 	} {
-		run := &Run{Driver: netns.Driver{}, Topology: twoHosts(t), Suites: of.suites, Expectations: expectations, Emit: func(Event) {}}
+		run := &Run{Driver: netns.Driver{}, Topology: twoHosts(t), Suites: of.suites, Features: of.features, Expectations: expectations, Emit: func(Event) {}}
 		for _, name := range of.modes {
 			m, _ := modes.Find(name)
 			run.Modes = append(run.Modes, m)

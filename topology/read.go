@@ -594,8 +594,12 @@ func (t Topology) checkTors() *flaw {
 			}
 			joined[segment] = name
 		}
-		if routes := t.Tors[name].Routes; routes < 0 || routes > mostTable {
-			return &flaw{path: []string{"tors", name, "routes"}, problem: fmt.Sprintf("%d routes", routes), remedy: fmt.Sprintf("at most %d, or none for what is usual", mostTable)}
+		most := mostTable
+		if t.Fabric == Routed {
+			most = mostBorne
+		}
+		if routes := t.Tors[name].Routes; routes < 0 || routes > most {
+			return &flaw{path: []string{"tors", name, "routes"}, problem: fmt.Sprintf("%d routes", routes), remedy: fmt.Sprintf("at most %d, or none for what is usual", most)}
 		}
 	}
 	for _, name := range names(t.Segments) {
@@ -608,6 +612,9 @@ func (t Topology) checkTors() *flaw {
 
 // mostTable is the most that Amazon VPC lets a table hold on request, and bounds what a lab has to fill.
 const mostTable = 1000
+
+// mostBorne bounds what a router bears of one neighbour.
+const mostBorne = 100_000
 
 func (t Topology) checkSegment(path []string, name string) *flaw {
 	if _, known := t.Segments[name]; !known {

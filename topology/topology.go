@@ -28,7 +28,7 @@ type Segment struct {
 // Tor is a top-of-rack switch: it joins the machines of each of its segments, one bridge a segment.
 type Tor struct {
 	Joins  []string `yaml:"joins" json:"joins"`                       // segments
-	Routes int      `yaml:"routes,omitempty" json:"routes,omitempty"` // of each family that its table holds on the fabric vpc; 0: as many as is usual in the cloud that a mode is for
+	Routes int      `yaml:"routes,omitempty" json:"routes,omitempty"` // of each family: that its table holds on the fabric vpc, 0: as many as is usual in the cloud that a mode is for; or that it bears of one neighbour on routed-bgp, 0: 100
 }
 
 // Host is a machine that carries containers.

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -114,7 +115,7 @@ func (p *Plan) defaultRoutes(m *Machine, add func(Step)) {
 const (
 	holdTime    = 9 * time.Second
 	restartTime = 30 * time.Second // how long what a neighbour announced is kept when it restarts (RFC 4724)
-	mostRoutes  = 100              // of one neighbour and family: its slice, and containers that moved to it
+	mostRoutes  = 100              // of one neighbour and family, where the topology says nothing (Tor.Routes): its slice, and containers that moved to it
 )
 
 // speaker is a tor's: it waits for the hosts, each of which may come over every link that a network uses. Over a link it
@@ -142,7 +143,7 @@ func (p *Plan) speaker(tor *Machine) BGP {
 		}
 		b.Peers = append(b.Peers, Peer{
 			Addr: end.NIC(port.Peer.Interface).V4.Addr(), AS: end.AS, Local: port.V4.Addr(), Local6: port.V6.Addr(),
-			Passive: true, Accept: accept, MaxPrefixes: mostRoutes,
+			Passive: true, Accept: accept, MaxPrefixes: cmp.Or(uint32(p.Topology.Tors[tor.Name].Routes), mostRoutes),
 		})
 	}
 	return b

@@ -115,6 +115,7 @@ type Link struct {
 	Port     int        // vxlan: where their packets are sent (UDP)
 	Proxy    bool       // vxlan: answer ARP and neighbour solicitations for the neighbours that it has, and carry none
 	Learning bool       // vxlan: make entries for senders of what arrives; else it has those alone that it is given
+	Entries  int        // vxlan: how many its forwarding table may have; 0: any number
 	Group    netip.Addr // vxlan: multicast group, joined on Parent, for frames that no entry is for; invalid: none
 }
 
@@ -204,6 +205,16 @@ type Announcement struct {
 	// has followed its carrier (RFC 2863, ifOperStatus), and what was announced before that loses the first of those that
 	// come, and a second with the neighbour's resolution. It is waited for, a second at most.
 	Link string
+	Many int // so many, of single IPv4 addresses one after another; 0: one
+}
+
+// All are the prefixes.
+func (a Announcement) All() []netip.Prefix {
+	all := make([]netip.Prefix, 0, max(1, a.Many))
+	for p := a.Prefix; len(all) < cap(all); p = netip.PrefixFrom(p.Addr().Next(), p.Bits()) {
+		all = append(all, p)
+	}
+	return all
 }
 
 // Gossip makes the machine a member of a cluster that knows who of it is alive and where endpoints are, by gossip (SWIM, as in
@@ -384,6 +395,28 @@ type Neigh struct {
 	MAC   net.HardwareAddr
 	Proxy bool // answer for IP on Link (proxy ARP or NDP)
 	FDB   bool
+	Many  int // so many entries; 0: one. Those of a forwarding table are of as many MAC addresses, one after another, others of as many IPv4 addresses
+}
+
+// All are the entries, each by itself.
+func (n Neigh) All() []Neigh {
+	all := make([]Neigh, 0, max(1, n.Many))
+	for range cap(all) {
+		one := n
+		one.Many, one.MAC = 0, slices.Clone(n.MAC)
+		all = append(all, one)
+		if !n.FDB {
+			n.IP = n.IP.Next()
+			continue
+		}
+		n.MAC = slices.Clone(n.MAC)
+		for i := len(n.MAC) - 1; i >= 0; i-- {
+			if n.MAC[i]++; n.MAC[i] != 0 {
+				break
+			}
+		}
+	}
+	return all
 }
 
 // Sysctl is a setting below /proc/sys of the namespace.
@@ -725,6 +758,9 @@ func (l Link) line(at, on, in string, remove bool) string {
 		if !l.Learning {
 			w.add("nolearning")
 		}
+		if l.Entries > 0 {
+			w.add("maxaddress", fmt.Sprint(l.Entries))
+		}
 	case "ipip":
 		w.add("local", l.Local.String())
 	}
@@ -838,21 +874,51 @@ func (r Route) line(at string, remove bool) string {
 }
 
 func (n Neigh) line(at string, remove bool) string {
+	mac, ip := n.MAC.String(), n.IP.String()
+	if n.Many > 1 {
+		one, first := n, uint64(0)
+		if one.Many = 0; n.FDB {
+			mac, first = macsInShell(n.MAC)
+		} else {
+			ip, first = addrsInShell(n.IP)
+		}
+		return repeated(first, n.Many, one.as(at, mac, ip, remove))
+	}
+	return n.as(at, mac, ip, remove)
+}
+
+// repeated is a line for each of so many numbers i.
+func repeated(first uint64, many int, line string) string {
+	return fmt.Sprintf("for i in $(seq %d %d); do %s; done", first, first+uint64(many)-1, line)
+}
+
+// addrsInShell is an IPv4 address by the number i in a shell, and that of a.
+func addrsInShell(a netip.Addr) (text string, first uint64) {
+	return "$((i>>24)).$((i>>16&255)).$((i>>8&255)).$((i&255))", uint64(number(a))
+}
+
+// macsInShell is a MAC address by its last three octets as the number i in a shell, and that of a.
+func macsInShell(a net.HardwareAddr) (text string, first uint64) {
+	return a[:3].String() + ":$(printf %02x:%02x:%02x $((i>>16)) $((i>>8&255)) $((i&255)))", uint64(a[3])<<16 | uint64(a[4])<<8 | uint64(a[5])
+}
+
+// as is the line of one entry, by the texts of its addresses.
+func (n Neigh) as(at, mac, ip string, remove bool) string {
 	switch {
 	case n.FDB && n.IP.IsValid(): // a VXLAN's, where one MAC may have several destinations
 		verb := "append"
 		if remove {
 			verb = "del"
 		}
-		return fmt.Sprintf("bridge -n %s fdb %s %s dev %s dst %s self permanent", at, verb, n.MAC, n.Link, n.IP)
+		return fmt.Sprintf("bridge -n %s fdb %s %s dev %s dst %s self permanent", at, verb, mac, n.Link, ip)
 	case n.FDB:
-		return fmt.Sprintf("bridge -n %s fdb %s %s dev %s master static", at, addDel(remove), n.MAC, n.Link)
+		return fmt.Sprintf("bridge -n %s fdb %s %s dev %s master static", at, addDel(remove), mac, n.Link)
 	case n.Proxy:
-		return fmt.Sprintf("ip -n %s neigh %s proxy %s dev %s", at, addDel(remove), n.IP, n.Link)
+		return fmt.Sprintf("ip -n %s neigh %s proxy %s dev %s", at, addDel(remove), ip, n.Link)
 	case remove:
-		return fmt.Sprintf("ip -n %s neigh del %s dev %s", at, n.IP, n.Link)
+		return fmt.Sprintf("ip -n %s neigh del %s dev %s", at, ip, n.Link)
 	}
-	return fmt.Sprintf("ip -n %s neigh add %s lladdr %s dev %s nud permanent", at, n.IP, n.MAC, n.Link)
+	return fmt.Sprintf("ip -n %s neigh add %s lladdr %s dev %s nud permanent", at, ip, mac, n.Link)
 }
 
 func (s Shape) line(at string, remove bool) string {
@@ -1346,7 +1412,14 @@ func (a Announcement) line(at string, remove bool) string {
 	if remove {
 		network = "no network"
 	}
-	return fmt.Sprintf("%s -c 'configure terminal' -c 'router bgp' -c 'address-family %s unicast' -c '%s %s'", vtysh(at), family(a.Prefix), network, a.Prefix)
+	line := func(prefix, quote string) string {
+		return fmt.Sprintf("%s -c 'configure terminal' -c 'router bgp' -c 'address-family %s unicast' -c %s%s %s%[3]s", vtysh(at), family(a.Prefix), quote, network, prefix)
+	}
+	if a.Many > 1 {
+		text, first := addrsInShell(a.Prefix.Addr())
+		return repeated(first, a.Many, line(text+"/32", `"`))
+	}
+	return line(a.Prefix.String(), "'")
 }
 
 // line is nft(8)'s own syntax, as it would list the table.

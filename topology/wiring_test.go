@@ -212,8 +212,8 @@ func TestStepString(t *testing.T) {
 			"ip -n h1 link add name vxlan0 address 02:03:00:01:00:04 mtu 1450 up type vxlan id 4096 local 198.18.0.1 dstport 4789 nolearning", "ip -n h1 link del dev vxlan0",
 		},
 		{
-			topology.Step{Link: &topology.Link{Name: "vxlan0", Kind: "vxlan", Local: addr("198.18.0.1"), VNI: 4096, Port: 4789, Proxy: true}},
-			"ip -n h1 link add name vxlan0 type vxlan id 4096 local 198.18.0.1 dstport 4789 proxy nolearning", "ip -n h1 link del dev vxlan0",
+			topology.Step{Link: &topology.Link{Name: "vxlan0", Kind: "vxlan", Local: addr("198.18.0.1"), VNI: 4096, Port: 4789, Proxy: true, Entries: 16}},
+			"ip -n h1 link add name vxlan0 type vxlan id 4096 local 198.18.0.1 dstport 4789 proxy nolearning maxaddress 16", "ip -n h1 link del dev vxlan0",
 		},
 		{
 			topology.Step{Gossip: &topology.Gossip{
@@ -400,6 +400,11 @@ END`,
 			"ip netns exec h1 vtysh -N h1 -c 'configure terminal' -c 'router bgp' -c 'address-family ipv4 unicast' -c 'no network 198.18.1.0/24'",
 		},
 		{
+			topology.Step{Announce: &topology.Announcement{Prefix: pfx("0.1.0.4/32"), Many: 2}},
+			"for i in $(seq 65540 65541); do ip netns exec h1 vtysh -N h1 -c 'configure terminal' -c 'router bgp' -c 'address-family ipv4 unicast' -c \"network $((i>>24)).$((i>>16&255)).$((i>>8&255)).$((i&255))/32\"; done",
+			"for i in $(seq 65540 65541); do ip netns exec h1 vtysh -N h1 -c 'configure terminal' -c 'router bgp' -c 'address-family ipv4 unicast' -c \"no network $((i>>24)).$((i>>16&255)).$((i>>8&255)).$((i&255))/32\"; done",
+		},
+		{
 			topology.Step{Announce: &topology.Announcement{Prefix: pfx("2001:db8:18::101/128")}},
 			"ip netns exec h1 vtysh -N h1 -c 'configure terminal' -c 'router bgp' -c 'address-family ipv6 unicast' -c 'network 2001:db8:18::101/128'",
 			"ip netns exec h1 vtysh -N h1 -c 'configure terminal' -c 'router bgp' -c 'address-family ipv6 unicast' -c 'no network 2001:db8:18::101/128'",
@@ -420,6 +425,16 @@ END`,
 		{
 			topology.Step{Neigh: &topology.Neigh{Link: "vxlan0", MAC: mac4, IP: addr("198.18.0.2"), FDB: true}},
 			"bridge -n h1 fdb append 02:03:00:01:00:04 dev vxlan0 dst 198.18.0.2 self permanent", "bridge -n h1 fdb del 02:03:00:01:00:04 dev vxlan0 dst 198.18.0.2 self permanent",
+		},
+		{
+			topology.Step{Neigh: &topology.Neigh{Link: "vxlan0", MAC: mac4, IP: addr("198.18.0.2"), FDB: true, Many: 300}},
+			"for i in $(seq 65540 65839); do bridge -n h1 fdb append 02:03:00:$(printf %02x:%02x:%02x $((i>>16)) $((i>>8&255)) $((i&255))) dev vxlan0 dst 198.18.0.2 self permanent; done",
+			"for i in $(seq 65540 65839); do bridge -n h1 fdb del 02:03:00:$(printf %02x:%02x:%02x $((i>>16)) $((i>>8&255)) $((i&255))) dev vxlan0 dst 198.18.0.2 self permanent; done",
+		},
+		{
+			topology.Step{Neigh: &topology.Neigh{Link: "eth0", MAC: mac4, IP: addr("0.1.0.4"), Many: 2}},
+			"for i in $(seq 65540 65541); do ip -n h1 neigh add $((i>>24)).$((i>>16&255)).$((i>>8&255)).$((i&255)) lladdr 02:03:00:01:00:04 dev eth0 nud permanent; done",
+			"for i in $(seq 65540 65541); do ip -n h1 neigh del $((i>>24)).$((i>>16&255)).$((i>>8&255)).$((i&255)) dev eth0; done",
 		},
 
 		{

@@ -272,6 +272,17 @@ func (h *Host) Attempt(a lab.Attempt, reply *lab.Refusal) error {
 	}
 }
 
+// Space is the verb Host.Space.
+func (h *Host) Space(name string, reply *lab.SpaceState) error {
+	of, err := h.find(name)
+	if err != nil {
+		return err
+	}
+	s, err := state(map[string]*space.Space{name: of})
+	*reply = s.Spaces[name]
+	return err
+}
+
 // State is the verb Host.State. A container that lives in another's namespace shows that one's state.
 func (h *Host) State(_ lab.Nothing, reply *lab.State) error {
 	h.mu.Lock()

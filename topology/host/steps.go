@@ -328,6 +328,9 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 			asked(func(nl *netlinks) error { return nl.RouteAdd(r) }),
 			asked(func(nl *netlinks) error { return nl.RouteDel(&whose) }))
 	case s.Neigh != nil:
+		if s.Neigh.Many > 1 {
+			return w.neighs(s)
+		}
 		n, err := neigh(nl, *s.Neigh)
 		if err != nil {
 			return nil, err
@@ -372,6 +375,28 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 			asked(func(nl *netlinks) error { return nl.QdiscDel(q) }))
 	}
 	return nil, errors.New("a step that asks for nothing")
+}
+
+// neighs makes many entries, or takes them away: all of them or none.
+func (w *walk) neighs(s topology.Step) (func(*walk) error, error) {
+	all := s.Neigh.All()
+	each := func(remove bool, of []topology.Neigh) func(*walk) error {
+		return func(w *walk) error {
+			var errs []error
+			for i, n := range of {
+				_, err := w.do(topology.Step{In: s.In, Remove: remove, Neigh: &n})
+				if err != nil && !remove {
+					for _, n := range of[:i] {
+						_, _ = w.do(topology.Step{In: s.In, Remove: true, Neigh: &n})
+					}
+					return fmt.Errorf("entry %d of %d: %w", i+1, len(of), err)
+				}
+				errs = append(errs, err)
+			}
+			return errors.Join(errs...)
+		}
+	}
+	return w.either(s.Remove, each(false, all), each(true, all))
 }
 
 // forget deletes connections, of both families. None is no error, nor is a kernel without connection tracking, which has none.
@@ -419,7 +444,7 @@ func (w *walk) speak(s topology.Step) (func(*walk) error, error) {
 				return nil, err
 			}
 		}
-		undo, err = w.speaker.Announce(s.Announce.Prefix)
+		undo, err = w.speaker.Announce(s.Announce.All()...)
 	}
 	return func(*walk) error { return undo() }, err
 }
@@ -953,7 +978,7 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 			return err
 		}
 	case "vxlan":
-		device := &netlink.Vxlan{LinkAttrs: base, VxlanId: l.VNI, SrcAddr: l.Local.AsSlice(), Port: l.Port, Learning: l.Learning, Proxy: l.Proxy}
+		device := &netlink.Vxlan{LinkAttrs: base, VxlanId: l.VNI, SrcAddr: l.Local.AsSlice(), Port: l.Port, Learning: l.Learning, Proxy: l.Proxy, Limit: l.Entries}
 		if l.Group.IsValid() {
 			parent, err := index(nl, l.Parent)
 			if err != nil {

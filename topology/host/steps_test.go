@@ -214,6 +214,13 @@ func TestSteps(t *testing.T) {
 			entry(mac("02:00:00:00:00:02"), "198.18.0.2"), entries, "02:00:00:00:00:02 true 198.18.0.2",
 		},
 		{
+			"many destinations",
+			[]string{"vxlan"},
+			[]topology.Step{tunnel},
+			topology.Step{Neigh: &topology.Neigh{Link: "v", MAC: mac("02:00:00:00:00:ff"), IP: netip.MustParseAddr("198.18.0.2"), FDB: true, Many: 2}},
+			entries, "02:00:00:00:00:ff true 198.18.0.2; 02:00:00:00:01:00 true 198.18.0.2",
+		},
+		{
 			"second destination of frames for all",
 			[]string{"vxlan"},
 			[]topology.Step{tunnel, entry(make(net.HardwareAddr, 6), "198.18.0.2")},
@@ -356,6 +363,22 @@ func TestRouteLimit(t *testing.T) {
 		if err := h.Attempt(lab.Attempt{Step: c.step}, &got); err != nil || got.Errno != c.errno || got.Text != c.text {
 			t.Errorf("%s: refused with %q and error %v, want %q: %q", c.step, got, err, c.errno, c.text)
 		}
+	}
+}
+
+// A tunnel whose table is full takes no entry more.
+func TestTunnelLimit(t *testing.T) {
+	needs(t, "vxlan")
+	h := machine(t)
+	entries := topology.Step{Neigh: &topology.Neigh{Link: "v", MAC: mac("02:00:00:00:00:01"), IP: netip.MustParseAddr("198.18.0.2"), FDB: true, Many: 4}}
+	tunnel := topology.Step{Link: &topology.Link{Name: "v", Kind: "vxlan", Up: true, Local: netip.MustParseAddr("198.18.0.1"), VNI: 7, Port: 4789, Entries: 4}}
+	if err := h.Apply(lab.Apply{Owner: "it", Steps: []topology.Step{tunnel, entries}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	one := topology.Step{Neigh: &topology.Neigh{Link: "v", MAC: mac("02:00:00:00:00:09"), IP: netip.MustParseAddr("198.18.0.2"), FDB: true}}
+	var got lab.Refusal
+	if err := h.Attempt(lab.Attempt{Step: one}, &got); err != nil || got.Errno != "ENOSPC" {
+		t.Errorf("one more: refused with %q and error %v, want ENOSPC", got, err)
 	}
 }
 

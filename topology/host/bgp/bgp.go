@@ -78,36 +78,48 @@ func (s *Service) Close() error {
 
 var errNone = errors.New("no speaker on this machine")
 
-// Announce has the speaker announce a prefix until as many undos as Announces were called for it. The undo is no error
-// where the speaker is gone. A crashed speaker announces it when it is revived.
-func (s *Service) Announce(p netip.Prefix) (undo func() error, err error) {
+// Announce has the speaker announce prefixes, each until as many undos as Announces were called for it. The undo is no error
+// where the speaker is gone. A crashed speaker announces them when it is revived.
+func (s *Service) Announce(ps ...netip.Prefix) (undo func() error, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fib == nil {
-		return nil, fmt.Errorf("%s: announce %v: %w", s.machine, p, errNone)
+		return nil, fmt.Errorf("%s: announce %v: %w", s.machine, ps[0], errNone)
 	}
-	of, key := s.fib, p.Masked().String()
-	if s.announced[key] == 0 && s.running != nil {
-		if err := s.running.announce(p.Masked()); err != nil {
-			return nil, fmt.Errorf("%s: announce %v: %w", s.machine, p, err)
+	of := s.fib
+	for i, p := range ps {
+		key := p.Masked().String()
+		if s.announced[key] == 0 && s.running != nil {
+			if err := s.running.announce(p.Masked()); err != nil {
+				return nil, errors.Join(fmt.Errorf("%s: announce %v: %w", s.machine, p, err), s.withdraw(ps[:i]))
+			}
 		}
+		s.announced[key]++
 	}
-	s.announced[key]++
 	return func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.fib != of {
 			return nil // another speaker's, or none
 		}
+		return s.withdraw(ps)
+	}, nil
+}
+
+// withdraw takes an announcement of each back.
+func (s *Service) withdraw(ps []netip.Prefix) error {
+	var errs []error
+	for _, p := range ps {
+		key := p.Masked().String()
 		if s.announced[key]--; s.announced[key] > 0 {
-			return nil
+			continue
 		}
 		delete(s.announced, key)
-		if s.running == nil {
-			return nil
+		if s.running != nil {
+			errs = append(errs, s.running.withdraw(p.Masked()))
 		}
-		return s.running.withdraw(p.Masked())
-	}, nil
+	}
+	return errors.Join(errs...)
 }
 
 // State is the verb BGP.State.

@@ -88,12 +88,7 @@ func (t *tables) set(wanted map[key]record, note func(lab.GossipEvent)) error {
 		if is, ok := wanted[k]; ok && is.VTEP == was.VTEP && slices.Equal(is.IPs, was.IPs) {
 			continue
 		}
-		about("removed", was, t.each(was, func(n *netlink.Neigh) error {
-			if err := t.nl.NeighDel(n); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENXIO) {
-				return err
-			}
-			return nil
-		}))
+		about("removed", was, t.each(was, t.remove))
 		delete(t.written, k)
 	}
 	for k, r := range wanted {
@@ -104,9 +99,19 @@ func (t *tables) set(wanted map[key]record, note func(lab.GossipEvent)) error {
 		about("installed", r, err)
 		if err == nil {
 			t.written[k] = r
+			continue
 		}
+		_ = t.each(r, t.remove) // what of it was written: nobody would know of it
 	}
 	return errors.Join(errs...)
+}
+
+// remove takes an entry away that may be gone already, or its device.
+func (t *tables) remove(n *netlink.Neigh) error {
+	if err := t.nl.NeighDel(n); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENXIO) {
+		return err
+	}
+	return nil
 }
 
 // each does something with all entries of an endpoint: where its frames are to be sent, and who has its addresses.
