@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -288,6 +289,137 @@ var _ = register(Spec{
 	Sabotage: []Sabotage{
 		{Mode: "direct-bgp", Doc: "what the first host sends to its router is lost", Steps: mute},
 		{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute},
+	},
+})
+
+// remembering has the router keep a route of its own to the first of the addresses that are withdrawn.
+func remembering(p *topology.Plan) []topology.Step {
+	h := p.Hosts()[0]
+	slice, _ := p.Slice(h.Name, p.Networks[0].Name)
+	nic := h.NIC(p.Networks[0].NIC)
+	return []topology.Step{{On: nic.Peer.Machine, Route: &topology.Route{Dst: alone(upper(slice)), Via: nic.V4.Addr(), Metric: 100}}}
+}
+
+// flaps are how often a session is reset in a row.
+const flaps = 5
+
+// flapped is the address that a host announces before one of them, and withdraws while the session is down.
+func flapped(b *Bench, host string, i int) netip.Prefix {
+	slice, _ := b.plan.Slice(host, network(b))
+	a := upper(slice)
+	for range i {
+		a = a.Next()
+	}
+	return alone(a)
+}
+
+var _ = register(Spec{
+	Suite:   failure,
+	Feature: Feature{Name: "session-flaps", Group: failure, Doc: "When the session of a host is reset five times in a row, and something is withdrawn each time it is down, is there one session again each time, and no route left behind?"},
+	Name:    "five times a host announces one address more, the router resets its session, and the address is withdrawn before it is established again; the router's routes, and sessions and sockets of both, are compared with before",
+	Within:  6 * specTimeout,
+	Run: speaking(func(ctx context.Context, b *Bench) (Observation, error) {
+		s := sessionOf(b, firstHost(b))
+		ways := func() (texts []string, sockets map[string]int, err error) {
+			sockets = map[string]int{}
+			for _, machine := range []string{s.tor, s.host} {
+				state, err := b.own(ctx, machine)
+				if err != nil {
+					return nil, nil, err
+				}
+				sockets[machine] = state.Sockets
+				if machine == s.tor {
+					for _, r := range state.Routes {
+						texts = append(texts, r.Text)
+					}
+				}
+			}
+			slices.Sort(texts)
+			return texts, sockets, nil
+		}
+		turns := func() (ups, downs int, err error) {
+			state, err := bgpState(ctx, b, s.tor)
+			for _, e := range state.Events {
+				switch {
+				case e.Peer != s.own(IPv4):
+				case e.Kind == "established":
+					ups++
+				case e.Kind == "down":
+					downs++
+				}
+			}
+			return ups, downs, err
+		}
+		before, opened, err := ways()
+		if err != nil {
+			return Observation{}, err
+		}
+		ups, downs, err := turns()
+		if err != nil {
+			return Observation{}, err
+		}
+		const owner = specOwner + " flap"
+		b.atEnd(func(ctx context.Context) error { return b.lab.Undo(ctx, owner) })
+		var o Observation
+		for i := range flaps {
+			p := flapped(b, s.host, i)
+			if err := b.lab.Apply(ctx, owner, announcing(s.host, p)); err != nil {
+				return o, err
+			}
+			if ok, err := eventually(ctx, patience, func() (bool, error) {
+				routes, err := routesTo(ctx, b, s.tor, p)
+				return len(routes) > 0, err
+			}); err != nil || !ok {
+				return o, errors.Join(err, fmt.Errorf("%s does not learn %s from %s", s.tor, p, s.host))
+			}
+			began := time.Now()
+			if err := b.Do(ctx, s.tor, "BGP.Reset", s.own(IPv4), &lab.Nothing{}); err != nil {
+				return o, err
+			}
+			if down, err := eventually(ctx, patience, func() (bool, error) { up, err := s.up(ctx, b); return !up, err }); err != nil || !down {
+				return o, errors.Join(err, fmt.Errorf("%s was told to reset its session with %s, which is still up after %s", s.tor, s.host, patience))
+			}
+			if err := b.lab.Undo(ctx, owner); err != nil {
+				return o, err
+			}
+			if err := converged(ctx, b); ctx.Err() == nil && err != nil {
+				return blocked("%s reset its session with %s, %d times before: %v", s.tor, s.host, i, err), nil
+			} else if err != nil {
+				return o, err
+			}
+			o = o.value("up-again-sec", time.Since(began).Seconds())
+		}
+		var now, left []string
+		var sockets map[string]int
+		_, err = eventually(ctx, patience, func() (bool, error) {
+			now, sockets, err = ways()
+			return slices.Equal(now, before) && maps.Equal(sockets, opened), err
+		})
+		if err != nil {
+			return o, err
+		}
+		for i := range flaps {
+			routes, err := routesTo(ctx, b, s.tor, flapped(b, s.host, i))
+			if err != nil {
+				return o, err
+			}
+			for _, r := range routes {
+				left = append(left, r.Text)
+			}
+		}
+		ups2, downs2, err := turns()
+		if err != nil {
+			return o, err
+		}
+		same := len(left) == 0 && slices.Equal(now, before) && maps.Equal(sockets, opened) && ups2-ups == flaps && downs2-downs == flaps
+		out := whether(same, "%s reset its session with %s %d times: it went down %d times and was established %d times; of what was withdrawn meanwhile %s is left; %s has %d routes, and had %d; sockets of %s and %s: %d and %d, before %d and %d",
+			s.tor, s.host, flaps, downs2-downs, ups2-ups, orNone(left), s.tor, len(now), len(before), s.tor, s.host, sockets[s.tor], sockets[s.host], opened[s.tor], opened[s.host])
+		out.Values = o.Values
+		return out, nil
+	}),
+	Sabotage: []Sabotage{
+		{Mode: "direct-bgp", Doc: "the router has a static route to what is withdrawn, too", Steps: remembering},
+		{Mode: speaks, Doc: "the router has a static route to what is withdrawn, too", Steps: remembering},
 	},
 })
 

@@ -249,7 +249,7 @@ func TestApart(t *testing.T) {
 		{[]string{OnFabrics}, []string{"bridge", "ptp", "macvlan-bridge", "fan"}, nil},
 		{[]string{failure}, []string{"bridge", "macvlan-bridge"}, nil},
 		{[]string{scale}, []string{"bridge", "macvlan-bridge"}, nil},
-		{[]string{scale}, []string{"vxlan-static", "vxlan-gossip", "direct-bgp"}, []string{"fdb-10000", "fdb-full", "bgp-10000"}},
+		{[]string{scale, failure}, []string{"vxlan-static", "vxlan-gossip", "direct-bgp"}, []string{"fdb-10000", "fdb-full", "bgp-10000", "session-flaps"}},
 	} {
 		run := &Run{Driver: netns.Driver{}, Topology: twoHosts(t), Suites: of.suites, Features: of.features, Expectations: expectations, Emit: func(Event) {}}
 		for _, name := range of.modes {
