@@ -149,7 +149,7 @@ func each(t *testing.T, f func(*testing.T, Kernel, string)) {
 
 func boot(t *testing.T, k Kernel, g Guest) *Machine {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	m, err := Boot(ctx, k, g)
 	if err != nil {
@@ -217,7 +217,7 @@ func TestStream(t *testing.T) {
 func TestTurns(t *testing.T) {
 	each(t, func(t *testing.T, k Kernel, cache string) {
 		m := boot(t, k, Guest{Cache: cache, Args: []string{"echo"}})
-		deaf := time.AfterFunc(20*time.Second, func() { _ = m.Stop() })
+		deaf := time.AfterFunc(time.Minute, func() { _ = m.Stop() })
 		defer deaf.Stop()
 		said := make([]byte, 20000)
 		for i := range 20 {
@@ -269,7 +269,7 @@ func TestEnds(t *testing.T) {
 				}
 				select {
 				case <-m.over:
-				case <-time.After(20 * time.Second):
+				case <-time.After(time.Minute):
 					t.Error("the machine runs on after its end")
 				}
 			})
@@ -308,7 +308,7 @@ func TestNothingStays(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		late := time.After(20 * time.Second)
+		late := time.After(time.Minute)
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
 		for running(t, cache) > 0 || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {

@@ -133,7 +133,7 @@ func load(names []string) map[string]string {
 }
 
 // lineDeadline is how long the line's device may take to appear.
-const lineDeadline = 20 * time.Second
+const lineDeadline = time.Minute
 
 // openLine opens the line: under UML the first serial line, which it joins to a descriptor; else the port of virtio-serial.
 func openLine(kind string) (*os.File, error) {

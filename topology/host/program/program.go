@@ -55,7 +55,7 @@ type life struct {
 func New(machine string) *Service { return &Service{machine: machine, programs: map[string]*program{}} }
 
 const (
-	within = 10 * time.Second       // until a program is ready, if its step says nothing else
+	within = time.Minute            // until a program is ready, if its step says nothing else
 	grace  = 5 * time.Second        // until one that was asked to end is killed
 	pace   = 5 * time.Millisecond   // of looking whether a program is ready
 	answer = 500 * time.Millisecond // until a try to connect is given up
