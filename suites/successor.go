@@ -51,7 +51,8 @@ func succeeded(ctx context.Context, b *Bench, f Family) (Observation, error) {
 		return Observation{}, err
 	}
 	a := addrOf(b, old, f)
-	if _, err := b.Ask(ctx, neighbour, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(a, 0), Wait: hopeful}); err != nil {
+	// As long as it may take until it is looked for a second time: a port that forwards late has not carried the first.
+	if _, err := b.Ask(ctx, neighbour, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(a, 0), Wait: retry + slow}); err != nil {
 		return Observation{}, err
 	}
 	before, err := entry(ctx, b, neighbour, a)
