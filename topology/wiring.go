@@ -471,7 +471,7 @@ type Forget struct {
 
 // Await waits until a bridge forwards what comes by a port of its, in the machine's own namespace: a port does only once the kernel's link watch has seen
 // its carrier (net/core/link_watch.c), which is after whatever gave it one has been done, and until then what is sent by it is lost. It is waited for
-// a second and a half at most: longer than the second between two looks of the link watch. Nothing undoes it.
+// a second and a half at most: longer than the second between two looks of the link watch. What is no port is not waited for. Nothing undoes it.
 type Await struct{ Port string }
 
 // Bucket is the token bucket of the rate, in bytes: what may be sent at once, and what may wait.
