@@ -45,7 +45,7 @@ type Program struct {
 }
 
 // connectTimeout is how long a machine may take to answer at all, which one with an emulated processor does not at once.
-const connectTimeout = 20 * time.Second
+const connectTimeout = time.Minute
 
 // unreached is the exit code of ssh(1) where what it was to run did not tell one.
 const unreached = 255
@@ -72,7 +72,7 @@ func config(v topology.Inventory) (name string, done func(), err error) {
 
 // command is a shell's line on a machine.
 func command(ctx context.Context, config, destination, line string) *exec.Cmd {
-	args := []string{"-T", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", fmt.Sprintf("ConnectTimeout=%d", connectTimeout/time.Second), "-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=4"}
+	args := []string{"-T", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", fmt.Sprintf("ConnectTimeout=%d", connectTimeout/time.Second), "-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=20"}
 	if config != "" {
 		args = append(args, "-F", config)
 	}

@@ -23,8 +23,8 @@ type line struct {
 
 const (
 	beat     = 2 * time.Second
-	patience = 15 * time.Second // many beats: a machine may have much else to do
-	starting = time.Minute      // a session and the program take long on emulated processors
+	patience = time.Minute     // many beats: a machine may have much else to do
+	starting = 3 * time.Minute // a session and the program take long on emulated processors
 )
 
 // newLine makes a line. lost is called once nothing was heard for patience, and at first for starting.
