@@ -228,7 +228,7 @@ func (b *Bench) told(ctx context.Context) error {
 			if from == to || len(asking) == 0 || len(asked) == 0 {
 				continue
 			}
-			_, err := eventually(ctx, patience, func() (bool, error) {
+			_, err := eventually(ctx, crowded, func() (bool, error) {
 				r, err := b.Ask(ctx, asking[0], lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, asked[0], IPv4), 0), Wait: 50 * time.Millisecond})
 				return r.Answered, err
 			})

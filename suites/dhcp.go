@@ -193,7 +193,7 @@ func lease(ctx context.Context, b *Bench, f Family, broadcast bool) (Observation
 	var alive reports.Evidence
 	var packets []lab.Packet
 	// Once more with time where the first try does not decide: nothing was sent yet, the server has the question, or all are slow.
-	for _, within := range []time.Duration{shortly, 4 * shortly} {
+	for _, within := range []time.Duration{shortly, 4 * shortly, 20 * shortly} {
 		if who, refusal, err = l.attach(ctx, broadcast, within); err != nil {
 			return Observation{}, err
 		}

@@ -353,10 +353,14 @@ func acquainted(ctx context.Context, b *Bench) error {
 	return err
 }
 
-// forgetful makes a host unable to find link-layer addresses anew: it lives on those that it has.
+// forgetful makes a host unable to find link-layer addresses anew, and deaf to questions, which would tell it those of who asks: it lives on
+// those that it has.
 func forgetful(p *topology.Plan) []topology.Step {
-	nic := p.Networks[0].NIC
-	return []topology.Step{{On: p.Hosts()[0].Name, Sysctl: &topology.Sysctl{Key: "net/ipv4/neigh/" + nic + "/mcast_solicit", Value: "0"}}}
+	host, nic := p.Hosts()[0].Name, p.Networks[0].NIC
+	return []topology.Step{
+		{On: host, Sysctl: &topology.Sysctl{Key: "net/ipv4/neigh/" + nic + "/mcast_solicit", Value: "0"}},
+		{On: host, Sysctl: &topology.Sysctl{Key: "net/ipv4/conf/" + nic + "/arp_ignore", Value: "8"}},
+	}
 }
 
 var _ = register(Spec{

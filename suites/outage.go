@@ -178,15 +178,9 @@ func (s *vigil) over(ctx context.Context, what string) (Observation, error) {
 	return unharmed(ctx, s.Bench, o)
 }
 
-// estranged makes a host unable to find link-layer addresses anew, whoever asks first: it lives on those that it has.
-func estranged(p *topology.Plan) []topology.Step {
-	h := p.Hosts()[0]
-	return append(forgetful(p), topology.Step{On: h.Name, Sysctl: &topology.Sysctl{Key: "net/ipv4/conf/" + p.Networks[0].NIC + "/arp_ignore", Value: "8"}})
-}
-
 var estrangements = []Sabotage{
-	{Mode: "bridge", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
-	{Mode: "ptp", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: estranged},
+	{Mode: "bridge", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: forgetful},
+	{Mode: "ptp", Doc: "the host cannot find its neighbours again", Before: acquainted, Steps: forgetful},
 }
 
 var _ = register(Spec{

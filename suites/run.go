@@ -137,7 +137,7 @@ func (r *Run) Cells() []Cell {
 
 // specTimeout bounds one spec, and what has to be put back after it, which may take another lab: where system calls are slow and the
 // machine has much else to do, that alone takes half a minute in a guest. One that takes longer is not decided.
-const specTimeout = 2 * time.Minute
+const specTimeout = 4 * time.Minute
 
 // Declare declares a container of specs for each mode. It is called while ginkgo builds its tree.
 func (r *Run) Declare() {

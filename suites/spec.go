@@ -32,7 +32,7 @@ type Spec struct {
 	// On is the fabric that the experiment is done on, in a lab of its own; nil: that of the mode. A mode that has no place on it is
 	// not applicable there, and one that cannot be set up is blocked.
 	On *topology.Fabric
-	// Within bounds the experiment; 0: two minutes.
+	// Within bounds the experiment; 0: four minutes.
 	Within time.Duration
 	// Run observes the bench's mode. The bench is as after the mode was set up and its containers attached, and what Run
 	// changes by the bench's verbs is undone after it. An error means that the experiment could not be done.

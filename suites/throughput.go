@@ -367,7 +367,7 @@ func processors(profile string) (sending, receiving int, err error) {
 }
 
 // trialPatience is what a trial may take beyond its time: an agent gives up earlier.
-const trialPatience = 10 * time.Second
+const trialPatience = 30 * time.Second
 
 // figures are both ends' of one trial.
 type figures struct {

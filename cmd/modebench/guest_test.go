@@ -232,7 +232,7 @@ func TestGuestFails(t *testing.T) {
 			if !res.Run.Complete {
 				t.Errorf("missing: %v: want every cell, unable where the guest failed", res.Run.Missing)
 			}
-			unable, passed := map[string]int{}, map[string]int{}
+			unable, passed, others := map[string]int{}, map[string]int{}, map[string]int{}
 			for _, r := range res.Results {
 				switch {
 				case r.Outcome == reports.Unable && strings.Contains(r.Detail, "kernel "+name) && strings.Contains(r.Detail, c.want):
@@ -245,10 +245,12 @@ func TestGuestFails(t *testing.T) {
 					}
 				case r.Outcome == reports.Pass:
 					passed[r.Mode]++
+				default:
+					others[r.Detail]++
 				}
 			}
 			if len(unable) != 1 || len(passed) == 0 {
-				t.Errorf("unable for the guest: %v; passed: %v: want one mode's cells unable, and the other's to pass: %s", unable, passed, words.String())
+				t.Errorf("unable for the guest: %v; passed: %v; otherwise: %v: want one mode's cells unable, and the other's to pass: %s", unable, passed, others, words.String())
 			}
 			until(t, "no process to be left", func() bool { return len(alive(all)) == 0 && len(ours(t, dir)) == 0 })
 		})

@@ -52,7 +52,7 @@ func New(machine string, find func(container string) (*space.Space, error)) *Ser
 }
 
 const (
-	within = 10 * time.Second // see Service
+	within = 20 * time.Second // see Service
 	most   = 1 << 20          // bytes that it may say
 	bin    = "bin"            // where a view has the plugins
 )

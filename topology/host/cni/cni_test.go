@@ -154,8 +154,8 @@ func TestBadPlugins(t *testing.T) {
 	}
 	marker := fmt.Sprintf("%d.%d", 4000+os.Getpid()%1000, time.Now().UnixNano()%1000) // an odd time to sleep
 	for _, test := range []struct{ name, lines, want string }{
-		{"hangs", "sleep " + marker, "did not end within 300ms and was killed"},
-		{"hangs deaf", "trap '' TERM INT; while :; do sleep " + marker + "; done", "did not end within 300ms and was killed"},
+		{"hangs", "sleep " + marker, "did not end within 1s and was killed"},
+		{"hangs deaf", "trap '' TERM INT; while :; do sleep " + marker + "; done", "did not end within 1s and was killed"},
 		{"crashes", "kill -SEGV $$", "signal: segmentation fault"},
 		{"says nothing", ":", "unexpected end of JSON input"},
 		{"says rubbish", "echo bridge is up", "invalid character 'b'"},
@@ -170,7 +170,7 @@ func TestBadPlugins(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := service(t)
-			if s.within = 300 * time.Millisecond; test.name == "leaves a process" {
+			if s.within = time.Second; test.name == "leaves a process" {
 				s.within = within // the process holds its output for longer
 			}
 			began := time.Now()
@@ -181,7 +181,7 @@ func TestBadPlugins(t *testing.T) {
 			case !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "h1: CNI ADD of c1"):
 				t.Errorf("error %q: want it to say %q, and of what", err, test.want)
 			}
-			if took := time.Since(began); took > 5*time.Second {
+			if took := time.Since(began); took > 20*time.Second {
 				t.Errorf("took %s", took)
 			}
 			unheld(t, s)
