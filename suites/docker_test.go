@@ -123,18 +123,26 @@ func pidsOf(t *testing.T, dir string) (pids []int) {
 	return pids
 }
 
-// programsIn are the processes of a program, or of any where none is named, in the network namespace with an inode.
-func programsIn(t *testing.T, inode uint64, program string) (pids []int) {
+// inSpace are the files of /proc by which processes are in the network namespace with an inode.
+func inSpace(t *testing.T, inode uint64) []string {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/ns/net")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range files {
-		dir := filepath.Dir(filepath.Dir(f))
+	return slices.DeleteFunc(files, func(f string) bool {
 		in, _ := os.Readlink(f) // what ends meanwhile is not there
+		return in != fmt.Sprintf("net:[%d]", inode)
+	})
+}
+
+// programsIn are the processes of a program, or of any where none is named, in the network namespace with an inode.
+func programsIn(t *testing.T, inode uint64, program string) (pids []int) {
+	t.Helper()
+	for _, f := range inSpace(t, inode) {
+		dir := filepath.Dir(filepath.Dir(f))
 		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
-		if name := strings.TrimSpace(string(comm)); in == fmt.Sprintf("net:[%d]", inode) && (program == "" || name == program) {
+		if name := strings.TrimSpace(string(comm)); program == "" || name == program {
 			if own, of := pidsOf(t, "/proc/self"), pidsOf(t, dir); len(of) >= len(own) {
 				pids = append(pids, of[len(own)-1])
 			}
@@ -146,16 +154,10 @@ func programsIn(t *testing.T, inode uint64, program string) (pids []int) {
 // retain keeps the network namespace with an inode, in which there are processes, until the test ends: another could have its number.
 func retain(t *testing.T, inode uint64) {
 	t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range files {
-		if in, _ := os.Readlink(f); in == fmt.Sprintf("net:[%d]", inode) { // what ends meanwhile is not there
-			if kept, err := os.Open(f); err == nil {
-				t.Cleanup(func() { _ = kept.Close() })
-				return
-			}
+	for _, f := range inSpace(t, inode) {
+		if kept, err := os.Open(f); err == nil {
+			t.Cleanup(func() { _ = kept.Close() })
+			return
 		}
 	}
 	t.Fatalf("no process is in net:[%d]", inode)

@@ -13,9 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/onsi/gomega"
 
@@ -78,7 +76,7 @@ func TestMain(m *testing.M) {
 	crowdOf /= 10
 	// Labs and guests wait more than they compute, but where system calls are slow.
 	most := 5 * runtime.NumCPU() / 2
-	if slow := 700 * time.Nanosecond; systemCall() > slow {
+	if space.Slow() {
 		most = 3 * runtime.NumCPU() / 2
 	}
 	if err := flag.Lookup("test.parallel").Value.Set(strconv.Itoa(most)); err != nil {
@@ -120,20 +118,6 @@ func programs() {
 
 // plugins is the directory of CNI's reference plugins; empty: there are none.
 var plugins string
-
-// systemCall is what one takes, at best.
-func systemCall() time.Duration {
-	const calls = 1000
-	best := time.Hour
-	for range 10 {
-		began := time.Now()
-		for range calls {
-			syscall.Getppid()
-		}
-		best = min(best, time.Since(began)/calls)
-	}
-	return best
-}
 
 // strict tells whether what this machine is unable to say is a failure.
 func strict() bool { return os.Getenv("MODEBENCH_STRICT") != "" }

@@ -200,8 +200,8 @@ func TestGuestFails(t *testing.T) {
 		// User-mode Linux takes it for memory that is not there, as where the directory of its memory is full.
 		{"panics amid specs", syscall.SIGBUS, 2, "the machine ended", "Kernel panic", nil},
 		{"hangs amid specs", syscall.SIGSTOP, 2, "it has said nothing for " + patience.String(), "", nil},
-		{"a host killed amid specs", syscall.SIGKILL, 1.2, // one of several, which share the work
-			"the machine ended", "", []string{"--driver", "vm"}},
+		// One of several, which share the work.
+		{"a host killed amid specs", syscall.SIGKILL, 1.2, "the machine ended", "", []string{"--driver", "vm"}},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			if c.by == syscall.SIGBUS && name != vm.UML {

@@ -59,7 +59,7 @@ func TestMain(m *testing.M) {
 	}
 	// Most of the tests wait for a command more than they compute, but where system calls are slow.
 	most := 2 * runtime.NumCPU()
-	if slow := 700 * time.Nanosecond; systemCall() > slow {
+	if space.Slow() {
 		most = runtime.NumCPU()
 	}
 	if err := flag.Lookup("test.parallel").Value.Set(strconv.Itoa(most)); err != nil {
@@ -264,20 +264,6 @@ func isolated(t *testing.T) {
 	if whyNot != "" {
 		unable(t, "%s", whyNot)
 	}
-}
-
-// systemCall is what one takes, at best.
-func systemCall() time.Duration {
-	const calls = 1000
-	best := time.Hour
-	for range 10 {
-		began := time.Now()
-		for range calls {
-			syscall.Getppid()
-		}
-		best = min(best, time.Since(began)/calls)
-	}
-	return best
 }
 
 // unable skips a test for which this machine lacks something. In strict mode, where nothing may be lacking, that fails.

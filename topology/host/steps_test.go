@@ -271,7 +271,6 @@ func TestSteps(t *testing.T) {
 	}
 }
 
-// What a kernel must refuse reaches it.
 // A port that was waited for forwards; what is none is not waited for.
 func TestAwait(t *testing.T) {
 	h := machine(t)
@@ -312,6 +311,7 @@ func TestAwait(t *testing.T) {
 	}
 }
 
+// What a kernel must refuse reaches it.
 func TestAttemptVLAN(t *testing.T) {
 	needs(t, "802.1q")
 	h := machine(t)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -65,6 +66,21 @@ func Rerun(run func() int, args []string, getenv func(string) string) (exit int)
 		}
 	}
 	return 0
+}
+
+// Slow tells whether a system call takes more than 0.7 µs here, at best. Elsewhere it takes a tenth or two of that; where it does not, labs compute more than
+// they wait, and a TestMain does with fewer of them at a time.
+func Slow() bool {
+	const calls = 1000
+	best := time.Hour
+	for range 10 {
+		began := time.Now()
+		for range calls {
+			syscall.Getppid()
+		}
+		best = min(best, time.Since(began)/calls)
+	}
+	return best > 700*time.Nanosecond
 }
 
 // Mortal makes cmd be killed when this process ends.
