@@ -400,8 +400,8 @@ func alive(ctx context.Context, b *Bench, f Family, ways ...[][]leg) (got []repo
 	var fs []func() error
 	for i, tiers := range ways {
 		fs = append(fs, func() (err error) {
-			// Once more with time before all is given up: a busy machine answers late, and silence would decide nothing.
-			for _, wait := range []time.Duration{hopeful, 10 * hopeful} {
+			// Twice more with time before all is given up: a busy machine answers late, and silence would decide nothing.
+			for _, wait := range []time.Duration{hopeful, 10 * hopeful, patience} {
 				for _, legs := range tiers {
 					if got[i], each[i], err = first(ctx, b, legs, wait); err != nil || got[i].Saw != "" {
 						return err

@@ -23,6 +23,13 @@ const within = 1500 * time.Millisecond
 
 const tries = 3
 
+// informed is how long a server is asked for parameters, likewise: that there is one is what somebody else's silence is held against,
+// and a guest beside much other work has needed seconds.
+const informed = 10 * within
+
+// first is how long the first of the tries is waited for.
+func first(within time.Duration) time.Duration { return within / (1<<tries - 1) }
+
 // client is a device's lease. It does nothing by itself but renewing.
 type client struct {
 	topology.DHCP
@@ -185,7 +192,7 @@ func (d *client4) identity() dhcpv4.Modifier {
 
 // ask opens a socket in the device's namespace for a question: as one without an address, or, from its own, to a server.
 func (d *client4) ask(server net.IP, question func(*nclient4.Client) error) error {
-	opts := []nclient4.ClientOpt{nclient4.WithRetry(tries), nclient4.WithTimeout(d.Within / (1<<tries - 1))}
+	opts := []nclient4.ClientOpt{nclient4.WithRetry(tries), nclient4.WithTimeout(first(d.Within))}
 	var q *nclient4.Client
 	err := d.in.Do(func() (err error) {
 		if server != nil {
@@ -272,7 +279,7 @@ func (s *Service) Inform(a lab.Inform, reply *time.Duration) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, within)
+	ctx, cancel := context.WithTimeout(s.ctx, informed)
 	defer cancel()
 	if a.Server.Is6() {
 		*reply, err = inform6(ctx, in, a.Device)
@@ -280,7 +287,7 @@ func (s *Service) Inform(a lab.Inform, reply *time.Duration) error {
 	}
 	var q *nclient4.Client
 	if err := in.Do(func() (err error) {
-		q, err = nclient4.New(a.Device, nclient4.WithUnicast(&net.UDPAddr{IP: a.From.AsSlice(), Port: dhcpv4.ClientPort}),
+		q, err = nclient4.New(a.Device, nclient4.WithRetry(tries), nclient4.WithTimeout(first(informed)), nclient4.WithUnicast(&net.UDPAddr{IP: a.From.AsSlice(), Port: dhcpv4.ClientPort}),
 			nclient4.WithServerAddr(&net.UDPAddr{IP: a.Server.AsSlice(), Port: dhcpv4.ServerPort}))
 		return err
 	}); err != nil {

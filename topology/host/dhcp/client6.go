@@ -137,7 +137,7 @@ func (d *client6) ask(ctx context.Context, kind, answer dhcpv6.MessageType, abou
 
 // open opens a socket on the device's link-local address for a question.
 func (d *client6) open(question func(*nclient6.Client) error) error {
-	return asks(d.in, d.Link, question, nclient6.WithRetry(tries), nclient6.WithTimeout(d.Within/(1<<tries-1)))
+	return asks(d.in, d.Link, question, nclient6.WithRetry(tries), nclient6.WithTimeout(first(d.Within)))
 }
 
 // asks opens a socket on a device's link-local address for a question. The device is named by its index: package net takes one name for one
@@ -254,6 +254,6 @@ func inform6(ctx context.Context, in *space.Space, device string) (took time.Dur
 		_, err := q.SendAndRead(ctx, nclient6.AllDHCPRelayAgentsAndServers, m, nclient6.IsMessageType(dhcpv6.MessageTypeReply))
 		took = time.Since(asked)
 		return err
-	})
+	}, nclient6.WithRetry(tries), nclient6.WithTimeout(first(informed)))
 	return took, err
 }
