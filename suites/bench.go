@@ -194,7 +194,7 @@ func probing(host string, s lab.State) string {
 // not take in time is for the questions to find.
 func (b *Bench) settled(ctx context.Context, host string) error {
 	var last string
-	ok, err := eventually(ctx, crowded, func() (bool, error) {
+	ok, err := eventually(ctx, restless, func() (bool, error) {
 		s, err := b.State(ctx, host)
 		if err != nil {
 			return false, err
@@ -203,7 +203,7 @@ func (b *Bench) settled(ctx context.Context, host string) error {
 		return last == "", nil
 	})
 	if err == nil && !ok {
-		err = fmt.Errorf("%s, still after %s", last, crowded)
+		err = fmt.Errorf("%s, still after %s", last, restless)
 	}
 	if err != nil {
 		return err

@@ -199,21 +199,21 @@ func lagging(host string, s lab.State) string {
 
 // steady is a host's state when it has come to rest.
 func steady(ctx context.Context, b *Bench, host string) (s lab.State, err error) {
-	var restless string
+	var unrest string
 	var last lab.State
-	ok, err := eventually(ctx, crowded, func() (bool, error) {
+	ok, err := eventually(ctx, restless, func() (bool, error) {
 		last = s
 		s, err = b.State(ctx, host)
-		if restless = cmp.Or(lagging(host, s), probing(host, s)); restless != "" {
+		if unrest = cmp.Or(lagging(host, s), probing(host, s)); unrest != "" {
 			return false, err
 		}
 		// A device may be told to be up a moment before it has what it gets with that, such as a link-local address.
 		came, went := changes(last, s)
-		restless = fmt.Sprintf("still changing: %q", append(came, went...))
+		unrest = fmt.Sprintf("still changing: %q", append(came, went...))
 		return err == nil && len(came)+len(went) == 0, err
 	})
 	if err == nil && !ok {
-		err = fmt.Errorf("%s after %s", restless, crowded)
+		err = fmt.Errorf("%s after %s", unrest, restless)
 	}
 	return s, err
 }

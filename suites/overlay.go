@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
@@ -970,3 +971,96 @@ func overlayMove(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	o.Detail = fmt.Sprintf("%s moved from %s to %s: %s and %s reached it at %s again, the first after %.3f s without an answer", c.Name, from, to, asker, far(b), target, tally.Longest.Seconds())
 	return o.value("sec", tally.Longest.Seconds()), nil
 }
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{
+		Name: "overlay-dead-host", Group: "operations",
+		Doc: "When a host has died, do the others soon have no entry left that leads to it, and send it nothing more of what is for containers that were there?",
+	},
+	Name: "a host is restarted with nothing on it, and a container of another one goes on to send frames to the MAC address of one that was there, until none is put into a tunnel to it and no entry of the tunnel says to",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := unspanned(b); o != nil {
+			return *o, nil
+		}
+		from, to := container(b), far(b)
+		// By which each host knows where the other's container is.
+		if ok, err := eventually(ctx, crowded, func() (bool, error) {
+			a, err := b.Ask(ctx, from, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, to, IPv4), 0), Wait: slow})
+			return a.Answered, err
+		}); err != nil || !ok {
+			return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s at all", from, to))
+		}
+		frame := lab.Packet{
+			EthSrc: attachedAt(b, from).MAC, EthDst: attachedAt(b, to).MAC, Proto: "udp",
+			Src: netip.AddrPortFrom(addrOf(b, from, IPv4), b.freePort()), Dst: netip.AddrPortFrom(addrOf(b, to, IPv4), controlPort),
+		}
+		by := entering(b, from.Machine)
+		died := time.Now()
+		if _, err := b.Reboot(ctx, to.Machine); err != nil {
+			return Observation{}, err
+		}
+		var last, after *lab.Packet
+		var entries []string
+		over, err := eventually(ctx, crowded, func() (bool, error) {
+			recorded, err := b.Record(ctx)
+			if err != nil {
+				return false, err
+			}
+			frame.Token = b.newToken()
+			if err := b.Send(ctx, from, ownDevice(b, from), frame); err != nil {
+				return false, err
+			}
+			later := b.newToken()
+			a, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, external(b), IPv4), controlPort), Token: later, Wait: patience})
+			if err != nil || !a.Answered {
+				return false, err
+			}
+			packets, err := recorded(ctx, func(p lab.Packet) bool { return by(p) && (p.Token == frame.Token || p.Token == later) })
+			after = nil
+			gone := true
+			for i, p := range packets {
+				switch {
+				case p.Token == later:
+					after = &packets[i]
+				case p.Inner != nil && p.Dst.Addr() == underlayOf(b, to.Machine):
+					last, gone = &packets[i], false
+				}
+			}
+			if err != nil {
+				return false, err
+			}
+			own, err := b.own(ctx, from.Machine)
+			entries = nil
+			for _, e := range own.FDB {
+				if e.Dst == underlayOf(b, to.Machine) { // of which nothing leaves while the dead host does not answer for its MAC address
+					entries = append(entries, fmt.Sprintf("%s at %s by %s", e.MAC, e.Dst, e.Link))
+				}
+			}
+			return gone && len(entries) == 0 && after != nil, err
+		})
+		if err == nil && after == nil {
+			err = fmt.Errorf("%s asked %s after that, and nothing of it was on the segment: nothing can be concluded from silence", from, external(b))
+		}
+		if err != nil {
+			return Observation{}, err
+		}
+		o := whether(over, "%s died: %s has no entry left that leads there, and sends it nothing more of what %s sends to %s, %.1f s later", to.Machine, from.Machine, from, to, time.Since(died).Seconds())
+		if over {
+			o = o.value("sec", time.Since(died).Seconds())
+		} else {
+			o.Detail = fmt.Sprintf("%s died: %s still has entries that lead there, %.1f s later: %s", to.Machine, from.Machine, time.Since(died).Seconds(), orNone(entries))
+		}
+		if last != nil {
+			o.Evidence = append(o.Evidence, seen(*last))
+		}
+		control := seen(*after)
+		control.Saw = "control, after the last frame: " + control.Saw
+		o.Evidence = append(o.Evidence, control)
+		return o, nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "vxlan-gossip", Doc: "the first host sends the second one what it has no entry for", Steps: secondTold},
+		{Mode: "vxlan-kv", Doc: "the first host sends the second one what it has no entry for", Steps: secondTold},
+	},
+})

@@ -3,11 +3,13 @@ package suites
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"time"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
@@ -15,7 +17,11 @@ import (
 
 // echoed asks a machine's control port from a place: a live control of the way to it.
 func echoed(ctx context.Context, b *Bench, from, to Place, f Family) (reports.Evidence, error) {
-	a := netip.AddrPortFrom(addrOf(b, to, f), controlPort)
+	return echoedAt(ctx, b, from, to, netip.AddrPortFrom(addrOf(b, to, f), controlPort))
+}
+
+// echoedAt does so at a port of the other place's own.
+func echoedAt(ctx context.Context, b *Bench, from, to Place, a netip.AddrPort) (reports.Evidence, error) {
 	r, err := b.Ask(ctx, from, lab.Ask{Proto: "udp", To: a})
 	if err == nil && !r.Answered {
 		err = fmt.Errorf("%s does not reach %s at %s: nothing can be concluded", from, to, a)
@@ -264,10 +270,9 @@ func headers(f Family) int {
 	return 40 + 8
 }
 
-// full asks an external machine by a datagram that makes an IP packet of a length, which nothing may fragment.
-func full(ctx context.Context, b *Bench, length int, f Family) (t trip, err error) {
-	from, to := container(b), external(b)
-	target := netip.AddrPortFrom(addrOf(b, to, f), controlPort)
+// full asks a place, at a port of which a program answers, by a datagram that makes an IP packet of a length, which nothing may fragment.
+func full(ctx context.Context, b *Bench, to Place, target netip.AddrPort, length int) (t trip, err error) {
+	from, f := container(b), familyOf(target.Addr())
 	t = trip{from: from, to: to, target: target, tokens: map[string]string{"udp": b.newToken()}, answers: map[string]lab.Answer{}}
 	recorded, err := b.Record(ctx)
 	if err != nil {
@@ -279,7 +284,7 @@ func full(ctx context.Context, b *Bench, length int, f Family) (t trip, err erro
 	}
 	t.answers["udp"] = a
 	if !a.Answered { // that a short one is shows that it is the length
-		control, err := echoed(ctx, b, from, to, f)
+		control, err := echoedAt(ctx, b, from, to, target)
 		if err != nil {
 			return t, err
 		}
@@ -299,7 +304,7 @@ var _ = registerFamilies(func(f Family) Spec {
 				return *o, nil
 			}
 			mtu := uplink(b).MTU
-			t, err := full(ctx, b, mtu, f)
+			t, err := full(ctx, b, external(b), netip.AddrPortFrom(addrOf(b, external(b), f), controlPort), mtu)
 			if err != nil {
 				return Observation{}, err
 			}
@@ -486,49 +491,129 @@ var _ = registerFamilies(func(f Family) Spec {
 			if err != nil {
 				return Observation{}, err
 			}
-			t, err := full(ctx, b, own.MTU, f)
-			if err != nil {
-				return Observation{}, err
-			}
-			told := t.answers["udp"]
-			asked := fmt.Sprintf("%s sent %d bytes with DF by an interface of %d", t.from, own.MTU, mtu)
-			by := "its own stack"
-			if told.ICMPFrom.IsValid() {
-				by = told.ICMPFrom.String()
-			}
-			var o Observation
-			switch {
-			case told.Answered:
-				o = blocked("%s: it was not told, and the packet left as it was: this kind of interface takes more than its MTU", asked)
-			case told.Refusal.Errno == "":
-				o = blocked("%s: lost without a word; %s", asked, t.lost())
-			case told.Refusal.Errno == "ENOBUFS": // dropped further down (net_xmit_errno() of linux/netdevice.h)
-				o = blocked("%s: told ENOBUFS by %s, which says nothing of the length", asked, by)
-			case told.Refusal.Errno != "EMSGSIZE":
-				o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: refused with %s", asked, told.Refusal.Errno)}
-			case told.MTU != mtu:
-				o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: told EMSGSIZE by %s, but its path MTU is then %d", asked, by, told.MTU)}
-			default:
-				fits, err := full(ctx, b, told.MTU, f)
-				if err != nil {
-					return Observation{}, err
-				}
-				if !fits.answers["udp"].Answered {
-					o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: told EMSGSIZE by %s, but what fits is lost; %s", asked, by, fits.lost())}
-					break
-				}
-				o = works("%s: told EMSGSIZE by %s, and what fits %d bytes was answered", asked, by, told.MTU)
-			}
-			o.Evidence, o.Reproduce = append(t.sightings(), t.control...), []string{steps[0].String()}
-			return o, nil
+			return pathMTU(ctx, b, external(b), netip.AddrPortFrom(addrOf(b, external(b), f), controlPort), own.MTU, mtu, steps)
 		},
 		Sabotage: []Sabotage{
-			{Mode: "bridge", Doc: "the host's packet filter drops the errors that it sends", Steps: func(p *topology.Plan) []topology.Step {
-				return []topology.Step{dropping(topology.Step{On: p.Hosts()[0].Name}, "output", topology.Match{Field: "ct state", Value: "related"})}
-			}},
+			{Mode: "bridge", Doc: "the host's packet filter drops the errors that it sends", Steps: errorless},
 		},
 	}
 })
+
+// pathMTU observes what the container is told that sends a place a packet with DF that its own device takes and that does not fit the way,
+// by what some steps did. mtu is what does fit; 0: that is not known before.
+func pathMTU(ctx context.Context, b *Bench, to Place, target netip.AddrPort, length, mtu int, steps []topology.Step) (o Observation, err error) {
+	t, err := full(ctx, b, to, target, length)
+	if err != nil {
+		return o, err
+	}
+	told := t.answers["udp"]
+	asked := fmt.Sprintf("%s sent %d bytes with DF", t.from, length)
+	if mtu > 0 {
+		asked += fmt.Sprintf(", where %d fit the way", mtu)
+	}
+	by := "its own stack"
+	if told.ICMPFrom.IsValid() {
+		by = told.ICMPFrom.String()
+	}
+	switch {
+	case told.Answered:
+		o = blocked("%s: it was not told, and the packet left as it was: this kind of interface takes more than its MTU", asked)
+	case told.Refusal.Errno == "":
+		o = blocked("%s: lost without a word; %s", asked, t.lost())
+	case told.Refusal.Errno == "ENOBUFS": // dropped further down (net_xmit_errno() of linux/netdevice.h)
+		o = blocked("%s: told ENOBUFS by %s, which says nothing of the length", asked, by)
+	case told.Refusal.Errno != "EMSGSIZE":
+		o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: refused with %s", asked, told.Refusal.Errno)}
+	case told.MTU >= length || mtu > 0 && told.MTU != mtu:
+		o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: told EMSGSIZE by %s, but its path MTU is then %d", asked, by, told.MTU)}
+	default:
+		fits, err := full(ctx, b, to, target, told.MTU)
+		if err != nil {
+			return o, err
+		}
+		if !fits.answers["udp"].Answered {
+			o = Observation{Status: "mixed", Detail: fmt.Sprintf("%s: told EMSGSIZE by %s, but what fits is lost; %s", asked, by, fits.lost())}
+			break
+		}
+		o = works("%s: told EMSGSIZE by %s, and what fits %d bytes was answered", asked, by, told.MTU)
+	}
+	o.Evidence = append(t.sightings(), t.control...)
+	return o.by(steps), nil
+}
+
+var _ = registerFamilies(func(f Family) Spec {
+	return Spec{
+		Suite: "packets",
+		Feature: Feature{
+			Name: "oversize-cross-host", Group: "packets",
+			Doc: "When a container's device has the segment's MTU, though what leads to other hosts has less, does its sender learn that instead of losing packets silently?",
+		},
+		Name: "a container's device, and the host's end of it, get the MTU of the host's interface; the container sends one of another host what fills that, with DF, and then what it learned",
+		Run: func(ctx context.Context, b *Bench) (Observation, error) {
+			if o := numberless(b, f); o != nil {
+				return *o, nil
+			}
+			c, to, device := container(b), far(b), ownDevice(b, container(b))
+			own, err := linkOf(ctx, b, c, device)
+			if err != nil {
+				return Observation{}, err
+			}
+			whole := uplink(b).MTU
+			if own.MTU >= whole {
+				return notApplicable("containers have the MTU of the host's interface, and nothing that leads to other hosts is known to have less"), nil
+			}
+			port, err := serve(ctx, b, to, unspecified(f))
+			if err != nil {
+				return Observation{}, err
+			}
+			target := netip.AddrPortFrom(addrOf(b, to, f), port)
+			if ok, err := insists(ctx, b, c, target); err != nil || !ok {
+				return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s at all", c, to))
+			}
+			if err := routeOfItsOwn(ctx, b, c, target.Addr()); err != nil {
+				return Observation{}, err
+			}
+			steps := []topology.Step{{On: c.Machine, In: c.Container, Set: &topology.LinkSet{Name: device, MTU: whole}}}
+			s, err := b.own(ctx, c.Machine)
+			if err != nil {
+				return Observation{}, err
+			}
+			for _, l := range s.Links {
+				if l.Kind == "veth" && l.Index == own.Parent {
+					steps = append(steps, topology.Step{On: c.Machine, Set: &topology.LinkSet{Name: l.Name, MTU: whole}})
+				}
+			}
+			if err := b.Apply(ctx, steps...); err != nil {
+				return Observation{}, err
+			}
+			return pathMTU(ctx, b, to, target, whole, 0, steps)
+		},
+		Sabotage: []Sabotage{
+			{Mode: "vxlan-static", Doc: "the first host's tunnels have the segment's MTU, too", Steps: wideTunnels("vxlan-static")},
+			{Mode: either(f, "fan", "vxlan-gossip"), Doc: either(f, "the host's packet filter drops the errors that it sends", "the first host's tunnels have the segment's MTU, too"), Steps: either(f, errorless, wideTunnels("vxlan-gossip"))},
+			{Mode: "flannel-vxlan", Doc: "the host's packet filter drops the errors that it sends", Steps: errorless},
+		},
+	}
+})
+
+// errorless has the first host send no error about what others sent.
+func errorless(p *topology.Plan) []topology.Step {
+	return []topology.Step{dropping(topology.Step{On: p.Hosts()[0].Name}, "output", topology.Match{Field: "ct state", Value: "related"})}
+}
+
+// wideTunnels gives the tunnels of a mode's first host the MTU of the interface that they leave by.
+func wideTunnels(mode string) func(*topology.Plan) []topology.Step {
+	return func(p *topology.Plan) (steps []topology.Step) {
+		m, _ := modes.Find(mode)
+		h := p.Hosts()[0]
+		for _, s := range m.Setup(p, h) {
+			if s.Link != nil && s.Link.Local.IsValid() {
+				steps = append(steps, topology.Step{On: h.Name, Set: &topology.LinkSet{Name: s.Link.Name, MTU: h.NIC(p.Networks[0].NIC).MTU}})
+			}
+		}
+		return steps
+	}
+}
 
 // routeOfItsOwn gives a place a route to an address alone, which leads where it leads anyway. What the kernel learns of
 // the path is kept with the route and goes with it; that the route has a source address keeps it from being merged with

@@ -137,6 +137,7 @@ func (t trip) refused() bool {
 
 const (
 	patience = 5 * time.Second         // bounds what no answer and no control decides
+	restless = time.Minute             // of a host that is being set up, or was: an emulated one beside much else
 	crowded  = 4 * patience            // of a host whose many containers' addresses are all being probed at once
 	grace    = 15 * time.Millisecond   // what an answer needs at most, as a rule: then it is time for a control
 	slow     = 100 * time.Millisecond  // of a program that has answered the control

@@ -3,6 +3,7 @@ package suites
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -453,6 +454,49 @@ func (o *observer) sabotaged(ctx context.Context, s Spec, how Sabotage) reports.
 		return s.Run(ctx, b)
 	}
 	return o.observe(ctx, broken)
+}
+
+// TestSecondTry has specs that tell nothing: they are tried once more, in the same lab, unless it is spoilt.
+func TestSecondTry(t *testing.T) {
+	if *guests != "" || *inGuest {
+		t.Skip("not asked for: hosts or the tests themselves are guests")
+	}
+	t.Parallel()
+	none, _ := modes.Find("none")
+	o := runOf(t, none).observer(none, nil)
+	if o.start(t.Context()); o.failed != nil {
+		t.Fatal(o.failed)
+	}
+	nothing := errors.New("nothing is told")
+	for name, c := range map[string]struct {
+		tells, spoils bool // at the second try; at the first
+		tries         int
+		outcome       string
+	}{
+		"something is told then": {true, false, 2, reports.Pass},
+		"nothing is told either": {false, false, 2, reports.Unable},
+		"the lab is another one": {true, true, 1, reports.Unable},
+	} {
+		tries := 0
+		r := o.observe(t.Context(), Spec{Suite: "conformance", Feature: Feature{Name: "own-stack"}, Run: func(_ context.Context, b *Bench) (Observation, error) {
+			if tries++; tries == 1 || !c.tells {
+				if c.spoils {
+					b.atEnd(func(context.Context) error { return nothing })
+				}
+				return Observation{}, nothing
+			}
+			return works("it is told"), nil
+		}})
+		second := slices.ContainsFunc(r.Evidence, func(e reports.Evidence) bool {
+			return strings.Contains(e.Saw, "second try") && strings.Contains(e.Saw, nothing.Error())
+		})
+		if r.Outcome != c.outcome || tries != c.tries || second != (c.outcome == reports.Pass) {
+			t.Errorf("%s: outcome %s after %d tries: want %s after %d; evidence %v", name, r.Outcome, tries, c.outcome, c.tries, r.Evidence)
+		}
+	}
+	if err := o.stop(); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestEverySpecIsSabotaged finds specs that nothing is known to turn red, and sabotages of modes that do not exist.

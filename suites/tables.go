@@ -95,10 +95,7 @@ func arrival(ctx context.Context, b *Bench) (at Place, target netip.AddrPort, an
 		return at, target, false, err
 	}
 	target = netip.AddrPortFrom(addrOf(b, at, IPv4), port)
-	answered, err = eventually(ctx, patience, func() (bool, error) {
-		a, err := b.Ask(ctx, container(b), lab.Ask{Proto: "udp", To: target, Wait: slow})
-		return a.Answered, err
-	})
+	answered, err = insists(ctx, b, container(b), target)
 	return at, target, answered, err
 }
 
@@ -231,13 +228,7 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		known := netip.AddrPortFrom(addrOf(l, to, IPv4), port)
-		hears := func() (bool, error) {
-			return eventually(ctx, patience, func() (bool, error) {
-				a, err := l.Ask(ctx, from, lab.Ask{Proto: "udp", To: known, Wait: slow})
-				return a.Answered, err
-			})
-		}
-		if ok, err := hears(); err != nil || !ok {
+		if ok, err := insists(ctx, l, from, known); err != nil || !ok {
 			return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s at all", from, to))
 		}
 		f, _, err := forwards(ctx, l)
@@ -268,7 +259,7 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		goes, err := hears()
+		goes, err := insists(ctx, l, from, known)
 		if err != nil {
 			return Observation{}, err
 		}
