@@ -97,7 +97,7 @@ func doctorCommand() *cobra.Command {
 				case a.since != "":
 					fmt.Fprintf(out, "  ✓ mode %s, in %s\n      %s\n", a.Name, a.ground, a.since)
 				case len(a.Programs) > 0 && daemons.Programs.Built(cache, a.Programs...) == "":
-					fmt.Fprintf(out, "  ✓ mode %s\n      %s are built from source when it is first run, with modules from the network\n", a.Name, strings.Join(a.Programs, ", "))
+					fmt.Fprintf(out, "  ✓ mode %s\n      when it is first run, its programs are built from source, with modules from the network: %s\n", a.Name, strings.Join(a.Programs, ", "))
 				default:
 					fmt.Fprintf(out, "  ✓ mode %s\n", a.Name)
 				}

@@ -377,15 +377,13 @@ func (ks *kernels) look(ctx context.Context, k vm.Kernel) *ground {
 	return g
 }
 
-// errNoFetch is that a kernel is not there, and may not be fetched.
-func errNoFetch(name string) error {
-	return fmt.Errorf("kernel %s is not on this machine, and --no-fetch forbids to fetch it: modebench kernel fetch %s does, or install its package", name, name)
-}
-
 // fetch brings a kernel along.
 func (ks *kernels) fetch(ctx context.Context, name string) *ground {
+	if ks.only {
+		return &ground{name: name, driver: ks.driver, failed: fmt.Errorf("kernel %s is not on this machine: modebench run fetches it where it needs it, and modebench kernel fetch %s does now; or install its package", name, name)}
+	}
 	if ks.noFetch {
-		return &ground{name: name, driver: ks.driver, failed: errNoFetch(name)}
+		return &ground{name: name, driver: ks.driver, failed: fmt.Errorf("kernel %s is not on this machine, and --no-fetch forbids to fetch it: modebench kernel fetch %s does, or install its package", name, name)}
 	}
 	var k vm.Kernel
 	err := ks.span("fetch kernel "+name, func() (err error) {
