@@ -751,8 +751,14 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
+		wait := slow
+		if queued, err := queues(ctx, b, c); err != nil {
+			return Observation{}, err
+		} else if queued {
+			wait = patience // a worker of the kernel may have it still, and what the control asked overtakes it
+		}
 		var formed lab.Addr
-		ok, err := eventually(ctx, slow, func() (bool, error) {
+		ok, err := eventually(ctx, wait, func() (bool, error) {
 			s, err := b.State(ctx, c.Machine)
 			for _, a := range s.Spaces[c.Container].Addrs {
 				if prefix.Contains(a.Prefix.Addr()) {

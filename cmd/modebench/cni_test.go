@@ -179,7 +179,7 @@ func TestFaultyPlugins(t *testing.T) {
 		{"ports are promised only", "portmap", []string{
 			`sed -n 's/.*"prevResult":\({.*}\),"runtimeConfig".*/\1/p; t; s/.*"prevResult":\({.*}\),"type".*/\1/p'`,
 		}, "publish-tcp-ipv4", ""},
-		{"it hangs", "bridge", []string{"exec sleep 4711"}, "all", "did not end within 20s and was killed"},
+		{"it hangs", "bridge", []string{"exec sleep 4711"}, "all", "did not end within 1m0s and was killed"},
 		{"it crashes", "bridge", []string{"kill -KILL $$"}, "all", "signal: killed"},
 		{"it talks", "bridge", []string{"echo the bridge is up"}, "all", "invalid character"},
 	} {

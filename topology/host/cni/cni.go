@@ -52,9 +52,9 @@ func New(machine string, find func(container string) (*space.Space, error)) *Ser
 }
 
 const (
-	within = 20 * time.Second // see Service
-	most   = 1 << 20          // bytes that it may say
-	bin    = "bin"            // where a view has the plugins
+	within = time.Minute // see Service
+	most   = 1 << 20     // bytes that it may say
+	bin    = "bin"       // where a view has the plugins
 )
 
 // view is what the plugins of one directory see.
