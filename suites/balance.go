@@ -126,11 +126,16 @@ func (s *service) over(ctx context.Context, places ...Place) error {
 
 // served counts the messages that each container heard, of those whose token is one of these.
 func (s *service) served(ctx context.Context, is func(token string) bool) (map[Place]int, error) {
+	return heardBy(ctx, s.b, s.heard, is)
+}
+
+// heardBy does so by the listeners that places have.
+func heardBy(ctx context.Context, b *Bench, heard map[Place][]lab.Handle, is func(token string) bool) (map[Place]int, error) {
 	count := map[Place]int{}
-	for p, listeners := range s.heard {
+	for p, listeners := range heard {
 		for _, h := range listeners {
 			var seen []lab.Seen
-			if err := s.b.Do(ctx, p.Machine, "Probe.Seen", h, &seen); err != nil {
+			if err := b.Do(ctx, p.Machine, "Probe.Seen", h, &seen); err != nil {
 				return nil, err
 			}
 			for _, m := range seen {

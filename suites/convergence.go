@@ -540,7 +540,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			forced.Name, forced.MAC, forced.Device = second.Name, second.MAC, second.Device
 			port := b.freePort()
 			var places []Place
-			listeners := map[Place]lab.Listening{}
+			listeners := map[Place][]lab.Handle{}
 			for _, at := range []struct {
 				c    topology.Container
 				host string
@@ -550,9 +550,11 @@ var _ = registerFamilies(func(f Family) Spec {
 					return Observation{}, err
 				}
 				places = append(places, p)
-				if listeners[p], err = b.Listen(ctx, p, lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(unspecified(f), port)}); err != nil {
+				l, err := b.Listen(ctx, p, lab.Listen{Proto: "udp", Addr: netip.AddrPortFrom(unspecified(f), port)})
+				if err != nil {
 					return Observation{}, err
 				}
+				listeners[p] = []lab.Handle{l.Handle}
 			}
 			if err := b.Apply(ctx, announcing(secondHost(b), prefix)...); err != nil { // the container is at home there, where its block is announced
 				return Observation{}, err
@@ -579,17 +581,10 @@ var _ = registerFamilies(func(f Family) Spec {
 			if err := all(asks...); err != nil {
 				return Observation{}, err
 			}
-			heard := map[Place]int{} // told by the programs: what a hook of the host's hands over (ipvlan in mode l3s) no capture in a container sees
-			for _, p := range places {
-				var all []lab.Seen
-				if err := b.Do(ctx, p.Machine, "Probe.Seen", listeners[p].Handle, &all); err != nil {
-					return Observation{}, err
-				}
-				for _, got := range all {
-					if tokens[got.Token] {
-						heard[p]++
-					}
-				}
+			// Told by the programs: what a hook of the host's hands over (ipvlan in mode l3s) no capture in a container sees.
+			heard, err := heardBy(ctx, b, listeners, func(token string) bool { return tokens[token] })
+			if err != nil {
+				return Observation{}, err
 			}
 			routes, err := routesTo(ctx, b, s.tor, prefix)
 			if err != nil {

@@ -1017,6 +1017,9 @@ var _ = register(Spec{
 				return false, err
 			}
 			packets, err := recorded(ctx, func(p lab.Packet) bool { return by(p) && (p.Token == frame.Token || p.Token == later) })
+			if err != nil {
+				return false, err
+			}
 			after = nil
 			gone := true
 			for i, p := range packets {
@@ -1026,9 +1029,6 @@ var _ = register(Spec{
 				case p.Inner != nil && p.Dst.Addr() == underlayOf(b, to.Machine):
 					last, gone = &packets[i], false
 				}
-			}
-			if err != nil {
-				return false, err
 			}
 			own, err := b.own(ctx, from.Machine)
 			entries = nil
@@ -1045,11 +1045,10 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		o := whether(over, "%s died: %s has no entry left that leads there, and sends it nothing more of what %s sends to %s, %.1f s later", to.Machine, from.Machine, from, to, time.Since(died).Seconds())
+		took := time.Since(died).Seconds()
+		o := blocked("%s died: %s still has entries that lead there, %.1f s later: %s", to.Machine, from.Machine, took, orNone(entries))
 		if over {
-			o = o.value("sec", time.Since(died).Seconds())
-		} else {
-			o.Detail = fmt.Sprintf("%s died: %s still has entries that lead there, %.1f s later: %s", to.Machine, from.Machine, time.Since(died).Seconds(), orNone(entries))
+			o = works("%s died: %s has no entry left that leads there, and sends it nothing more of what %s sends to %s, %.1f s later", to.Machine, from.Machine, from, to, took).value("sec", took)
 		}
 		if last != nil {
 			o.Evidence = append(o.Evidence, seen(*last))

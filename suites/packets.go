@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
@@ -589,30 +588,20 @@ var _ = registerFamilies(func(f Family) Spec {
 			return pathMTU(ctx, b, to, target, whole, 0, steps)
 		},
 		Sabotage: []Sabotage{
-			{Mode: "vxlan-static", Doc: "the first host's tunnels have the segment's MTU, too", Steps: wideTunnels("vxlan-static")},
-			{Mode: either(f, "fan", "vxlan-gossip"), Doc: either(f, "the host's packet filter drops the errors that it sends", "the first host's tunnels have the segment's MTU, too"), Steps: either(f, errorless, wideTunnels("vxlan-gossip"))},
+			{Mode: "vxlan-static", Doc: "the tunnels' devices take 50 bytes more", Setup: wide},
+			either(f, Sabotage{Mode: "fan", Doc: "the host's packet filter drops the errors that it sends", Steps: errorless},
+				Sabotage{Mode: "vxlan-gossip", Doc: "the tunnels' devices take 50 bytes more", Setup: wide}),
 			{Mode: "flannel-vxlan", Doc: "the host's packet filter drops the errors that it sends", Steps: errorless},
 		},
 	}
 })
 
+// wide gives tunnels the MTU of the interface that they leave by: a VXLAN over IPv4 adds 50 bytes.
+var wide = mapTunnels(func(l *topology.Link) { l.MTU += 50 })
+
 // errorless has the first host send no error about what others sent.
 func errorless(p *topology.Plan) []topology.Step {
 	return []topology.Step{dropping(topology.Step{On: p.Hosts()[0].Name}, "output", topology.Match{Field: "ct state", Value: "related"})}
-}
-
-// wideTunnels gives the tunnels of a mode's first host the MTU of the interface that they leave by.
-func wideTunnels(mode string) func(*topology.Plan) []topology.Step {
-	return func(p *topology.Plan) (steps []topology.Step) {
-		m, _ := modes.Find(mode)
-		h := p.Hosts()[0]
-		for _, s := range m.Setup(p, h) {
-			if s.Link != nil && s.Link.Local.IsValid() {
-				steps = append(steps, topology.Step{On: h.Name, Set: &topology.LinkSet{Name: s.Link.Name, MTU: h.NIC(p.Networks[0].NIC).MTU}})
-			}
-		}
-		return steps
-	}
 }
 
 // routeOfItsOwn gives a place a route to an address alone, which leads where it leads anyway. What the kernel learns of

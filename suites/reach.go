@@ -392,10 +392,17 @@ func hostward(f Family) []Sabotage {
 }
 
 // isolated keeps the first host's containers of the first network apart on their bridge.
-func isolated(p *topology.Plan) (steps []topology.Step) {
+func isolated(p *topology.Plan) []topology.Step {
+	return hostEnds(p, topology.LinkSet{Isolated: "on"})
+}
+
+// hostEnds sets something of the host's ends of the pairs of the first host's containers of the first network.
+func hostEnds(p *topology.Plan, set topology.LinkSet) (steps []topology.Step) {
 	for _, c := range p.Hosts()[0].Containers {
 		if c.Network == p.Networks[0].Name {
-			steps = append(steps, topology.Step{On: c.Host, Set: &topology.LinkSet{Name: c.Device, Isolated: "on"}})
+			own := set
+			own.Name = c.Device
+			steps = append(steps, topology.Step{On: c.Host, Set: &own})
 		}
 	}
 	return steps

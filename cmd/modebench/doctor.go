@@ -57,7 +57,7 @@ func doctorCommand() *cobra.Command {
 				rights = "an ordinary user, by user namespaces"
 			}
 			fmt.Fprintf(out, "%s, kernel %s, %d CPUs, as %s\n\n", m.OS, m.Kernel, m.CPUs, rights)
-			ks := &kernels{cache: cache, noFetch: true, only: true, say: cmd.ErrOrStderr(), span: func(_ string, f func() error) error { return f() }}
+			ks := &kernels{cache: cache, only: true, say: cmd.ErrOrStderr(), span: func(_ string, f func() error) error { return f() }}
 			all, err := ks.assign(cmd.Context(), []string{autoKernel}, modes.All(), p.Topology)
 			if errors.Is(err, errIsolation) {
 				fmt.Fprintf(out, "  ✗ labs: %v\n      remedy: %s\n", err, isolationRemedy())
