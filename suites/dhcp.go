@@ -192,7 +192,7 @@ func lease(ctx context.Context, b *Bench, f Family, broadcast bool) (Observation
 	var refusal error
 	var alive reports.Evidence
 	var packets []lab.Packet
-	// Once more with time where the first try does not decide: nothing was sent yet, the server has the question, or all are slow.
+	// Once more with time where the first try does not decide: nothing was sent yet, the server still has the question, or all are slow.
 	for _, within := range []time.Duration{shortly, 4 * shortly, 20 * shortly} {
 		if who, refusal, err = l.attach(ctx, broadcast, within); err != nil {
 			return Observation{}, err
@@ -204,17 +204,22 @@ func lease(ctx context.Context, b *Bench, f Family, broadcast bool) (Observation
 		if alive, err = l.control(ctx); err != nil {
 			return Observation{}, err
 		}
+		took := time.Since(began)
 		if packets, err = recorded(ctx, who.of); err != nil {
 			return Observation{}, err
 		}
+		reply := func(p lab.Packet) bool { return carriedIn(p).DHCP.Reply }
 		sent := slices.ContainsFunc(packets, func(p lab.Packet) bool { return who.here(p, true) })
 		there := slices.ContainsFunc(packets, func(p lab.Packet) bool { return p.Machine == l.at.Machine })
-		if sent && !there && time.Since(began) < slow {
+		// A broadcast of answers may wait for a worker of the kernel; answers to one station do not.
+		answered := (f == IPv6 || !broadcast) && slices.ContainsFunc(packets, func(p lab.Packet) bool { return p.Machine == l.at.Machine && reply(p) })
+		came := slices.ContainsFunc(packets, func(p lab.Packet) bool { return who.here(p, false) && reply(p) })
+		if (sent && (!there || answered && !came) || unsent(refusal)) && 2*took < within {
 			break
 		}
 	}
 	if len(packets) == 0 {
-		if !strings.Contains(refusal.Error(), syscall.ENOBUFS.Error()) { // net_xmit_errno()
+		if !unsent(refusal) {
 			return Observation{}, fmt.Errorf("%s sent nothing: %w", who, refusal)
 		}
 		o := blocked("%s asked for a lease: its own device dropped the question as it was sent", who).with(l.host, "%v", refusal)
@@ -241,6 +246,9 @@ func lease(ctx context.Context, b *Bench, f Family, broadcast bool) (Observation
 	o.Evidence = append(o.Evidence, alive)
 	return o.with(l.host, "%v", refusal), nil
 }
+
+// unsent tells whether a client's own device dropped what it sent (net_xmit_errno of the kernel).
+func unsent(refusal error) bool { return strings.Contains(refusal.Error(), syscall.ENOBUFS.Error()) }
 
 // leased is an experiment on a container with a lease of a server that has so many addresses, where containers are stations of the segment.
 // What was recorded since before it asked can be had.

@@ -2,7 +2,10 @@ package suites
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -13,9 +16,10 @@ import (
 )
 
 // fabrics are those that modes are put on in the suite of that name, by their names, in the order of documents. NICs have as many
-// filters as the first host has containers of the first network to begin with, and one container more is attached.
+// filters as the first host has containers of the first network to begin with, and one container more is attached. Tables have room for the machines and
+// their tags.
 var fabrics = []string{
-	"open", "open-reflective", "open-snooping", "port-security", "port-security-5", "port-security-shutdown", "nic-3", "nic-3-promisc", "routed-bgp", "vpc",
+	"open", "open-reflective", "open-snooping", "port-security", "port-security-5", "port-security-shutdown", "mac-table-6", "nic-3", "nic-3-promisc", "routed-bgp", "vpc",
 }
 
 // Fabrics are those that modes are put on in the suite fabrics.
@@ -116,6 +120,44 @@ var onFabrics = []onFabric{
 					Rules: []topology.Rule{{Match: []topology.Match{out, {Field: "ether daddr", Not: true, Value: h.NICs[0].MAC.String()}}, Verdict: topology.Verdict{Kind: "drop"}}},
 				}}}}}
 			}}}
+		},
+	},
+	{
+		name: "alone", doc: "On the fabric %s, does what is for a container that has just come leave the switch by the container's port alone?", only: []string{"mac-table-6"},
+		spec: "a container is attached when all others have been heard, and asks an external machine; the answers are looked for at another machine's port",
+		run:  unflooded,
+		sabotage: func(topology.Fabric) []Sabotage {
+			return []Sabotage{
+				{Mode: "macvlan-bridge", Doc: "the switch sends the other machine nothing that is for others", Steps: func(p *topology.Plan) []topology.Step {
+					nic := p.Externals()[1].NICs[0]
+					return []topology.Step{{On: nic.Peer.Machine, Table: &topology.Table{Family: "bridge", Name: "sabotage", Chains: []topology.Chain{{
+						Name: "out", Type: "filter", Hook: "postrouting", Rules: []topology.Rule{{Match: []topology.Match{
+							{Field: "oifname", Value: nic.Peer.Interface},
+							{Field: "ether daddr", Not: true, Value: nic.MAC.String()},
+							{Field: "ether daddr", Not: true, Value: "01:00:00:00:00:00/01:00:00:00:00:00"},
+						}, Verdict: topology.Verdict{Kind: "drop"}}},
+					}}}}}
+				}},
+				{
+					Mode: "bridge", Doc: "the switch's table is full before the host has another MAC address",
+					Before: func(ctx context.Context, b *Bench) error {
+						x := Place{Machine: b.plan.Externals()[1].Name}
+						for i := range byte(6) {
+							if err := b.Send(ctx, x, b.face(x.Machine).Name, lab.Packet{
+								EthSrc: net.HardwareAddr{0x02, 0x5e, 0x10, 0, 1, i}, EthDst: nobody, Proto: "udp", Token: b.newToken(),
+								Src: netip.MustParseAddrPort("192.0.2.1:9"), Dst: netip.MustParseAddrPort("192.0.2.2:9"), // RFC 5737, and discard
+							}); err != nil {
+								return err
+							}
+						}
+						return nil
+					},
+					Steps: func(p *topology.Plan) []topology.Step {
+						h := p.Hosts()[0]
+						return []topology.Step{{On: h.Name, Set: &topology.LinkSet{Name: h.NICs[0].Name, MAC: h.Containers[0].MAC}}}
+					},
+				},
+			}
 		},
 	},
 	{
@@ -224,6 +266,76 @@ func freed(ctx context.Context, b *Bench) (Observation, error) {
 		return Observation{}, err
 	}
 	return reachesAll(ctx, b, last, external(b))
+}
+
+// unflooded has a container ask that came last, and looks for the answers at the port of a machine that has nothing to do with them.
+func unflooded(ctx context.Context, b *Bench) (Observation, error) {
+	if o := numberless(b, IPv4); o != nil {
+		return *o, nil
+	}
+	asks, apart := container(b), b.plan.Externals()[1]
+	if o := deviceless(b); o == nil && b.mode.Limit == 0 {
+		c, err := another(b, asks.Machine, network(b), 1)
+		if err != nil {
+			return Observation{}, err
+		}
+		if asks, err = b.Attach(ctx, c, asks.Machine); err != nil {
+			return Observation{}, err
+		}
+	}
+	to := netip.AddrPortFrom(addrOf(b, external(b), IPv4), controlPort)
+	if ok, err := hearsBack(ctx, b, asks); err != nil || !ok { // and both know each other's MAC address
+		return blocked("%s asked %s: no answer", asks, to), err
+	}
+	recorded, err := b.Record(ctx)
+	if err != nil {
+		return Observation{}, err
+	}
+	var tokens []string
+	for range echoes {
+		token := b.newToken()
+		a, err := b.Ask(ctx, asks, lab.Ask{Proto: "udp", To: to, Token: token, Wait: slow})
+		if err != nil || !a.Answered {
+			return Observation{}, errors.Join(err, fmt.Errorf("%s asked %s again: no answer", asks, to))
+		}
+		tokens = append(tokens, token)
+	}
+	own := b.face(external(b).Machine).MAC
+	answers, err := recorded(ctx, func(p lab.Packet) bool { return slices.Contains(tokens, p.Token) && p.EthSrc.String() == own.String() })
+	if err != nil {
+		return Observation{}, err
+	}
+	strays := map[string]bool{}
+	var evidence []reports.Evidence
+	for _, p := range answers {
+		if p.Machine == apart.Name && !p.Outgoing {
+			strays[p.Token] = true
+			evidence = append(evidence, reports.Evidence{At: at(p), Saw: fmt.Sprintf("for %s: %s", p.EthDst, p.Text)})
+		}
+	}
+	o := whether(len(strays) == 0, "%s asked %s %d times: %d of the answers came to %s, too", asks, external(b), len(tokens), len(strays), apart.Name)
+	if n := len(strays); n > 0 && n < len(tokens) {
+		o.Status = "mixed"
+	}
+	o.Evidence = evidence
+	all, err := b.tors(ctx)
+	if err != nil {
+		return o, err
+	}
+	for _, tor := range b.plan.Tors() {
+		o = o.with(tor.Name, "its switches have learned %d addresses", learned(tor, all[tor.Name].FDB))
+	}
+	return o, nil
+}
+
+// learned is how many addresses of others the switches of a tor have at its ports.
+func learned(tor *topology.Machine, fdb []lab.FDB) (n int) {
+	for _, e := range fdb {
+		if tor.NIC(e.Link) != nil && !e.Local && !e.Self {
+			n++
+		}
+	}
+	return n
 }
 
 // reachesAll asks over each family that the mode has: all have to be answered, or none.

@@ -204,14 +204,14 @@ func cast(ctx context.Context, b *Bench, from, to Place, dst netip.Addr, witness
 }
 
 // queues tells whether what comes to a place for a group waits for a worker of the kernel, as it does for macvlan and ipvlan
-// devices (macvlan_broadcast_enqueue, ipvlan_multicast_enqueue): on a busy machine for long.
+// devices (macvlan_broadcast_enqueue, ipvlan_multicast_enqueue): on a busy machine for long. An ipvlan device of another mode than l2 gets none.
 func queues(ctx context.Context, b *Bench, p Place) (bool, error) {
 	device := ownDevice(b, p)
 	if p.Container == "" || device == "" {
 		return false, nil
 	}
 	l, err := linkOf(ctx, b, p, device)
-	return l.Kind == "macvlan" || l.Kind == "ipvlan", err
+	return l.Kind == "macvlan" || l.Kind == "ipvlan" && l.Mode == "l2", err
 }
 
 // working shows by controls that a sender's way out and a receiver's way in are alive: a machine's from another external

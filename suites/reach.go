@@ -87,18 +87,24 @@ var _ = registerFamilies(func(f Family) Spec {
 
 // reachFar has a container ask one of its network on another host.
 func reachFar(ctx context.Context, b *Bench, f Family) (Observation, trip, error) {
-	from, to := container(b), far(b)
-	if taken(b, from.Machine, addrOf(b, to, f)) && b.mode.Limit == 0 {
-		// The private blocks are the same on both hosts: one whose address no container here has.
-		c, err := another(b, to.Machine, network(b), 1)
-		if err != nil {
-			return Observation{}, trip{}, err
-		}
-		if to, err = b.Attach(ctx, c, to.Machine); err != nil {
-			return Observation{}, trip{}, err
-		}
+	from := container(b)
+	to, err := unambiguous(ctx, b, far(b), from.Machine, f)
+	if err != nil {
+		return Observation{}, trip{}, err
 	}
 	return reach(ctx, b, from, to, f)
+}
+
+// unambiguous is a container, or where another host has one of that address, since private blocks are the same on all hosts, one whose address none there has.
+func unambiguous(ctx context.Context, b *Bench, c Place, other string, f Family) (Place, error) {
+	if !taken(b, other, addrOf(b, c, f)) || b.mode.Limit != 0 {
+		return c, nil
+	}
+	spare, err := another(b, c.Machine, network(b), 1)
+	if err != nil {
+		return Place{}, err
+	}
+	return b.Attach(ctx, spare, c.Machine)
 }
 
 // unspoken leaves out what other hosts are told of a container.
@@ -180,6 +186,66 @@ var _ = registerFamilies(func(f Family) Spec {
 		Name:    "a container asks an external machine by ICMP echo, UDP and TCP",
 		Run: func(ctx context.Context, b *Bench) (Observation, error) {
 			o, _, err := reach(ctx, b, container(b), external(b), f)
+			return o, err
+		},
+		Sabotage: []Sabotage{
+			{Mode: "bridge", Doc: "the host does not forward", Steps: forwardingOff(f)},
+			{Mode: "ptp", Doc: "no rules masquerade", Steps: tableRemoved("ptp", "nat-")},
+			{Mode: "macvlan-vepa", Doc: "the first host's port is out of the switch", Steps: unplugged},
+			{Mode: "ipvlan-l3", Doc: "hosts announce nothing", Rewire: unannounced},
+			{Mode: "direct-bgp", Doc: "hosts do not answer for the next hops", Rewire: hopless},
+		},
+	}
+})
+
+var _ = registerFamilies(func(f Family) Spec {
+	return Spec{
+		Suite: "conformance",
+		Feature: Feature{
+			Name: "remote-host-to-container", Group: "reach",
+			Doc: "Does another host reach a container by the container's own address?",
+		},
+		Name: "a host asks a container of another host by ICMP echo, UDP and TCP, by no other routes than the mode gives it",
+		Run: func(ctx context.Context, b *Bench) (Observation, error) {
+			from := Place{Machine: secondHost(b)}
+			to, err := unambiguous(ctx, b, container(b), from.Machine, f)
+			if err != nil {
+				return Observation{}, err
+			}
+			o, _, err := reach(ctx, b, from, to, f)
+			return o, err
+		},
+		Sabotage: []Sabotage{
+			{Mode: "bridge", Doc: "the other host has a route, and no rules block what was not published", Steps: func(p *topology.Plan) []topology.Step {
+				h := p.Hosts()[0]
+				n, via := p.Networks[0].V4, h.NIC(p.Networks[0].NIC).V4.Addr()
+				if f == IPv6 {
+					n, via = p.Networks[0].V6, h.NIC(p.Networks[0].NIC).V6.Addr()
+				}
+				half := netip.PrefixFrom(n.Addr(), n.Bits()+1) // longer than what leads to the other host's own bridge
+				return append(tableRemoved("bridge", "filter-")(p), topology.Step{On: p.Hosts()[1].Name, Route: &topology.Route{Dst: half, Via: via}})
+			}},
+			{Mode: "macvlan-bridge", Doc: "the first host's port is out of the switch", Steps: unplugged},
+			{Mode: "host", Doc: "the first host's port is out of the switch", Steps: unplugged},
+			{Mode: "ipvlan-l2", Doc: "the first host's port is out of the switch", Steps: unplugged},
+			{Mode: "ipvlan-l3", Doc: "hosts announce nothing", Rewire: unannounced},
+			{Mode: "direct-bgp", Doc: "hosts announce nothing", Rewire: unannounced},
+			{Mode: "vlan-macvlan", Doc: "the first host's port is not in the network's VLAN", Steps: outOfVLAN(0)},
+			{Mode: "flannel-vxlan", Doc: "the first host's port is out of the switch", Steps: unplugged},
+		},
+	}
+})
+
+var _ = registerFamilies(func(f Family) Spec {
+	return Spec{
+		Suite: "conformance",
+		Feature: Feature{
+			Name: "container-to-remote-host", Group: "reach",
+			Doc: "Does a container reach another host, at that one's address on the segment?",
+		},
+		Name: "a container asks another host by ICMP echo, UDP and TCP",
+		Run: func(ctx context.Context, b *Bench) (Observation, error) {
+			o, _, err := reach(ctx, b, container(b), Place{Machine: secondHost(b)}, f)
 			return o, err
 		},
 		Sabotage: []Sabotage{

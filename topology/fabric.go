@@ -13,7 +13,7 @@ import (
 
 // Fabric is what the underlay is and allows. Its zero value is Open. In a file it is a name, as String gives it, or a mapping.
 type Fabric struct {
-	Kind string `yaml:"kind,omitempty" json:"kind,omitempty"` // port-security, nic, routed-bgp, vpc; empty, or open in a file: open
+	Kind string `yaml:"kind,omitempty" json:"kind,omitempty"` // port-security, mac-table, nic, routed-bgp, vpc; empty, or open in a file: open
 
 	Tagged     bool `yaml:"tagged,omitempty" json:"tagged,omitempty"`         // of a switch: it keeps segments apart by tags
 	Reflective bool `yaml:"reflective,omitempty" json:"reflective,omitempty"` // open: a frame may leave by the port that it came by
@@ -22,6 +22,8 @@ type Fabric struct {
 	MACs      int    `yaml:"macs,omitempty" json:"macs,omitempty"`           // port-security: source MAC addresses of a port; 0: 1
 	Violation string `yaml:"violation,omitempty" json:"violation,omitempty"` // port-security: protect, restrict, shutdown; empty: restrict
 	Recovery  string `yaml:"recovery,omitempty" json:"recovery,omitempty"`   // port-security, shutdown: after which a port comes up again, a Go duration; empty: it does not by itself
+
+	Entries int `yaml:"entries,omitempty" json:"entries,omitempty"` // mac-table: addresses that a switch's table has room for
 
 	Filters  int    `yaml:"filters,omitempty" json:"filters,omitempty"`   // nic: unicast addresses that a host's interface filters besides its own
 	Overflow string `yaml:"overflow,omitempty" json:"overflow,omitempty"` // nic: drop, promisc; empty: drop
@@ -49,6 +51,9 @@ const (
 	// security is a switch whose ports admit so many source MAC addresses, the first of which is their machine's own. What has
 	// another is a violation: protect drops it without a word, restrict drops and counts it, shutdown takes the port down, too.
 	security = "port-security"
+	// table is a switch whose table has room for so many addresses of stations (and VLANs). It learns no more until one has aged, and sends what is for
+	// others to all ports.
+	table = "mac-table"
 	// filtering is an open switch, and hosts with NICs that filter: each lets in what is for many, for itself, and for as many of
 	// the unicast addresses as it was given as it has filters, the first ones. Given more, it drops what is for the others, or lets
 	// everything in.
@@ -75,6 +80,8 @@ func (f Fabric) String() string {
 		add(f.macs() != 1, strconv.Itoa(f.MACs))
 		add(f.Violation != "" && f.Violation != "restrict", f.Violation)
 		add(f.Recovery != "", f.Recovery)
+	case table:
+		add(true, strconv.Itoa(f.Entries))
 	case filtering:
 		add(true, strconv.Itoa(f.Filters))
 		add(f.Overflow == "promisc", f.Overflow)
@@ -93,10 +100,11 @@ func (f Fabric) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
 
 // fabricForm are the names of fabrics.
 var fabricForm = regexp.MustCompile(`^(?:trunk|routed-bgp|vpc|open(-reflective)?(-snooping)?(-tagged)?|` +
-	`port-security(?:-([0-9]{1,4}))?(?:-(protect|shutdown(?:-[0-9][0-9a-z.]*)?))?(-tagged)?|nic-([0-9]{1,4})(-promisc)?(-tagged)?)$`)
+	`port-security(?:-([0-9]{1,4}))?(?:-(protect|shutdown(?:-[0-9][0-9a-z.]*)?))?(-tagged)?|nic-([0-9]{1,4})(-promisc)?(-tagged)?|` +
+	`mac-table-([0-9]{1,6})(-tagged)?)$`)
 
 // fabricNames says what they can be.
-const fabricNames = "one of open, open-reflective, open-snooping, trunk, port-security, port-security-4, port-security-shutdown, nic-512, nic-512-promisc (any number), routed-bgp, vpc"
+const fabricNames = "one of open, open-reflective, open-snooping, trunk, port-security, port-security-4, port-security-shutdown, mac-table-8192, nic-512, nic-512-promisc (any number), routed-bgp, vpc"
 
 // UnmarshalText reads a fabric's name.
 func (f *Fabric) UnmarshalText(text []byte) error {
@@ -113,6 +121,8 @@ func (f *Fabric) UnmarshalText(text []byte) error {
 	case strings.HasPrefix(name, security):
 		*f = Fabric{Kind: security, MACs: number(m[4]), Tagged: m[6] != ""}
 		f.Violation, f.Recovery, _ = strings.Cut(m[5], "-")
+	case strings.HasPrefix(name, table):
+		*f = Fabric{Kind: table, Entries: number(m[10]), Tagged: m[11] != ""}
 	case strings.HasPrefix(name, filtering):
 		*f = Fabric{Kind: filtering, Filters: number(m[7]), Overflow: strings.TrimPrefix(m[8], "-"), Tagged: m[9] != ""}
 	default:
@@ -133,6 +143,8 @@ func (f Fabric) needs() (needs []string) {
 		needs = append(needs, "nft-bridge", "nftables")
 	case security, filtering:
 		needs = append(needs, "nft-bridge", "nft-sets")
+	case table:
+		needs = append(needs, "fdb-limit")
 	}
 	return needs
 }
@@ -146,7 +158,7 @@ func (f Fabric) Needs() []string {
 
 // fabricWords are what settings can be.
 var fabricWords = map[string][]string{
-	"kind": {openName, security, filtering, Routed.Kind, VPC.Kind}, "violation": {"protect", "restrict", "shutdown"}, "overflow": {"drop", "promisc"},
+	"kind": {openName, security, table, filtering, Routed.Kind, VPC.Kind}, "violation": {"protect", "restrict", "shutdown"}, "overflow": {"drop", "promisc"},
 }
 
 // check is the first setting that the fabric cannot have, or nil.
@@ -168,6 +180,7 @@ func (f Fabric) check() *flaw {
 		{"macs", f.MACs != 0, f.Kind == security, security},
 		{"violation", f.Violation != "", f.Kind == security, security},
 		{"recovery", f.Recovery != "", f.Kind == security, security},
+		{"entries", f.Entries != 0, f.Kind == table, table},
 		{"filters", f.Filters != 0, f.Kind == filtering, filtering},
 		{"overflow", f.Overflow != "", f.Kind == filtering, filtering},
 	} {
@@ -178,6 +191,8 @@ func (f Fabric) check() *flaw {
 	switch d, err := time.ParseDuration(f.Recovery); {
 	case f.MACs < 0 || f.MACs > mostMACs:
 		return &flaw{path: []string{"fabric", "macs"}, problem: fmt.Sprintf("%d MAC addresses of a port", f.MACs), remedy: fmt.Sprintf("1 to %d", mostMACs)}
+	case f.Kind == table && (f.Entries < 1 || f.Entries > mostEntries):
+		return &flaw{path: []string{"fabric", "entries"}, problem: fmt.Sprintf("%d entries of a table of addresses", f.Entries), remedy: fmt.Sprintf("1 to %d", mostEntries)}
 	case f.Kind == filtering && (f.Filters < 1 || f.Filters > mostMACs):
 		return &flaw{path: []string{"fabric", "filters"}, problem: fmt.Sprintf("%d filters of a NIC", f.Filters), remedy: fmt.Sprintf("1 to %d", mostMACs)}
 	case f.Recovery != "" && f.Violation != "shutdown":
@@ -190,6 +205,9 @@ func (f Fabric) check() *flaw {
 
 // mostMACs is the most that a port of a switch secures (Cisco Catalyst 3650, 1 to 8192), and bounds what a NIC filters.
 const mostMACs = 8192
+
+// mostEntries bounds a switch's table of addresses.
+const mostEntries = 1 << 18
 
 // security are a tor's rules for its ports, where the fabric secures them. A port's own machine is always let in. Where a port may
 // have more addresses it learns the first ones, each at one port.

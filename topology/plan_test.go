@@ -44,6 +44,7 @@ var fabrics = []topology.Fabric{
 	{Kind: "port-security", Violation: "protect"},
 	{Kind: "port-security", MACs: 3, Violation: "shutdown", Recovery: "300s", Tagged: true},
 	{Kind: "nic", Filters: 512, Overflow: "promisc"},
+	{Kind: "mac-table", Entries: 8192},
 }
 
 func planOn(t testing.TB, fabric topology.Fabric, name string) *topology.Plan {
@@ -119,11 +120,13 @@ func TestFabricRefuses(t *testing.T) {
 			t.Hosts["h2"] = h
 			t.Networks = map[string]topology.Network{"blue": t.Networks["blue"]}
 		}, "hosts.h2.nics: the first interface of h2 is a, and that of h1 eth0: want one name: on the fabric trunk a host's first interface is its cable, and every host has network blue on the same device"},
-		{topology.Fabric{Kind: "ring"}, func(*topology.Topology) {}, `fabric.kind: kind "ring": want one of open, port-security, nic, routed-bgp, vpc`},
+		{topology.Fabric{Kind: "ring"}, func(*topology.Topology) {}, `fabric.kind: kind "ring": want one of open, port-security, mac-table, nic, routed-bgp, vpc`},
 		{topology.Fabric{Kind: "vpc", Tagged: true}, func(*topology.Topology) {}, `fabric.tagged: a fabric of the kind vpc has no tagged: want it of switches`},
 		{topology.Fabric{MACs: 2}, func(*topology.Topology) {}, `fabric.macs: a fabric of the kind open has no macs: want it of port-security`},
 		{topology.Fabric{Kind: "port-security", Violation: "ignore"}, func(*topology.Topology) {}, `fabric.violation: violation "ignore": want one of protect, restrict, shutdown`},
 		{topology.Fabric{Kind: "port-security", Recovery: "5s"}, func(*topology.Topology) {}, `fabric.recovery: nothing is shut down that could recover: want violation: shutdown with it`},
+		{topology.Fabric{Kind: "mac-table"}, func(*topology.Topology) {}, `fabric.entries: 0 entries of a table of addresses: want 1 to 262144`},
+		{topology.Fabric{Entries: 8}, func(*topology.Topology) {}, `fabric.entries: a fabric of the kind open has no entries: want it of mac-table`},
 		{topology.Fabric{Kind: "nic"}, func(*topology.Topology) {}, `fabric.filters: 0 filters of a NIC: want 1 to 8192`},
 		{topology.Fabric{Kind: "nic", Filters: 8, Overflow: "burst"}, func(*topology.Topology) {}, `fabric.overflow: overflow "burst": want one of drop, promisc`},
 	} {

@@ -159,7 +159,7 @@ func (p *Plan) bridges(tor *Machine, add func(Step)) {
 	}
 	bridge := func(name string, at, mtu int, ports func(Interface) bool) {
 		// Its own MAC, or the bridge would take its ports' lowest and change it when they do.
-		add(Step{Link: &Link{Name: name, Kind: "bridge", MAC: mac(macTor, number, 0xff00+at), NoSnooping: !fabric.Snooping, Querier: fabric.Snooping, VLANFiltering: fabric.Tagged, Up: true}})
+		add(Step{Link: &Link{Name: name, Kind: "bridge", MAC: mac(macTor, number, 0xff00+at), NoSnooping: !fabric.Snooping, Querier: fabric.Snooping, MaxLearned: fabric.Entries, VLANFiltering: fabric.Tagged, Up: true}})
 		// Set once it is there, the MTU stays; it would follow the ports' otherwise (br_mtu_auto_adjust).
 		add(Step{Set: &LinkSet{Name: name, MTU: mtu}})
 		for _, port := range tor.NICs {

@@ -101,6 +101,7 @@ type Link struct {
 	// bridge
 	NoSnooping    bool // flood all multicast: no IGMP and MLD snooping
 	Querier       bool // ask for members of groups itself (RFC 3376, RFC 3810), and believe after a second that all have told
+	MaxLearned    int  // how many addresses it learns at most (Linux 6.7); 0: any number
 	VLANFiltering bool // keep VLANs apart (IEEE 802.1Q); ports are in none until a step VLAN puts them there
 
 	// macvlan, ipvlan, vlan: made in In on a parent of the machine's own namespace, as is a vxlan with a group
@@ -729,6 +730,9 @@ func (l Link) line(at, on, in string, remove bool) string {
 	}
 	if l.Querier {
 		w.add("mcast_querier 1 mcast_query_response_interval", fmt.Sprint(QueryResponse.Milliseconds()/10))
+	}
+	if l.MaxLearned != 0 {
+		w.add("fdb_max_learned", fmt.Sprint(l.MaxLearned))
 	}
 	if l.VLANFiltering {
 		w.add("vlan_filtering 1 vlan_default_pvid 0")

@@ -22,6 +22,7 @@ var remedies = map[string]string{
 	"ipvlan":         "sudo modprobe ipvlan, or a kernel with CONFIG_IPVLAN",
 	"802.1q":         "sudo modprobe 8021q, or a kernel with CONFIG_VLAN_8021Q",
 	"vlan-filtering": "a kernel with CONFIG_BRIDGE_VLAN_FILTERING",
+	"fdb-limit":      "a kernel since 6.7",
 	"nft-netdev":     "a kernel since 5.16 with CONFIG_NF_TABLES_NETDEV and CONFIG_NETFILTER_EGRESS",
 	"nft-bridge":     "sudo modprobe nft_meta_bridge, or a kernel with CONFIG_NF_TABLES_BRIDGE and CONFIG_NFT_BRIDGE_META",
 	"nft-nat":        "sudo modprobe nft_masq, or a kernel with CONFIG_NFT_NAT and CONFIG_NFT_MASQ",

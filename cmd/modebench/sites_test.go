@@ -1,9 +1,11 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,8 +25,14 @@ machines:
 func overSSH(t *testing.T, dir, lose string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	isolated(t)
-	if _, err := os.Stat("/usr/sbin/sshd"); err != nil && os.Geteuid() == 0 {
-		unable(t, "no sshd: sudo apt install openssh-server")
+	tools := map[string]string{"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "sysctl": "procps", "pgrep": "procps", "nsenter": "util-linux"}
+	if os.Geteuid() == 0 {
+		tools["sshd"] = "openssh-server"
+	}
+	for _, tool := range slices.Sorted(maps.Keys(tools)) {
+		if exec.Command("sh", "-c", "PATH=$PATH:/usr/sbin:/sbin command -v "+tool).Run() != nil {
+			unable(t, "no %s: sudo apt install %s", tool, tools[tool])
+		}
 	}
 	lab, err := filepath.Abs("testdata/machines/lab")
 	if err != nil {

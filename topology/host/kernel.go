@@ -39,6 +39,7 @@ var kernels = map[string][]topology.Step{
 		{Link: &topology.Link{Name: "a", Kind: "veth", PeerName: "b", Master: "br"}},
 		{VLAN: &topology.VLAN{Link: "a", VID: 10, Untagged: true}},
 	},
+	"fdb-limit": {{Link: &topology.Link{Name: "br", Kind: "bridge", MaxLearned: 2}}},
 	"nftables": {{Table: &topology.Table{Family: "inet", Name: "t", Chains: []topology.Chain{{
 		Name: "c", Type: "filter", Hook: "input",
 		Rules: []topology.Rule{{Match: []topology.Match{{Field: "ct state", Value: "new"}}, Verdict: topology.Verdict{Kind: "accept"}}},
@@ -104,7 +105,7 @@ func balanceTable(family string) topology.Step {
 
 // Kernel tries what it is asked for in an empty namespace, and returns what cannot be had with the kernel's words.
 // It changes nothing. The names are those of modes.Kernel and of Plan.Needs: underlay for what
-// every lab is made of, 802.1q and vlan-filtering for trunks, nft-bridge and nft-sets for fabrics that filter, nft-balance for what divides connections, tbf and netem for impairments,
+// every lab is made of, 802.1q and vlan-filtering for trunks, nft-bridge and nft-sets for fabrics that filter, fdb-limit for one whose table is small, nft-balance for what divides connections, tbf and netem for impairments,
 // nft-netdev for policies at interfaces, and ifb for rates of what comes in.
 func Kernel(names []string) (missing map[string]error, err error) {
 	missing = map[string]error{}

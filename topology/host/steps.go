@@ -482,28 +482,37 @@ const portForwards = 3
 // portState is the state of a bridge's port (IFLA_BRPORT_STATE) in the namespace of the calling thread; is tells whether a device is one. It asks for
 // that device alone, where bridge(8) reads all ports.
 func portState(device int) (state uint8, is bool, err error) {
+	value, is, err := linkAttr(device, unix.IFLA_LINKINFO, nl.IFLA_INFO_SLAVE_DATA, nl.IFLA_BRPORT_STATE)
+	if err != nil || !is {
+		return 0, false, err
+	}
+	return value[0], true, nil
+}
+
+// linkAttr is an attribute of a device of the namespace of the calling thread, by the types of those that it is in and its own; is tells whether the device has it.
+func linkAttr(device int, types ...uint16) (value []byte, is bool, err error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(device)
 	req.AddData(msg)
 	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
 	if err != nil {
-		return 0, false, err
+		return nil, false, err
 	}
 	for _, reply := range replies {
 		at, err := nl.ParseRouteAttr(reply[msg.Len():])
-		for _, kind := range []uint16{unix.IFLA_LINKINFO, nl.IFLA_INFO_SLAVE_DATA, nl.IFLA_BRPORT_STATE} {
+		for n, kind := range types {
 			i := slices.IndexFunc(at, func(a syscall.NetlinkRouteAttr) bool { return a.Attr.Type&^unix.NLA_F_NESTED == kind })
 			switch {
 			case err != nil || i < 0:
-				return 0, false, err
-			case kind == nl.IFLA_BRPORT_STATE:
-				return at[i].Value[0], true, nil
+				return nil, false, err
+			case n == len(types)-1:
+				return at[i].Value, true, nil
 			}
 			at, err = nl.ParseRouteAttr(at[i].Value)
 		}
 	}
-	return 0, false, nil
+	return nil, false, nil
 }
 
 // operating waits, a second at most, until a device of the machine follows its carrier and none of its own addresses is tentative: until it takes and
@@ -993,13 +1002,35 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 	default:
 		return fmt.Errorf("link kind %q is not known here", l.Kind)
 	}
-	if err := request.LinkAdd(link); err != nil || !l.Querier {
+	if err := request.LinkAdd(link); err != nil || !l.Querier && l.MaxLearned == 0 {
 		return err
 	}
 	if err := w.enter(in); err != nil {
 		return err
 	}
+	if l.MaxLearned != 0 {
+		if err := bounded(l.Name, uint32(l.MaxLearned)); err != nil || !l.Querier {
+			return err
+		}
+	}
 	return asking(l.Name)
+}
+
+// bounded has a bridge of the namespace of the calling thread learn so many addresses at most. Kernels before 6.7 take that without a word, and do not.
+func bounded(bridge string, most uint32) error {
+	err := setBridge(bridge, func(data *nl.RtAttr) { data.AddRtAttr(unix.IFLA_BR_FDB_MAX_LEARNED, nl.Uint32Attr(most)) })
+	if err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return err
+	}
+	has, is, err := linkAttr(link.Attrs().Index, unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA, unix.IFLA_BR_FDB_MAX_LEARNED)
+	if err != nil || is && nl.NativeEndian().Uint32(has) == most {
+		return err
+	}
+	return fmt.Errorf("%s: this kernel has no bound for what a bridge learns: %w", bridge, unix.EOPNOTSUPP)
 }
 
 // asking has a bridge of the namespace of the calling thread ask for members of groups: over IPv6 by an address of its own, which
@@ -1008,6 +1039,14 @@ func asking(bridge string) error {
 	if _, err := setSysctl("net/ipv6/conf/"+bridge+"/disable_ipv6", "0"); err != nil {
 		return err
 	}
+	return setBridge(bridge, func(data *nl.RtAttr) {
+		data.AddRtAttr(nl.IFLA_BR_MCAST_QUERY_RESPONSE_INTVL, nl.Uint64Attr(uint64(topology.QueryResponse.Milliseconds()/10))) // in clock_t: 10 ms
+		data.AddRtAttr(nl.IFLA_BR_MCAST_QUERIER, nl.Uint8Attr(1))
+	})
+}
+
+// setBridge sets attributes of a bridge of the namespace of the calling thread.
+func setBridge(bridge string, attrs func(*nl.RtAttr)) error {
 	link, err := netlink.LinkByName(bridge)
 	if err != nil {
 		return err
@@ -1018,9 +1057,7 @@ func asking(bridge string) error {
 	req.AddData(msg)
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
-	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
-	data.AddRtAttr(nl.IFLA_BR_MCAST_QUERY_RESPONSE_INTVL, nl.Uint64Attr(uint64(topology.QueryResponse.Milliseconds()/10))) // in clock_t: 10 ms
-	data.AddRtAttr(nl.IFLA_BR_MCAST_QUERIER, nl.Uint8Attr(1))
+	attrs(info.AddRtAttr(nl.IFLA_INFO_DATA, nil))
 	req.AddData(info)
 	_, err = req.Execute(unix.NETLINK_ROUTE, 0)
 	return err

@@ -26,6 +26,7 @@ var features = map[string][]string{
 	"ipvlan":         {"ipvlan"},
 	"802.1q":         {"8021q"},
 	"vlan-filtering": {"bridge", "8021q"},
+	"fdb-limit":      {"bridge"},
 	"br_netfilter":   {"br_netfilter"},
 	"nftables":       {"nf_tables", "nft_ct", "nft_reject", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6", "nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6", "nft_limit", "nft_log"},
 	"nft-nat":        {"nft_nat", "nft_masq", "nft_redir", "nft_chain_nat", "nf_conntrack_netlink"},
