@@ -41,6 +41,8 @@ var needs = []Need{
 	{"one-mac", "a switch's port sees one MAC address, however many containers there are", observed(Works, "one-mac")},
 	{"no-promiscuous", "the host's interface need not be promiscuous", observed(Works, "no-promiscuous")},
 	{"host-access", "a host and its containers reach each other", observed(Works, "container-to-host-ipv4", "host-to-container-ipv4")},
+	{"other-hosts", "a host and the containers of other hosts reach each other", observed(Works, "remote-host-to-container-ipv4", "container-to-remote-host-ipv4")},
+	{"kubernetes", "all containers reach each other by their own addresses, and a host its own, as Kubernetes asks of a network", observed(Works, "same-host-ipv4", "cross-host-ipv4", "source-cross-host-ipv4", "host-to-container-ipv4")},
 	{"host-isolation", "a host and its containers do not reach each other", observed(Blocked, "container-to-host-ipv4", "host-to-container-ipv4")},
 	{"network-isolation", "containers of different networks do not reach each other", observed(Works, "network-isolation-ipv4")},
 	{"policy", "the host's packet filter sees what its containers send and get", observed(Works, "host-firewall", "host-firewall-in")},
