@@ -379,6 +379,9 @@ func (ks *kernels) look(ctx context.Context, k vm.Kernel) *ground {
 
 // fetch brings a kernel along.
 func (ks *kernels) fetch(ctx context.Context, name string) *ground {
+	if err := vm.Boots(name); err != nil {
+		return &ground{name: name, driver: ks.driver, failed: fmt.Errorf("kernel %s is not on this machine, nor what boots it: %w", name, err)}
+	}
 	if ks.only {
 		return &ground{name: name, driver: ks.driver, failed: fmt.Errorf("kernel %s is not on this machine: modebench run fetches it where it needs it, and modebench kernel fetch %s does now; or install its package", name, name)}
 	}

@@ -438,6 +438,16 @@ func TestFetchRefused(t *testing.T) {
 	}
 }
 
+// TestNothingBoots fetches no kernel that nothing here would boot.
+func TestNothingBoots(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	var said bytes.Buffer
+	ks := &kernels{cache: t.TempDir(), say: &said, span: func(_ string, f func() error) error { return f() }}
+	if why := ks.fetch(t.Context(), "debian-cloud").lacks([]string{"ipvlan"}); !strings.Contains(why, "apt-get install qemu-system-x86") || said.Len() > 0 {
+		t.Errorf("what needs the kernel: %q, said meanwhile %q: want what to install, and nothing fetched", why, said.String())
+	}
+}
+
 // TestSeveralReasons has the console of a guest that failed as evidence, and its cells once.
 func TestSeveralReasons(t *testing.T) {
 	all, err := findModes([]string{"none", "bridge"})

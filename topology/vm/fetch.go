@@ -23,6 +23,14 @@ import (
 // Fetchable are the names of kernels that Fetch knows, best first.
 func Fetchable() []string { return []string{umlName, cloudName} }
 
+// Boots tells whether a kernel that Fetch knows could be booted once it is here: the error says what that lacks, and how it is had.
+func Boots(name string) error {
+	if name == cloudName {
+		return haveQEMU()
+	}
+	return nil
+}
+
 // Fetch brings a kernel into the cache by apt-get, installing nothing, and returns it; one that is there already is not
 // fetched again unless it is older than what apt-get has. Where the machine's lists of packages are empty or too old, others
 // are read for this once, and thrown away. It says what it does line by line. Of several at the same time one fetches, and
