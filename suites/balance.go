@@ -97,6 +97,10 @@ func balanced(ctx context.Context, b *Bench, f Family, divide divider) (*service
 			}
 			s.heard[p] = append(s.heard[p], l.Handle)
 		}
+		// Who asks is known by its neighbours from then on, also where its address was another's and nothing was announced.
+		if _, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, external(b), f), controlPort), Wait: hopeful}); err != nil {
+			return nil, nil, err
+		}
 	}
 	return s, nil, s.over(ctx, backends...)
 }
