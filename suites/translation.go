@@ -312,9 +312,13 @@ var _ = register(Spec{
 				}
 			}
 			outside := t.arrived("udp").Src.Addr()
+			// The host may have something else to say to the same machine, as to a store that is there.
+			ours := func(p lab.Packet, server netip.AddrPort) bool {
+				return server.Addr() == t.target.Addr() && (server.Port() == t.target.Port() || strings.HasPrefix(p.Proto, "icmp"))
+			}
 			packets, err := recorded(ctx, func(p lab.Packet) bool {
-				there := p.Machine == x.Machine && p.Src.Addr() == outside && p.Dst.Addr() == t.target.Addr()
-				back := p.Machine == from.Machine && p.In == from.Container && p.Src.Addr() == t.target.Addr()
+				there := p.Machine == x.Machine && p.Src.Addr() == outside && ours(p, p.Dst)
+				back := p.Machine == from.Machine && p.In == from.Container && ours(p, p.Src)
 				return !p.Outgoing && p.IP != nil && p.NDP == nil && (there || back)
 			})
 			if err != nil {
