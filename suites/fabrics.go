@@ -294,30 +294,43 @@ func unflooded(ctx context.Context, b *Bench) (Observation, error) {
 	var tokens []string
 	for range echoes {
 		token := b.newToken()
-		a, err := b.Ask(ctx, asks, lab.Ask{Proto: "udp", To: to, Token: token, Wait: slow})
+		a, err := b.Ask(ctx, asks, lab.Ask{Proto: "udp", To: to, Token: token, Wait: patience})
 		if err != nil || !a.Answered {
 			return Observation{}, errors.Join(err, fmt.Errorf("%s asked %s again: no answer", asks, to))
 		}
 		tokens = append(tokens, token)
 	}
+	// What the same machine sends to that port is seen there.
+	alive := b.newToken()
+	there := Place{Machine: apart.Name}
+	if a, err := b.Ask(ctx, external(b), lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(b, there, IPv4), controlPort), Token: alive, Wait: patience}); err != nil || !a.Answered {
+		return Observation{}, errors.Join(err, fmt.Errorf("no control is alive: %s asked %s: no answer", external(b), there))
+	}
 	own := b.face(external(b).Machine).MAC
-	answers, err := recorded(ctx, func(p lab.Packet) bool { return slices.Contains(tokens, p.Token) && p.EthSrc.String() == own.String() })
+	came, err := recorded(ctx, func(p lab.Packet) bool {
+		return p.Machine == apart.Name && !p.Outgoing && p.EthSrc.String() == own.String() && (p.Token == alive || slices.Contains(tokens, p.Token))
+	})
 	if err != nil {
 		return Observation{}, err
 	}
 	strays := map[string]bool{}
-	var evidence []reports.Evidence
-	for _, p := range answers {
-		if p.Machine == apart.Name && !p.Outgoing {
-			strays[p.Token] = true
-			evidence = append(evidence, reports.Evidence{At: at(p), Saw: fmt.Sprintf("for %s: %s", p.EthDst, p.Text)})
+	var evidence, control []reports.Evidence
+	for _, p := range came {
+		if p.Token == alive {
+			control = append(control, reports.Evidence{At: at(p), Saw: "control: " + p.Text})
+			continue
 		}
+		strays[p.Token] = true
+		evidence = append(evidence, reports.Evidence{At: at(p), Saw: fmt.Sprintf("for %s: %s", p.EthDst, p.Text)})
+	}
+	if len(control) == 0 {
+		return Observation{}, fmt.Errorf("no control is alive: what %s sent to %s was not seen there", external(b), there)
 	}
 	o := whether(len(strays) == 0, "%s asked %s %d times: %d of the answers came to %s, too", asks, external(b), len(tokens), len(strays), apart.Name)
 	if n := len(strays); n > 0 && n < len(tokens) {
 		o.Status = "mixed"
 	}
-	o.Evidence = evidence
+	o.Evidence = append(evidence, control...)
 	all, err := b.tors(ctx)
 	if err != nil {
 		return o, err
