@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -116,4 +119,124 @@ func conntrackFull(ctx context.Context, b *Bench) (Observation, error) {
 		o = o.with(p.String(), "control: the older stream was answered afterwards")
 	}
 	return o, nil
+}
+
+// mostNeighbours is how many neighbours the host's table is given room for, of all its namespaces; a kernel's own bound is 1,024 (gc_thresh3 of arp(7)).
+const mostNeighbours = 64
+
+var _ = register(Spec{
+	Suite: failure, Machines: true, Within: 4 * specTimeout,
+	Feature: Feature{Name: "neighbours-full", Group: failure, Doc: "When the host's table of IPv4 neighbours is full, does a container reach a machine outside that it has not asked before?"},
+	Name:    "the host's table of neighbours is filled until the kernel refuses one more, and a container that goes on asking a machine outside asks another that it has not asked yet; then there is room again, and it asks once more",
+	Run:     neighboursFull,
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the container has a permanent entry for the machine", Steps: func(p *topology.Plan) []topology.Step {
+			c, y := p.Hosts()[0].Containers[0], p.Externals()[1].NICs[0]
+			return []topology.Step{{On: c.Host, In: c.Name, Neigh: &topology.Neigh{Link: "eth0", IP: y.V4.Addr(), MAC: y.MAC}}}
+		}},
+	},
+})
+
+func neighboursFull(ctx context.Context, b *Bench) (Observation, error) {
+	if o := numberless(b, IPv4); o != nil {
+		return *o, nil
+	}
+	p, x, stranger := container(b), external(b), Place{Machine: b.plan.Externals()[1].Name}
+	// What is in use stays in the table, and with it the ways to gateways.
+	target := netip.AddrPortFrom(addrOf(b, x, IPv4), controlPort)
+	if a, err := persists(ctx, b, p); err != nil || !a {
+		return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s", p, x))
+	}
+	f, err := flowing(ctx, b, p, target, b.newToken())
+	if err != nil {
+		return Observation{}, err
+	}
+	older := &vigil{Bench: b, from: p, at: x, target: target, flow: f}
+	to := netip.AddrPortFrom(addrOf(b, stranger, IPv4), controlPort)
+	if err := forgets(ctx, b, p.Machine, to.Addr()); err != nil {
+		return Observation{}, err
+	}
+	const owner = "neighbours"
+	room := func() error { return b.lab.Undo(context.WithoutCancel(ctx), owner) }
+	b.atEnd(func(context.Context) error { return room() })
+	var limits []topology.Step
+	for _, key := range []string{"gc_thresh2", "gc_thresh3"} {
+		limits = append(limits, topology.Step{On: p.Machine, Sysctl: &topology.Sysctl{Key: "net/ipv4/neigh/default/" + key, Value: fmt.Sprint(mostNeighbours)}})
+	}
+	if err := b.lab.Apply(ctx, owner, limits); err != nil {
+		return Observation{}, err
+	}
+	// They are on the host's interface, and nobody ever asks them (RFC 5737).
+	entry := topology.Neigh{Link: b.face(p.Machine).Name, IP: netip.MustParseAddr("192.0.2.0"), MAC: net.HardwareAddr{0x02, 0x5e, 0x10, 0, 2, 0}, Found: true}
+	var full error
+	taken := 0
+	for ; taken <= mostNeighbours && full == nil; taken++ {
+		one := entry
+		one.IP = entry.IP.Next()
+		entry.IP = one.IP
+		err := b.lab.Apply(ctx, owner, []topology.Step{{On: p.Machine, Neigh: &one}})
+		switch {
+		case err == nil:
+		case refused(err) && strings.Contains(err.Error(), syscall.ENOBUFS.Error()):
+			full = err
+		default:
+			return Observation{}, err
+		}
+	}
+	if full == nil {
+		return Observation{}, fmt.Errorf("%s was given %d neighbours, and has room for more where %d was the most", p.Machine, taken, mostNeighbours)
+	}
+	asked, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", To: to, Wait: retry})
+	why := asked.Refusal.Text
+	if err != nil {
+		if !refused(err) || !strings.Contains(err.Error(), lab.NeighboursFull) {
+			return Observation{}, err
+		}
+		why = lab.NeighboursFull
+	}
+	goes, err := older.goesOn(ctx, patience)
+	if err != nil {
+		return Observation{}, err
+	}
+	o := whether(asked.Answered, "%s had no room for a further neighbour: %s asked %s, which it had not asked before: answered: %t%s", p.Machine, p, stranger, asked.Answered, because(why))
+	o = o.by(limits).with(p.Machine, "took %d neighbours, and then: %v", taken-1, full)
+	o = o.with(p.String(), "the older stream was answered meanwhile: %t", goes)
+	if err := room(); err != nil {
+		return Observation{}, err
+	}
+	if ok, err := insists(ctx, b, p, to); err != nil || !ok {
+		return Observation{}, errors.Join(err, fmt.Errorf("no control is alive: with room again, %s does not reach %s either", p, stranger))
+	}
+	return o.with(p.String(), "control: with room again, %s was reached", stranger), nil
+}
+
+// because is a reason in words, where there is one.
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return " (" + why + ")"
+}
+
+// forgets has all namespaces of a machine forget what they have found of a neighbour. Entries that were made stay.
+func forgets(ctx context.Context, b *Bench, machine string, a netip.Addr) error {
+	s, err := b.State(ctx, machine)
+	if err != nil {
+		return err
+	}
+	done := map[uint64]bool{} // containers may share a namespace
+	for name, space := range s.Spaces {
+		if done[space.Inode] {
+			continue
+		}
+		done[space.Inode] = true
+		for _, n := range space.Neighs {
+			if n.IP == a && n.State != "permanent" && n.State != "proxy" {
+				if err := b.lab.Apply(ctx, "", []topology.Step{{On: machine, In: name, Remove: true, Neigh: &topology.Neigh{Link: n.Link, IP: a}}}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }

@@ -389,12 +389,13 @@ type EnginePort struct {
 	Host, Published uint16 // port of the host's, and of the container's
 }
 
-// Neigh is a permanent entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table.
+// Neigh is an entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table. It is permanent, unless it says otherwise.
 type Neigh struct {
 	Link  string
 	IP    netip.Addr
 	MAC   net.HardwareAddr
 	Proxy bool // answer for IP on Link (proxy ARP or NDP)
+	Found bool // of the neighbour table: as if the kernel had just found it, so that it may go again (NUD_REACHABLE)
 	FDB   bool
 	Many  int // so many entries; 0: one. Those of a forwarding table are of as many MAC addresses, one after another, others of as many IPv4 addresses
 }
@@ -922,7 +923,11 @@ func (n Neigh) as(at, mac, ip string, remove bool) string {
 	case remove:
 		return fmt.Sprintf("ip -n %s neigh del %s dev %s", at, ip, n.Link)
 	}
-	return fmt.Sprintf("ip -n %s neigh add %s lladdr %s dev %s nud permanent", at, ip, mac, n.Link)
+	state := "permanent"
+	if n.Found {
+		state = "reachable"
+	}
+	return fmt.Sprintf("ip -n %s neigh add %s lladdr %s dev %s nud %s", at, ip, mac, n.Link, state)
 }
 
 func (s Shape) line(at string, remove bool) string {

@@ -415,6 +415,10 @@ END`,
 			"ip -n h1 neigh add 172.17.0.9 lladdr 02:03:00:01:00:04 dev br-blue nud permanent", "ip -n h1 neigh del 172.17.0.9 dev br-blue",
 		},
 		{
+			topology.Step{Neigh: &topology.Neigh{Link: "eth0", IP: addr("172.17.0.9"), MAC: mac4, Found: true}},
+			"ip -n h1 neigh add 172.17.0.9 lladdr 02:03:00:01:00:04 dev eth0 nud reachable", "ip -n h1 neigh del 172.17.0.9 dev eth0",
+		},
+		{
 			topology.Step{Neigh: &topology.Neigh{Link: "eth0", IP: addr("2001:db8:18::101"), Proxy: true}},
 			"ip -n h1 neigh add proxy 2001:db8:18::101 dev eth0", "ip -n h1 neigh del proxy 2001:db8:18::101 dev eth0",
 		},

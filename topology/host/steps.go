@@ -1368,6 +1368,9 @@ func neigh(nl *netlinks, n topology.Neigh) (*netlink.Neigh, error) {
 	if n.Proxy {
 		out.Flags, out.State = netlink.NTF_PROXY, 0
 	}
+	if n.Found {
+		out.State = netlink.NUD_REACHABLE
+	}
 	return out, nil
 }
 

@@ -271,6 +271,9 @@ type Ask struct {
 	Message    []byte        // udp: sent instead of a payload of the token, for captures to find the token in; whatever the target sends back answers it
 }
 
+// NeighboursFull is what an Ask says that was not sent since the kernel had no room for a neighbour more.
+const NeighboursFull = "the kernel's tables of neighbours are full"
+
 // Answer is what came of an Ask.
 type Answer struct {
 	Answered bool

@@ -162,7 +162,7 @@ func (s *Service) Ask(a lab.Ask, reply *lab.Answer) error {
 	}
 	if reply.Refusal.Errno == unix.ErrnoName(unix.ENOBUFS) {
 		if after, err := s.overflows(); err != nil || after > before {
-			return cmp.Or(err, fmt.Errorf("ask %s %v from %q: the kernel's tables of neighbours are full, of all namespaces together: repeat it when less runs here, or raise net.ipv4.neigh.default.gc_thresh3 and net.ipv6.neigh.default.gc_thresh3", a.Proto, a.To, a.In))
+			return cmp.Or(err, fmt.Errorf("ask %s %v from %q: %s, of all namespaces together: repeat it when less runs here, or raise net.ipv4.neigh.default.gc_thresh3 and net.ipv6.neigh.default.gc_thresh3", a.Proto, a.To, a.In, lab.NeighboursFull))
 		}
 	}
 	return nil
