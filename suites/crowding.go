@@ -44,15 +44,11 @@ func conntrackFull(ctx context.Context, b *Bench) (Observation, error) {
 		return *o, nil
 	}
 	p, x := container(b), external(b)
-	target := netip.AddrPortFrom(addrOf(b, x, IPv4), controlPort)
-	if a, err := persists(ctx, b, p); err != nil || !a {
-		return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s", p, x))
-	}
-	f, err := flowing(ctx, b, p, target, b.newToken())
+	older, err := keepsAsking(ctx, b, p, x)
 	if err != nil {
 		return Observation{}, err
 	}
-	older := &vigil{Bench: b, from: p, at: x, target: target, flow: f}
+	target := older.target
 	// A stream that has lasted for two seconds is not forgotten to make room (nf_conntrack_udp_packet() of net/netfilter/nf_conntrack_proto_udp.c,
 	// early_drop_list() of nf_conntrack_core.c).
 	began := time.Now()
@@ -121,6 +117,16 @@ func conntrackFull(ctx context.Context, b *Bench) (Observation, error) {
 	return o, nil
 }
 
+// keepsAsking has a container ask an external machine, which answers it, a thousand times a second until the spec ends.
+func keepsAsking(ctx context.Context, b *Bench, p, x Place) (*vigil, error) {
+	if a, err := persists(ctx, b, p); err != nil || !a {
+		return nil, errors.Join(err, fmt.Errorf("%s does not reach %s", p, x))
+	}
+	target := netip.AddrPortFrom(addrOf(b, x, IPv4), controlPort)
+	f, err := flowing(ctx, b, p, target, b.newToken())
+	return &vigil{Bench: b, from: p, at: x, target: target, flow: f}, err
+}
+
 // mostNeighbours is how many neighbours the host's table is given room for, of all its namespaces; a kernel's own bound is 1,024 (gc_thresh3 of arp(7)).
 const mostNeighbours = 64
 
@@ -141,17 +147,12 @@ func neighboursFull(ctx context.Context, b *Bench) (Observation, error) {
 	if o := numberless(b, IPv4); o != nil {
 		return *o, nil
 	}
-	p, x, stranger := container(b), external(b), Place{Machine: b.plan.Externals()[1].Name}
+	p, stranger := container(b), Place{Machine: b.plan.Externals()[1].Name}
 	// What is in use stays in the table, and with it the ways to gateways.
-	target := netip.AddrPortFrom(addrOf(b, x, IPv4), controlPort)
-	if a, err := persists(ctx, b, p); err != nil || !a {
-		return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s", p, x))
-	}
-	f, err := flowing(ctx, b, p, target, b.newToken())
+	older, err := keepsAsking(ctx, b, p, external(b))
 	if err != nil {
 		return Observation{}, err
 	}
-	older := &vigil{Bench: b, from: p, at: x, target: target, flow: f}
 	to := netip.AddrPortFrom(addrOf(b, stranger, IPv4), controlPort)
 	if err := forgets(ctx, b, p.Machine, to.Addr()); err != nil {
 		return Observation{}, err
