@@ -642,7 +642,7 @@ func announce(ctx context.Context, b *Bench, p Place, a netip.Addr) error {
 
 // tell sends a frame that is for all. A device that drops such at once says so (net_xmit_errno()), which is no error.
 func tell(ctx context.Context, b *Bench, p Place, device string, said lab.Packet) error {
-	if err := b.Send(ctx, p, device, said); err != nil && !strings.Contains(err.Error(), syscall.ENOBUFS.Error()) {
+	if err := b.Send(ctx, p, device, said); err != nil && !noRoom(err) {
 		return err
 	}
 	return nil

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -168,23 +167,20 @@ func neighboursFull(ctx context.Context, b *Bench) (Observation, error) {
 		return Observation{}, err
 	}
 	// They are on the host's interface, and nobody ever asks them (RFC 5737).
-	entry := topology.Neigh{Link: b.face(p.Machine).Name, IP: netip.MustParseAddr("192.0.2.0"), MAC: net.HardwareAddr{0x02, 0x5e, 0x10, 0, 2, 0}, Found: true}
+	entry := topology.Neigh{Link: b.face(p.Machine).Name, IP: netip.MustParseAddr("192.0.2.1"), MAC: net.HardwareAddr{0x02, 0x5e, 0x10, 0, 2, 0}, Found: true}
 	var full error
 	taken := 0
-	for ; taken <= mostNeighbours && full == nil; taken++ {
+	for ; taken <= mostNeighbours; taken++ {
 		one := entry
-		one.IP = entry.IP.Next()
-		entry.IP = one.IP
-		err := b.lab.Apply(ctx, owner, []topology.Step{{On: p.Machine, Neigh: &one}})
-		switch {
-		case err == nil:
-		case refused(err) && strings.Contains(err.Error(), syscall.ENOBUFS.Error()):
-			full = err
-		default:
-			return Observation{}, err
+		if full = b.lab.Apply(ctx, owner, []topology.Step{{On: p.Machine, Neigh: &one}}); full != nil {
+			break
 		}
+		entry.IP = entry.IP.Next()
 	}
-	if full == nil {
+	switch {
+	case full != nil && !(refused(full) && noRoom(full)):
+		return Observation{}, full
+	case full == nil:
 		return Observation{}, fmt.Errorf("%s was given %d neighbours, and has room for more where %d was the most", p.Machine, taken, mostNeighbours)
 	}
 	asked, err := b.Ask(ctx, p, lab.Ask{Proto: "udp", To: to, Wait: retry})
@@ -200,7 +196,7 @@ func neighboursFull(ctx context.Context, b *Bench) (Observation, error) {
 		return Observation{}, err
 	}
 	o := whether(asked.Answered, "%s had no room for a further neighbour: %s asked %s, which it had not asked before: answered: %t%s", p.Machine, p, stranger, asked.Answered, because(why))
-	o = o.by(limits).with(p.Machine, "took %d neighbours, and then: %v", taken-1, full)
+	o = o.by(limits).with(p.Machine, "took %d neighbours, and then: %v", taken, full)
 	o = o.with(p.String(), "the older stream was answered meanwhile: %t", goes)
 	if err := room(); err != nil {
 		return Observation{}, err

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/modebench/modebench/reports"
@@ -108,7 +107,7 @@ func (l *leasing) attach(ctx context.Context, broadcast bool, within time.Durati
 	step := topology.Step{On: l.host, In: c.Name, DHCP: &asks}
 	who.Place, err = b.attachAs(ctx, c, l.host, func(steps []topology.Step) []topology.Step {
 		unnumbered := slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool {
-			return s.In == c.Name && (s.Addr != nil && familyOf(s.Addr.Prefix.Addr()) == l.f || s.Route != nil && familyOf(s.Route.Dst.Addr()) == l.f)
+			return s.In == c.Name && numbers(s, l.f)
 		})
 		return append(unnumbered, step)
 	})
@@ -214,12 +213,12 @@ func lease(ctx context.Context, b *Bench, f Family, broadcast bool) (Observation
 		// A broadcast of answers may wait for a worker of the kernel; answers to one station do not.
 		answered := (f == IPv6 || !broadcast) && slices.ContainsFunc(packets, func(p lab.Packet) bool { return p.Machine == l.at.Machine && reply(p) })
 		came := slices.ContainsFunc(packets, func(p lab.Packet) bool { return who.here(p, false) && reply(p) })
-		if (sent && (!there || answered && !came) || unsent(refusal)) && 2*took < within {
+		if (sent && (!there || answered && !came) || noRoom(refusal)) && 2*took < within {
 			break
 		}
 	}
 	if len(packets) == 0 {
-		if !unsent(refusal) {
+		if !noRoom(refusal) { // its own device dropped what it sent (net_xmit_errno of the kernel)
 			return Observation{}, fmt.Errorf("%s sent nothing: %w", who, refusal)
 		}
 		o := blocked("%s asked for a lease: its own device dropped the question as it was sent", who).with(l.host, "%v", refusal)
@@ -246,9 +245,6 @@ func lease(ctx context.Context, b *Bench, f Family, broadcast bool) (Observation
 	o.Evidence = append(o.Evidence, alive)
 	return o.with(l.host, "%v", refusal), nil
 }
-
-// unsent tells whether a client's own device dropped what it sent (net_xmit_errno of the kernel).
-func unsent(refusal error) bool { return strings.Contains(refusal.Error(), syscall.ENOBUFS.Error()) }
 
 // leased is an experiment on a container with a lease of a server that has so many addresses, where containers are stations of the segment.
 // What was recorded since before it asked can be had.

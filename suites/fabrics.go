@@ -143,10 +143,9 @@ var onFabrics = []onFabric{
 					Before: func(ctx context.Context, b *Bench) error {
 						x := Place{Machine: b.plan.Externals()[1].Name}
 						for i := range byte(6) {
-							if err := b.Send(ctx, x, b.face(x.Machine).Name, lab.Packet{
-								EthSrc: net.HardwareAddr{0x02, 0x5e, 0x10, 0, 1, i}, EthDst: nobody, Proto: "udp", Token: b.newToken(),
-								Src: netip.MustParseAddrPort("192.0.2.1:9"), Dst: netip.MustParseAddrPort("192.0.2.2:9"), // RFC 5737, and discard
-							}); err != nil {
+							frame := discarded(nobody, b.newToken())
+							frame.EthSrc = net.HardwareAddr{0x02, 0x5e, 0x10, 0, 1, i}
+							if err := b.Send(ctx, x, b.face(x.Machine).Name, frame); err != nil {
 								return err
 							}
 						}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -112,6 +113,9 @@ func trial(ctx context.Context, b *Bench, c topology.Container, host string) (re
 
 // refused tells whether it was a machine that said no, and not the way to it that is broken.
 func refused(err error) bool { return errors.As(err, new(rpc.ServerError)) }
+
+// noRoom tells whether that was for want of room in the kernel (ENOBUFS): of a queue, or of a table.
+func noRoom(err error) bool { return strings.Contains(err.Error(), syscall.ENOBUFS.Error()) }
 
 // describe is a state as lines that compare: without counters, and without what comes and goes by itself. Left out are
 // neighbour entries other than those that were made (they are a cache, and age; arp(7)), forwarding entries that a bridge

@@ -170,6 +170,11 @@ func cutOff(ctx context.Context, b *Bench, places []Place) (cut []string, err er
 	return cut, err
 }
 
+// discarded is a frame for a MAC address that carries a datagram for nobody (RFC 5737, and discard).
+func discarded(to net.HardwareAddr, token string) lab.Packet {
+	return lab.Packet{EthDst: to, Proto: "udp", Token: token, Src: netip.MustParseAddrPort("192.0.2.1:9"), Dst: netip.MustParseAddrPort("192.0.2.2:9")}
+}
+
 // letIn has a frame for nobody put on a host's cable, which a device sends to all, and after it one for the host, which arrives.
 // What it returns is that one, and the one for nobody where that was let in, too.
 func letIn(ctx context.Context, b *Bench, host *topology.Machine, nic *topology.Interface, from Place, device string) (came []reports.Evidence, err error) {
@@ -181,10 +186,7 @@ func letIn(ctx context.Context, b *Bench, host *topology.Machine, nic *topology.
 	for _, to := range []net.HardwareAddr{nobody, nic.MAC} {
 		token := b.newToken()
 		tokens[token] = true
-		if err := b.Send(ctx, from, device, lab.Packet{
-			EthDst: to, Proto: "udp", Token: token,
-			Src: netip.MustParseAddrPort("192.0.2.1:9"), Dst: netip.MustParseAddrPort("192.0.2.2:9"), // RFC 5737, and discard
-		}); err != nil {
+		if err := b.Send(ctx, from, device, discarded(to, token)); err != nil {
 			return nil, err
 		}
 	}

@@ -188,13 +188,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			o, _, err := reach(ctx, b, container(b), external(b), f)
 			return o, err
 		},
-		Sabotage: []Sabotage{
-			{Mode: "bridge", Doc: "the host does not forward", Steps: forwardingOff(f)},
-			{Mode: "ptp", Doc: "no rules masquerade", Steps: tableRemoved("ptp", "nat-")},
-			{Mode: "macvlan-vepa", Doc: "the first host's port is out of the switch", Steps: unplugged},
-			{Mode: "ipvlan-l3", Doc: "hosts announce nothing", Rewire: unannounced},
-			{Mode: "direct-bgp", Doc: "hosts do not answer for the next hops", Rewire: hopless},
-		},
+		Sabotage: cutAway(f),
 	}
 })
 
@@ -248,13 +242,7 @@ var _ = registerFamilies(func(f Family) Spec {
 			o, _, err := reach(ctx, b, container(b), Place{Machine: secondHost(b)}, f)
 			return o, err
 		},
-		Sabotage: []Sabotage{
-			{Mode: "bridge", Doc: "the host does not forward", Steps: forwardingOff(f)},
-			{Mode: "ptp", Doc: "no rules masquerade", Steps: tableRemoved("ptp", "nat-")},
-			{Mode: "macvlan-vepa", Doc: "the first host's port is out of the switch", Steps: unplugged},
-			{Mode: "ipvlan-l3", Doc: "hosts announce nothing", Rewire: unannounced},
-			{Mode: "direct-bgp", Doc: "hosts do not answer for the next hops", Rewire: hopless},
-		},
+		Sabotage: cutAway(f),
 	}
 })
 
@@ -454,6 +442,17 @@ func hostward(f Family) []Sabotage {
 		{Mode: "macvlan-bridge", Doc: "the host has a macvlan device of its own on the interface", Steps: shim(f, "macvlan", "bridge")},
 		{Mode: "ipvlan-l2", Doc: "the host has an ipvlan device of its own on the interface", Steps: shim(f, "ipvlan", "l2")},
 		{Mode: "ipvlan-l3", Doc: "the host's way to its own containers leads by the router", Steps: reachable},
+	}
+}
+
+// cutAway are those of what a container asks other machines.
+func cutAway(f Family) []Sabotage {
+	return []Sabotage{
+		{Mode: "bridge", Doc: "the host does not forward", Steps: forwardingOff(f)},
+		{Mode: "ptp", Doc: "no rules masquerade", Steps: tableRemoved("ptp", "nat-")},
+		{Mode: "macvlan-vepa", Doc: "the first host's port is out of the switch", Steps: unplugged},
+		{Mode: "ipvlan-l3", Doc: "hosts announce nothing", Rewire: unannounced},
+		{Mode: "direct-bgp", Doc: "hosts do not answer for the next hops", Rewire: hopless},
 	}
 }
 

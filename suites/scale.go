@@ -58,11 +58,25 @@ func roomy() topology.Topology {
 	}
 }
 
+// numbers tells whether a step gives a container an address, a route or a neighbour of a family.
+func numbers(s topology.Step, f Family) bool {
+	var a netip.Addr
+	switch {
+	case s.Addr != nil:
+		a = s.Addr.Prefix.Addr()
+	case s.Route != nil:
+		a = s.Route.Dst.Addr()
+	case s.Neigh != nil:
+		a = s.Neigh.IP
+	}
+	return s.In != "" && a.IsValid() && familyOf(a) == f
+}
+
 // quietly has containers numbered by IPv4 alone, without a word of IPv6: what a thousand tell each other of theirs, each to all, is a
 // million packets that say nothing of how many there may be.
 func quietly(steps []topology.Step) (out []topology.Step) {
 	for _, s := range steps {
-		if s.In != "" && (s.Addr != nil && s.Addr.Prefix.Addr().Is6() || s.Route != nil && s.Route.Dst.Addr().Is6() || s.Neigh != nil && s.Neigh.IP.Is6()) {
+		if numbers(s, IPv6) {
 			continue
 		}
 		out = append(out, s)

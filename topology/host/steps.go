@@ -1009,24 +1009,23 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 		return err
 	}
 	if l.MaxLearned != 0 {
-		if err := bounded(l.Name, uint32(l.MaxLearned)); err != nil || !l.Querier {
+		if err := bounded(l.Name, uint32(l.MaxLearned)); err != nil {
 			return err
 		}
 	}
-	return asking(l.Name)
+	if l.Querier {
+		return asking(l.Name)
+	}
+	return nil
 }
 
 // bounded has a bridge of the namespace of the calling thread learn so many addresses at most. Kernels before 6.7 take that without a word, and do not.
 func bounded(bridge string, most uint32) error {
-	err := setBridge(bridge, func(data *nl.RtAttr) { data.AddRtAttr(unix.IFLA_BR_FDB_MAX_LEARNED, nl.Uint32Attr(most)) })
+	at, err := setBridge(bridge, func(data *nl.RtAttr) { data.AddRtAttr(unix.IFLA_BR_FDB_MAX_LEARNED, nl.Uint32Attr(most)) })
 	if err != nil {
 		return err
 	}
-	link, err := netlink.LinkByName(bridge)
-	if err != nil {
-		return err
-	}
-	has, is, err := linkAttr(link.Attrs().Index, unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA, unix.IFLA_BR_FDB_MAX_LEARNED)
+	has, is, err := linkAttr(at, unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA, unix.IFLA_BR_FDB_MAX_LEARNED)
 	if err != nil || is && nl.NativeEndian().Uint32(has) == most {
 		return err
 	}
@@ -1039,28 +1038,30 @@ func asking(bridge string) error {
 	if _, err := setSysctl("net/ipv6/conf/"+bridge+"/disable_ipv6", "0"); err != nil {
 		return err
 	}
-	return setBridge(bridge, func(data *nl.RtAttr) {
+	_, err := setBridge(bridge, func(data *nl.RtAttr) {
 		data.AddRtAttr(nl.IFLA_BR_MCAST_QUERY_RESPONSE_INTVL, nl.Uint64Attr(uint64(topology.QueryResponse.Milliseconds()/10))) // in clock_t: 10 ms
 		data.AddRtAttr(nl.IFLA_BR_MCAST_QUERIER, nl.Uint8Attr(1))
 	})
+	return err
 }
 
-// setBridge sets attributes of a bridge of the namespace of the calling thread.
-func setBridge(bridge string, attrs func(*nl.RtAttr)) error {
+// setBridge sets attributes of a bridge of the namespace of the calling thread, which has the index that is returned.
+func setBridge(bridge string, attrs func(*nl.RtAttr)) (index int, err error) {
 	link, err := netlink.LinkByName(bridge)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	index = link.Attrs().Index
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(link.Attrs().Index)
+	msg.Index = int32(index)
 	req.AddData(msg)
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
 	attrs(info.AddRtAttr(nl.IFLA_INFO_DATA, nil))
 	req.AddData(info)
 	_, err = req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
+	return index, err
 }
 
 // stacked is a device on a parent.
