@@ -208,10 +208,13 @@ func lease(ctx context.Context, b *Bench, f Family, broadcast bool) (Observation
 			return Observation{}, err
 		}
 		reply := func(p lab.Packet) bool { return carriedIn(p).DHCP.Reply }
-		sent := slices.ContainsFunc(packets, func(p lab.Packet) bool { return who.here(p, true) })
+		first := slices.IndexFunc(packets, func(p lab.Packet) bool { return who.here(p, true) })
+		sent := first >= 0
 		there := slices.ContainsFunc(packets, func(p lab.Packet) bool { return p.Machine == l.at.Machine })
-		// A broadcast of answers may wait for a worker of the kernel; answers to one station do not.
-		answered := (f == IPv6 || !broadcast) && slices.ContainsFunc(packets, func(p lab.Packet) bool { return p.Machine == l.at.Machine && reply(p) })
+		// A broadcast of answers may wait for a worker of the kernel; answers to one station do not. One that left late found the client gone.
+		answered := sent && (f == IPv6 || !broadcast) && slices.ContainsFunc(packets, func(p lab.Packet) bool {
+			return p.Machine == l.at.Machine && reply(p) && p.When.Sub(packets[first].When) < within/2
+		})
 		came := slices.ContainsFunc(packets, func(p lab.Packet) bool { return who.here(p, false) && reply(p) })
 		if (sent && (!there || answered && !came) || noRoom(refusal)) && 2*took < within {
 			break
