@@ -78,7 +78,7 @@ func TestMain(m *testing.M) {
 	// Labs and guests wait more than they compute, but where system calls are slow.
 	most := 5 * runtime.NumCPU() / 2
 	if space.Slow() {
-		most = 3 * runtime.NumCPU() / 2
+		most = runtime.NumCPU()
 	}
 	if err := flag.Lookup("test.parallel").Value.Set(strconv.Itoa(most)); err != nil {
 		exit(err)

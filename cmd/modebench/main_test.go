@@ -60,7 +60,7 @@ func TestMain(m *testing.M) {
 	// Most of the tests wait for a command more than they compute, but where system calls are slow.
 	most := 2 * runtime.NumCPU()
 	if space.Slow() {
-		most = runtime.NumCPU()
+		most = max(1, runtime.NumCPU()/2) // the tests of suites are under way, too
 	}
 	if err := flag.Lookup("test.parallel").Value.Set(strconv.Itoa(most)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
