@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
 )
@@ -870,6 +871,266 @@ var _ = registerPlugged(Spec{
 		return saw, err
 	},
 	Sabotage: spared("the policy is open", rewritten("same-bridge", "open"), "bridge"),
+})
+
+// plugged changes what a list says of its first plugin, and asks no capability of it: the addresses are somebody else's.
+func plugged(change func(object)) func([]topology.Step) []topology.Step {
+	return calls(func(c *topology.CNI) {
+		c.List = remade(c.List, func(of object) { change(of["plugins"].([]any)[0].(object)) })
+		c.Args = remade(c.Args, func(of object) { delete(of, "ips") })
+	})
+}
+
+// leasedBy attaches a container by the list with the address manager dhcp, on whose segment a server leases addresses. Where plugins refuse, or there
+// can be no lease, no is what to observe.
+func leasedBy(ctx context.Context, b *Bench) (l *leasing, who client, no *Observation, err error) {
+	if o := unstationed(b); o != nil {
+		return nil, who, o, nil
+	}
+	if l, err = leases(ctx, b, IPv4, 4, time.Minute); err != nil {
+		return nil, who, nil, err
+	}
+	recorded, err := b.Record(ctx)
+	if err != nil {
+		return nil, who, nil, err
+	}
+	p, call, no, err := plugIn(ctx, b, plugged(func(plugin object) { plugin["ipam"] = object{"type": "dhcp"} }))
+	if err != nil || no != nil && no.Status != reports.Blocked {
+		return nil, who, no, err
+	}
+	if no != nil { // that nobody answers is another thing
+		answers, err := recorded(ctx, func(p lab.Packet) bool {
+			d := carriedIn(p).DHCP
+			return d != nil && d.Reply && p.Machine == l.host
+		})
+		if err == nil && len(answers) == 0 {
+			err = fmt.Errorf("%s, and no answer of the server came to %s", no.Detail, l.host)
+		}
+		if err != nil {
+			return nil, who, nil, err
+		}
+		no.Evidence = append(no.Evidence, seen(answers[len(answers)-1]))
+		return nil, who, no, nil
+	}
+	s, err := b.State(ctx, p.Machine)
+	if err != nil {
+		return nil, who, nil, err
+	}
+	who.Place = p
+	for _, a := range s.Spaces[p.Container].Addrs {
+		if a.Link == call.Link && l.server.Range.Subnet.Contains(a.Prefix.Addr()) {
+			who.addr = a.Prefix.Addr()
+		}
+	}
+	if is, err := l.leased(ctx, who); err != nil || !is {
+		return nil, who, &Observation{Status: "mixed", Detail: fmt.Sprintf("%s was attached and has %s of the segment, which the server has leased to nobody", p, who.addr)}, err
+	}
+	return l, who, nil, nil
+}
+
+// leased tells whether a client's address is leased, to whomever.
+func (l *leasing) leased(ctx context.Context, who client) (bool, error) {
+	s, err := l.state(ctx)
+	return slices.ContainsFunc(s.Leases, func(of lab.DHCPLease) bool { return of.Addr == who.addr }), err
+}
+
+// selfMade gives containers an address by the list itself, and not by a server.
+var selfMade = rewritten(`"ipam":{"type":"dhcp"}`, `"ipam":{"addresses":[{"address":"198.18.1.99/16"}],"type":"static"}`)
+
+var _ = registerPlugged(Spec{
+	Feature: Feature{Name: "cni-ipam-dhcp", Doc: "Does a container have an address that a DHCP server of the segment leases it, by the address manager dhcp and its daemon, and is it reached there?"},
+	Name:    "a server on the segment gets addresses to lease; a container is attached by the list with the address manager dhcp, and an external machine asks it by the address that it has",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		l, who, no, err := leasedBy(ctx, b)
+		if no != nil || err != nil {
+			return *cmp.Or(no, &Observation{}), err
+		}
+		return l.reached(ctx, who)
+	},
+	Sabotage: spared("the addresses are the list's own", selfMade, "macvlan-private", "macvlan-bridge"),
+})
+
+var _ = registerPlugged(Spec{
+	Feature: Feature{Name: "cni-ipam-dhcp-release", Doc: "Does DEL give back what the address manager dhcp was leased?"},
+	Name:    "a server on the segment gets addresses to lease; a container is attached by the list with the address manager dhcp, and detached, and the server's leases are read",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		l, who, no, err := leasedBy(ctx, b)
+		if no != nil && no.Status == reports.Blocked {
+			o := notApplicable("%s", no.Detail)
+			no = &o
+		}
+		if no != nil || err != nil {
+			return *cmp.Or(no, &Observation{}), err
+		}
+		recorded, err := b.Record(ctx)
+		if err != nil {
+			return Observation{}, err
+		}
+		if err := b.Detach(ctx, who.Place); err != nil {
+			return Observation{}, err
+		}
+		var released []lab.Packet
+		if _, err := eventually(ctx, patience, func() (bool, error) {
+			released, err = recorded(ctx, func(p lab.Packet) bool {
+				d := carriedIn(p).DHCP
+				return d != nil && d.Kind == "release" && p.Machine == l.at.Machine
+			})
+			return len(released) > 0, err
+		}); err != nil {
+			return Observation{}, err
+		}
+		alive, err := l.control(ctx) // answered by the same socket, later
+		if err != nil {
+			return Observation{}, err
+		}
+		still, err := l.leased(ctx, who)
+		o := whether(!still, "%s, which %s leased to %s, is still leased after DEL: %t; of a message that releases it %d frames were at %s", who.addr, l.at, who, still, len(released), l.at)
+		for _, p := range released {
+			o.Evidence = append(o.Evidence, seen(p))
+		}
+		o.Evidence = append(o.Evidence, alive)
+		return o, err
+	},
+	Sabotage: spared("the addresses are the list's own", selfMade, "macvlan-private", "macvlan-bridge"),
+})
+
+// own is a list of one plugin, which is asked no capability.
+func own(plugin object) func([]topology.Step) []topology.Step {
+	return calls(func(c *topology.CNI) {
+		c.List, c.Args = remade(c.List, func(of object) { of["plugins"] = []object{plugin} }), ""
+	})
+}
+
+// lone are addresses of a link between a container and one other place, which are nobody's else in a lab (RFC 3927).
+var lone = struct{ other, container netip.Prefix }{netip.MustParsePrefix("169.254.77.1/30"), netip.MustParsePrefix("169.254.77.2/30")}
+
+// static is an address manager's configuration, of one address.
+func static(a netip.Prefix) object {
+	return object{"type": "static", "addresses": []object{{"address": a.String()}}}
+}
+
+var _ = registerPlugged(Spec{
+	Feature: Feature{Name: "cni-host-device", Doc: "Does the plugin host-device give a container a device of the host, and is that the host's again, by its name, after DEL?"},
+	Name:    "the host gets a pair; a container is attached by the plugin host-device with one end of it, is asked through the other end, and is detached",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		const given, end = "given", "given-end"
+		host := firstHost(b)
+		if err := b.Apply(ctx,
+			topology.Step{On: host, Link: &topology.Link{Name: given, Kind: "veth", PeerName: end}},
+			topology.Step{On: host, Set: &topology.LinkSet{Name: end, State: "up"}},
+			topology.Step{On: host, Addr: &topology.Addr{Link: end, Prefix: lone.other}},
+		); err != nil {
+			return Observation{}, err
+		}
+		p, call, no, err := plugIn(ctx, b, own(object{"type": "host-device", "device": given, "ipam": static(lone.container)}))
+		if no != nil || err != nil {
+			return *cmp.Or(no, &Observation{}), err
+		}
+		has := func() (bool, error) {
+			s, err := b.State(ctx, host)
+			return slices.ContainsFunc(s.Spaces[""].Links, func(l lab.Link) bool { return l.Name == given }), err
+		}
+		still, err := has()
+		if err != nil {
+			return Observation{}, err
+		}
+		a, err := b.Ask(ctx, Place{Machine: host}, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(lone.container.Addr(), 0), Wait: hopeful})
+		if err != nil {
+			return Observation{}, err
+		}
+		if err := b.Detach(ctx, p); err != nil {
+			return Observation{}, err
+		}
+		back, err := has()
+		return whether(a.Answered && !still && back, "%s of %s was to be %s of %s: the host still had it: %t; %s asked by the other end, %s: answered: %t; after DEL the host has %s: %t",
+			given, host, call.Link, p, still, host, end, a.Answered, given, back), err
+	},
+	Sabotage: spared("the plugin is told of another device", rewritten(`"device":"given"`, `"device":"none"`), "bridge", "ptp", "macvlan-private"),
+})
+
+var _ = registerPlugged(Spec{
+	Feature: Feature{Name: "cni-vlan", Doc: "Does the plugin vlan give a container an 802.1Q device on the host's interface, by which it and a station in that VLAN reach each other, until DEL?"},
+	Name:    "a station of the segment gets a device of VLAN 77; a container is attached by the plugin vlan with that on the host's interface, the station asks it, and again when it is detached",
+	Needs:   []modes.Kernel{modes.VLAN},
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		const vid = 77
+		if uplink(b).Trunk != "" {
+			return notApplicable("the host's interface is an 802.1Q device, and its switch carries no VLAN that the host has none for already"), nil
+		}
+		at := station(b)
+		nic := wire(b, at)
+		if err := b.Apply(ctx,
+			topology.Step{On: at.Machine, Link: &topology.Link{Name: "tagged", Kind: "vlan", Parent: nic.Name, VID: vid, Up: true}},
+			topology.Step{On: at.Machine, Addr: &topology.Addr{Link: "tagged", Prefix: lone.other}},
+		); err != nil {
+			return Observation{}, err
+		}
+		recorded, err := b.Record(ctx)
+		if err != nil {
+			return Observation{}, err
+		}
+		p, call, no, err := plugIn(ctx, b, own(object{"type": "vlan", "master": uplink(b).Name, "vlanId": vid, "ipam": static(lone.container)}))
+		if no != nil || err != nil {
+			return *cmp.Or(no, &Observation{}), err
+		}
+		ask := lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(lone.container.Addr(), 0), Token: b.newToken(), Wait: hopeful}
+		first, err := b.Ask(ctx, at, ask)
+		if err != nil {
+			return Observation{}, err
+		}
+		packets, err := recorded(ctx, func(p lab.Packet) bool {
+			return p.Machine == at.Machine && p.Device == nic.Name && !p.Outgoing && p.VLAN == vid && p.Src.Addr() == lone.container.Addr()
+		})
+		if err != nil {
+			return Observation{}, err
+		}
+		if err := b.Detach(ctx, p); err != nil {
+			return Observation{}, err
+		}
+		ask.Token = ""
+		then, err := b.Ask(ctx, at, ask)
+		o := whether(first.Answered && len(packets) > 0 && !then.Answered, "%s asked %s of %s: answered: %t, in %d packets of VLAN %d; after DEL: answered: %t, %s",
+			at, call.Link, p, first.Answered, len(packets), vid, then.Answered, then.Refusal.Text)
+		if len(packets) > 0 {
+			o.Evidence = append(o.Evidence, seen(packets[0]))
+		}
+		return o, err
+	},
+	Sabotage: spared("the plugin is told of another VLAN", rewritten(`"vlanId":77`, `"vlanId":78`), "bridge", "macvlan-private"),
+})
+
+var _ = registerPlugged(Spec{
+	Feature: Feature{Name: "cni-chain-sbr", Doc: "Does the plugin sbr at the end of the chain lead what a container sends from its address by a table of that address's own, and nothing else by its device?"},
+	Name:    "a container is attached by the list and the plugin sbr, and asks an external machine from its address, and from none, as one did before that the list alone attached",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		own, target := container(b), external(b)
+		ask := func(from Place, bound bool) (lab.Answer, error) {
+			a := lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, target, IPv4), 0), Wait: hopeful}
+			if bound {
+				a.From = netip.AddrPortFrom(addrOf(b, from, IPv4), 0)
+			}
+			return b.Ask(ctx, from, a)
+		}
+		control, err := ask(own, false)
+		if err != nil || !control.Answered {
+			return Observation{}, errors.Join(err, fmt.Errorf("control: %s was not answered by %s", own, target))
+		}
+		p, _, no, err := plugIn(ctx, b, chained(object{"type": "sbr"}))
+		if no != nil || err != nil {
+			return *cmp.Or(no, &Observation{}), err
+		}
+		if err := b.settled(ctx, p.Machine); err != nil {
+			return Observation{}, err
+		}
+		bound, err := ask(p, true)
+		if err != nil {
+			return Observation{}, err
+		}
+		unbound, err := ask(p, false)
+		return whether(bound.Answered && !unbound.Answered && unbound.Refusal.Errno == "ENETUNREACH", "%s asked %s from its address: answered: %t; from none: answered: %t, %s",
+			p, target, bound.Answered, unbound.Answered, unbound.Refusal.Text).with(own.String(), "control: %s answered after %s", target, control.RTT.Round(time.Microsecond)), err
+	},
+	Sabotage: spared("the plugin is told of a table that has no routes", rewritten(`{"type":"sbr"}`, `{"table":77,"type":"sbr"}`), "bridge", "ptp", "macvlan-private"),
 })
 
 var _ = registerPlugged(Spec{

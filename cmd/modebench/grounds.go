@@ -213,14 +213,14 @@ func pluggedBy(m modes.Mode, p *topology.Plan) (types []string) {
 	return slices.Compact(types)
 }
 
-// carry gives the files of programs that a guest is to have, with those of the machine that they run. The chained plugin that the suite of plugins adds is there, too.
+// carry gives the files of programs that a guest is to have, with those of the machine that they run. Plugins that the suite of plugins adds are there, too.
 func (ks *kernels) carry(m modes.Mode, set daemons.Set, run []string) (files []string, err error) {
 	dir := set.Built(ks.cache, run...)
 	switch {
 	case m.Implementation != "" && m.Implementation != modes.ByCNI:
 		dir = ks.plugins
 	case m.Implementation == modes.ByCNI:
-		run = append(slices.Clone(run), "tuning")
+		run = append(slices.Clone(run), "dhcp", "host-device", "sbr", "tuning", "vlan")
 	}
 	for _, name := range run {
 		files = append(files, filepath.Join(dir, name))

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -209,6 +210,17 @@ func (p *Private) Named(pid int, path string) (s *Space, err error) {
 		return err
 	})
 	return s, err
+}
+
+// Listening tells whether a program listens at a socket that programs which were started there see by a path; nil: one does.
+func (p *Private) Listening(socket string) error {
+	return p.do(func() error {
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
 }
 
 // Close ends the thread. Start must not be called any more.

@@ -63,6 +63,9 @@ type view struct {
 	dir    string        // of the plugins
 	cache  *os.File      // the directory of what the library keeps
 	within time.Duration // as in Service
+
+	mu      sync.Mutex
+	daemons map[string]*daemon // by the socket at which they are asked
 }
 
 // view is that of a directory of plugins, made when it is first asked for. Call it on a thread that is in the machine's own namespace.
@@ -83,7 +86,7 @@ func (s *Service) view(dir string) (*view, error) {
 	if err = errors.Join(err, own.Close()); err != nil {
 		return nil, fmt.Errorf("files for plugins: %w", err)
 	}
-	v := &view{Private: p, dir: dir, within: s.within}
+	v := &view{Private: p, dir: dir, within: s.within, daemons: map[string]*daemon{}}
 	if err = p.Mkdir("cache", 0o700); err == nil {
 		v.cache, err = p.Open("cache")
 	}
@@ -114,6 +117,9 @@ func (s *Service) call(c topology.CNI) (*call, error) {
 	}
 	v, err := s.view(c.Path)
 	if err != nil {
+		return nil, err
+	}
+	if err := v.attend(list); err != nil {
 		return nil, err
 	}
 	out := &call{
@@ -293,12 +299,15 @@ func numbered(r types.Result, args string) error {
 	return nil
 }
 
-// Close lets go of what plugins have written. They run no more: what ran ended with its call.
+// Close ends daemons, and lets go of what plugins have written. They run no more: what ran ended with its call.
 func (s *Service) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
 	for _, v := range s.views {
+		for _, d := range v.daemons {
+			errs = append(errs, d.end())
+		}
 		errs = append(errs, v.cache.Close(), v.Close())
 	}
 	s.views = map[string]*view{}

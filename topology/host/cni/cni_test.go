@@ -249,3 +249,38 @@ func TestBadSteps(t *testing.T) {
 		})
 	}
 }
+
+// A list with the address manager dhcp needs its daemon: one that does not run is told of with what it said, one that does not listen is ended,
+// and without the program the plugins say what they lack.
+func TestDaemon(t *testing.T) {
+	marker := fmt.Sprintf("%d.%d", 5000+os.Getpid()%1000, time.Now().UnixNano()%1000)
+	for _, test := range []struct{ name, lines, want string }{
+		{"ends", `echo "$1 $2 $3"; exit 7`, "it ended before it could be asked (exit status 7); it said: daemon -socketpath /run/own.sock"},
+		{"deaf", "exec sleep " + marker, "it cannot be asked within 1s: "},
+		{"none", "", "<nil>"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := service(t)
+			s.within = time.Second
+			dir := plugin(t, "one", answer)
+			if test.lines != "" {
+				if err := os.WriteFile(filepath.Join(dir, leaser), []byte("#!/bin/sh\n"+test.lines+"\n"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := attach(dir)
+			c.List = strings.ReplaceAll(c.List, `"type":"one"`, `"type":"one","ipam":{"type":"dhcp","daemonSocketPath":"/run/own.sock"}`)
+			undo, err := s.Add(c)
+			if err == nil {
+				err = undo()
+			}
+			if !strings.Contains(fmt.Sprint(err), test.want) {
+				t.Errorf("error %v: want %q", err, test.want)
+			}
+			if left := running("sleep", marker); len(left) > 0 {
+				t.Errorf("left processes %v", left)
+			}
+			unheld(t, s)
+		})
+	}
+}
