@@ -313,26 +313,33 @@ func (b *Bench) reset(ctx context.Context) error {
 	return errors.Join(append(errs, b.lab.Undo(ctx, specOwner), b.lost(ctx))...)
 }
 
-// lostError is that an engine, by which the mode was carried out, has ended: what else was seen says nothing of the mode.
+// lostError is that the lab was lost, by no doing of the mode that was asked about: what else was seen says nothing of it.
 type lostError struct{ how error }
 
 func (e *lostError) Error() string { return e.how.Error() }
 
-// lost is a lostError for the first host whose engine has ended; nil: none has.
+// lost is a lostError where an engine, by which the mode was carried out, has ended, or a storm has taken devices down; nil: neither.
 func (b *Bench) lost(ctx context.Context) error {
-	if b.mode.Carrier() != modes.ByDocker {
-		return nil
-	}
-	for _, h := range b.plan.Hosts() {
+	return b.each(ctx, func(ctx context.Context, _ int, m string) error {
+		var storms []string
+		if err := b.lab.Do(ctx, m, "Capture.Storms", lab.Nothing{}, &storms); err != nil {
+			return err
+		}
+		if len(storms) > 0 {
+			return &lostError{fmt.Errorf("%s: %s", m, strings.Join(storms, "; "))}
+		}
+		if b.mode.Carrier() != modes.ByDocker || b.plan.Machine(m).Role != topology.RoleHost {
+			return nil
+		}
 		var how string
-		if err := b.lab.Do(ctx, h.Name, "Docker.Ended", lab.Nothing{}, &how); err != nil {
+		if err := b.lab.Do(ctx, m, "Docker.Ended", lab.Nothing{}, &how); err != nil {
 			return err
 		}
 		if how != "" {
-			return &lostError{fmt.Errorf("%s: %s", h.Name, how)}
+			return &lostError{fmt.Errorf("%s: %s", m, how)}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 func (b *Bench) atEnd(f func(context.Context) error) {

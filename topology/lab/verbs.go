@@ -34,6 +34,7 @@ import (
 //	Capture.Arm   Nothing  → Nothing     from now on every namespace of the machine is recorded
 //	Capture.Mark  Nothing  → Mark        a moment, after all that was received before
 //	Capture.Since Mark     → []Packet    what was recorded after it, in order
+//	Capture.Storms Nothing → []string    devices of which so much was recorded that they were taken down
 //	BGP.State     Nothing  → BGPState    of the machine's speaker; zero where there is none
 //	BGP.Reset     Addr     → Nothing     ends the session with that neighbour as if by an operator (RFC 4486 subcode 4)
 //	BGP.Crash     Nothing  → Nothing     ends the speaker without a word to its neighbours; the routes it programmed stay

@@ -165,6 +165,14 @@ func (s *Service) drain() error {
 	return nil
 }
 
+// Storms is the verb Capture.Storms.
+func (s *Service) Storms(_ lab.Nothing, reply *[]string) error {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	*reply = slices.Clone(s.log.storms)
+	return nil
+}
+
 // record is one frame as it came, or a gap in the recording.
 type record struct {
 	seq        uint64
@@ -185,9 +193,10 @@ type record struct {
 type recording struct {
 	grown chan struct{} // has a value when there may be more than somebody saw; nil: nobody waits for that
 
-	mu   sync.Mutex
-	ring []record
-	next uint64
+	mu     sync.Mutex
+	ring   []record
+	next   uint64
+	storms []string // and what was done of them
 }
 
 func (l *recording) add(r record) {
@@ -243,10 +252,11 @@ type tap struct {
 	conn syscall.RawConn
 	done chan struct{}
 
-	mu    sync.Mutex // one reader at a time
-	names map[int]string
-	frame []byte
-	oob   []byte
+	mu     sync.Mutex // one reader at a time
+	names  map[int]string
+	groups map[int]*window // frames for groups, by device
+	frame  []byte
+	oob    []byte
 }
 
 func (l *recording) tap(container string, sp *space.Space) (*tap, error) {
@@ -260,7 +270,7 @@ func (l *recording) tap(container string, sp *space.Space) (*tap, error) {
 	}
 	t := &tap{
 		log: l, in: container, file: os.NewFile(uintptr(fd), "packet"), done: make(chan struct{}),
-		names: map[int]string{}, frame: make([]byte, kept), oob: make([]byte, 256),
+		names: map[int]string{}, groups: map[int]*window{}, frame: make([]byte, kept), oob: make([]byte, 256),
 	}
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, buffer) // what an ordinary user may have
@@ -320,6 +330,9 @@ func (t *tap) read(fd int) {
 		}
 		r.ancillary(t.oob[:on])
 		t.log.add(r)
+		if r.ethernet && n > 0 && t.frame[0]&1 == 1 {
+			t.calm(fd, ll.Ifindex, r)
+		}
 	}
 }
 
