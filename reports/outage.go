@@ -22,6 +22,7 @@ var outageFeatures = []struct{ Name, Title, Unit string }{
 	{"outage-host", "Host dies, from when it is up", BackUnit},
 	{"outage-session", "BGP session is reset", OutageUnit},
 	{"outage-move", "Container moves to another host", OutageUnit},
+	{"outage-failover", "Host dies, its container is on another, from when it is there", BackUnit},
 }
 
 // Outage is what one failure costs who asks a container of one mode.

@@ -766,3 +766,108 @@ var _ = register(Spec{
 	},
 	Sabotage: []Sabotage{cut("flannel-udp"), cut("flannel-host-gw")},
 })
+
+// undone is an experiment on what a daemon has made on the first host for the second one's lease, in a lab of its own: something of it is deleted, by a
+// route that leads there, and a container asks one of the second host until it is answered, or as long as a daemon may take that looks every ten
+// seconds. Where it is not, the daemon is started again, which makes all anew, as a control.
+func undone(lose func(host string, r lab.Route) (step topology.Step, what string)) func(context.Context, *Bench) (Observation, error) {
+	return func(ctx context.Context, b *Bench) (o Observation, err error) {
+		if o := leaseless(b); o != nil {
+			return *o, nil
+		}
+		l, err := newBench(ctx, b.driver, b.plan, b.mode, b.rewire)
+		if err != nil {
+			return o, err
+		}
+		defer func() { err = errors.Join(err, l.Close()) }()
+		again := func(within time.Duration) (bool, error) {
+			return eventually(ctx, within, func() (bool, error) { return reaches(ctx, l) })
+		}
+		host, to := firstHost(l), addrOf(l, far(l), IPv4)
+		if ok, err := again(patience); err != nil || !ok {
+			return o, errors.Join(err, fmt.Errorf("%s does not reach %s at all", container(l), far(l)))
+		}
+		s, err := l.own(ctx, host)
+		if err != nil {
+			return o, err
+		}
+		at := slices.IndexFunc(s.Routes, func(r lab.Route) bool { return r.Dst.Bits() > 0 && r.Dst.Contains(to) })
+		if at < 0 {
+			return o, fmt.Errorf("%s has no route to %s but its default one", host, to)
+		}
+		step, what := lose(host, s.Routes[at])
+		if what == "" {
+			return notApplicable("the daemon has no device of its own: its routes lead over the host's interface"), nil
+		}
+		began := time.Now()
+		if err := l.Apply(ctx, step); err != nil {
+			return o, err
+		}
+		if still, err := reaches(ctx, l); err != nil || still {
+			return o, errors.Join(err, fmt.Errorf("%s still reaches %s without %s: nothing was lost", container(l), far(l), what))
+		}
+		const looks = 10 * time.Second // pkg/backend/route_network.go, routeCheckRetries
+		back, err := again(5 * looks / 2)
+		if err != nil {
+			return o, err
+		}
+		took := time.Since(began)
+		if back {
+			return works("%s of %s was deleted, and %s reached %s again after %.1f s", what, host, container(l), far(l), took.Seconds()).value("sec", took.Seconds()), nil
+		}
+		if s, err = l.own(ctx, host); err != nil {
+			return o, err
+		}
+		o = blocked("%s of %s was deleted, and %s did not reach %s for %.1f s", what, host, container(l), far(l), took.Seconds())
+		var now []string
+		for _, r := range s.Routes {
+			if r.Dst.Bits() > 0 && r.Dst.Contains(to) {
+				now = append(now, r.Text)
+			}
+		}
+		o = o.with(host, "routes to %s then: %s", far(l), orNone(now))
+		for _, k := range s.Links {
+			if step.Link != nil && k.Name == step.Link.Name {
+				o = o.with(host, "%s is there again", k.Name)
+			}
+		}
+		if err := errors.Join(l.Do(ctx, host, "Program.Kill", daemon, &lab.Nothing{}), l.Do(ctx, host, "Program.Start", daemon, &lab.Nothing{})); err != nil {
+			return o, err
+		}
+		if ok, err := again(patience); err != nil || !ok {
+			return o, errors.Join(err, fmt.Errorf("%s does not reach %s when the daemon was started again either: nothing can be concluded from silence", container(l), far(l)))
+		}
+		return o.with(host, "control: when the daemon was started again, %s answered", far(l)), nil
+	}
+}
+
+var _ = register(Spec{
+	Suite: failure,
+	Feature: Feature{
+		Name: "lease-route-lost", Group: failure,
+		Doc: "When a host's route to another host's lease is deleted, does its daemon put it back by itself?",
+	},
+	Name:   "in a lab of its own, the first host's route to the second one's lease is deleted, and a container asks one there until it is answered, or for 25 seconds",
+	Within: 2 * specTimeout,
+	Run: undone(func(host string, r lab.Route) (topology.Step, string) {
+		return topology.Step{On: host, Remove: true, Route: &topology.Route{Dst: r.Dst, Via: r.Via, Link: r.Link, Scope: "global"}}, "the route to " + r.Dst.String()
+	}),
+	Sabotage: []Sabotage{configured("flannel-host-gw", "the daemons tunnel, and look after no routes", `"Type": "host-gw"`, `"Type": "vxlan"`)},
+})
+
+var _ = register(Spec{
+	Suite: failure,
+	Feature: Feature{
+		Name: "lease-device-lost", Group: failure,
+		Doc: "When the device of a host's tunnel is deleted, does its daemon make all that led to other hosts again by itself?",
+	},
+	Name:   "in a lab of its own, the device by which the first host's route leads to the second one's lease is deleted, and a container asks one there until it is answered, or for 25 seconds",
+	Within: 2 * specTimeout,
+	Run: undone(func(host string, r lab.Route) (topology.Step, string) {
+		if !strings.HasPrefix(r.Link, "flannel") {
+			return topology.Step{}, ""
+		}
+		return topology.Step{On: host, Remove: true, Link: &topology.Link{Name: r.Link}}, "the device " + r.Link
+	}),
+	Sabotage: []Sabotage{configured("flannel-vxlan", "the daemons use no tunnel", `"Type": "vxlan"`, `"Type": "host-gw"`)},
+})

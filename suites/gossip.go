@@ -251,64 +251,122 @@ var _ = register(Spec{
 		if o := gossipless(b); o != nil {
 			return *o, nil
 		}
-		const rounds = 5
-		owner := secondHost(b)
-		others := slices.DeleteFunc(hostNames(b), func(h string) bool { return h == owner })
-		c, err := another(b, owner, network(b), 1)
-		if err != nil {
-			return Observation{}, err
-		}
-		var came, went []time.Duration
-		var o Observation
-		for range rounds {
-			p, err := b.attach(ctx, c, owner)
-			if err != nil {
-				return Observation{}, err
-			}
-			gone := sync.OnceValue(func() error { return b.Detach(context.WithoutCancel(ctx), p) })
-			b.atEnd(func(context.Context) error { return gone() })
-			for _, turn := range []struct {
-				said, done string
-				took       *[]time.Duration
-			}{{"told", "installed", &came}, {"untold", "removed", &went}} {
-				if turn.said == "untold" {
-					if err := gone(); err != nil {
-						return Observation{}, err
-					}
-				}
-				if ok, odd, _, err := agreed(ctx, b, patience, hostNames(b)...); err != nil || !ok {
-					return blocked("%s %s of %s: after %s, not as it should be: %s", owner, turn.said, c.MAC, patience, orNone(odd)), err
-				}
-				began, err := gossiped(ctx, b, owner, turn.said, c.MAC)
-				if err != nil {
-					return Observation{}, err
-				}
-				if began.IsZero() {
-					return blocked("%s has not %s of %s", owner, turn.said, c.MAC), nil
-				}
-				var last time.Duration
-				for _, h := range others {
-					ended, err := gossiped(ctx, b, h, turn.done, c.MAC)
-					if err != nil {
-						return Observation{}, err
-					}
-					last = max(last, ended.Sub(began))
-				}
-				*turn.took = append(*turn.took, last)
-			}
-		}
-		slices.Sort(came)
-		slices.Sort(went)
-		o = works("%s was attached to %s and detached %d times: all other hosts had its entries within %s and were rid of them within %s",
-			c.ID(), owner, rounds, came[rounds-1].Round(time.Millisecond), went[rounds-1].Round(time.Millisecond))
-		o = o.with(owner, "entries came after %v and went after %v", came, went)
-		return o.value("sec", came[rounds-1].Seconds()).value("sec", went[rounds-1].Seconds()), nil
+		return spreading(ctx, b, patience)
 	},
 	Sabotage: []Sabotage{
 		{Mode: "vxlan-gossip", Doc: "hosts tell of no container that comes later", Rewire: ofSpares(unspoken)},
 		{Mode: "vxlan-kv", Doc: "hosts write of no container that comes later", Rewire: ofSpares(unspoken)},
 	},
 })
+
+// spreading attaches a container to the second host and detaches it, again and again, and times what the others hear of it. They have so long to have
+// the entries that they should.
+func spreading(ctx context.Context, b *Bench, within time.Duration) (Observation, error) {
+	const rounds = 5
+	owner := secondHost(b)
+	others := slices.DeleteFunc(hostNames(b), func(h string) bool { return h == owner })
+	c, err := another(b, owner, network(b), 5) // beyond those that any lab begins with
+	if err != nil {
+		return Observation{}, err
+	}
+	var came, went []time.Duration
+	var o Observation
+	for range rounds {
+		p, err := b.attach(ctx, c, owner)
+		if err != nil {
+			return Observation{}, err
+		}
+		gone := sync.OnceValue(func() error { return b.Detach(context.WithoutCancel(ctx), p) })
+		b.atEnd(func(context.Context) error { return gone() })
+		for _, turn := range []struct {
+			said, done string
+			took       *[]time.Duration
+		}{{"told", "installed", &came}, {"untold", "removed", &went}} {
+			if turn.said == "untold" {
+				if err := gone(); err != nil {
+					return Observation{}, err
+				}
+			}
+			if ok, odd, _, err := agreed(ctx, b, within, hostNames(b)...); err != nil || !ok {
+				return blocked("%s %s of %s: after %s, not as it should be: %s", owner, turn.said, c.MAC, within, orNone(odd)), err
+			}
+			began, err := gossiped(ctx, b, owner, turn.said, c.MAC)
+			if err != nil {
+				return Observation{}, err
+			}
+			if began.IsZero() {
+				return blocked("%s has not %s of %s", owner, turn.said, c.MAC), nil
+			}
+			var last time.Duration
+			for _, h := range others {
+				ended, err := gossiped(ctx, b, h, turn.done, c.MAC)
+				if err != nil {
+					return Observation{}, err
+				}
+				last = max(last, ended.Sub(began))
+			}
+			*turn.took = append(*turn.took, last)
+		}
+	}
+	slices.Sort(came)
+	slices.Sort(went)
+	o = works("%s was attached to %s and detached %d times: %d other hosts had its entries within %s and were rid of them within %s",
+		c.ID(), owner, rounds, len(others), came[rounds-1].Round(time.Millisecond), went[rounds-1].Round(time.Millisecond))
+	o = o.with(owner, "entries came after %v and went after %v", came, went)
+	return o.value("sec", came[rounds-1].Seconds()).value("sec", went[rounds-1].Seconds()), nil
+}
+
+var _ = register(Spec{
+	Suite: scale,
+	Feature: Feature{
+		Name: "gossip-24", Group: "limits",
+		Doc: "When a container comes or goes, do the entries of it come and go on the other twenty-three hosts of twenty-four? (Measured from its host's word to the last other host's entries.)",
+	},
+	Name:   "in a lab of its own, with twenty-four hosts, a container is attached to one of them and detached again, five times, and the moments are read at which the others wrote and removed its entries",
+	Within: 2 * specTimeout,
+	Run: func(ctx context.Context, b *Bench) (o Observation, err error) {
+		if o := gossipless(b); o != nil {
+			return *o, nil
+		}
+		const hosts = 24
+		t := b.plan.Topology
+		t.Hosts = moreHosts(b, hosts, map[string]int{network(b): 1})
+		p, err := topology.NewPlan(t)
+		if err != nil {
+			return o, err
+		}
+		m := b.mode
+		m.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
+			return append(introduced(p, host), b.mode.Setup(p, host)...)
+		}
+		l, err := newBench(ctx, b.driver, p, m, b.rewire)
+		if err != nil {
+			return o, err
+		}
+		defer func() { err = errors.Join(err, l.Close()) }()
+		const long = 5 * patience // of as many hosts' kernels one is asked after the other
+		if ok, odd, _, err := agreed(ctx, l, long, hostNames(l)...); err != nil || !ok {
+			return o, errors.Join(err, fmt.Errorf("after %s, of what was attached at the start: %s", long, orNone(odd)))
+		}
+		return spreading(ctx, l, long)
+	},
+	Sabotage: []Sabotage{
+		{Mode: "vxlan-gossip", Doc: "hosts tell of no container that comes later", Rewire: ofSpares(unspoken)},
+		{Mode: "vxlan-kv", Doc: "hosts write of no container that comes later", Rewire: ofSpares(unspoken)},
+	},
+})
+
+// introduced tells a host the link-layer addresses of all others, for good: all namespaces of a kernel have one table of neighbours, and many hosts
+// that talk to each other fill it, where a kernel each would not notice (net.ipv4.neigh.default.gc_thresh3).
+func introduced(p *topology.Plan, host *topology.Machine) (steps []topology.Step) {
+	own := host.NIC(p.Networks[0].NIC)
+	for _, o := range p.Hosts() {
+		if nic := o.NIC(p.Networks[0].NIC); o != host {
+			steps = append(steps, topology.Step{On: host.Name, Neigh: &topology.Neigh{Link: own.Name, IP: nic.V4.Addr(), MAC: nic.MAC}})
+		}
+	}
+	return steps
+}
 
 // split cuts some hosts off from the others, and from their store where they have one, and gives what brings them together again. It cuts them
 // off from all: two that a third one still hears of hold each other for alive, by its word.

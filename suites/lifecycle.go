@@ -257,6 +257,16 @@ func ofSpares(change func([]topology.Step) []topology.Step) func([]topology.Step
 	}
 }
 
+// sparesOn is the same of those that come to one host.
+func sparesOn(host string, change func([]topology.Step) []topology.Step) func([]topology.Step) []topology.Step {
+	return ofSpares(func(steps []topology.Step) []topology.Step {
+		if steps[0].On != host {
+			return steps
+		}
+		return change(steps)
+	})
+}
+
 // flushing turns IPv6 off on an interface of the host while the container is attached. It is turned on again, but the addresses that the
 // kernel then forgot do not come back (Documentation/networking/ip-sysctl.rst, disable_ipv6).
 func flushing(steps []topology.Step) []topology.Step {

@@ -108,19 +108,9 @@ var _ = registerFamilies(func(f Family) Spec {
 		Name: "an external machine asks a container a thousand times a second while it is detached from one host and attached to another",
 		Run:  func(ctx context.Context, b *Bench) (Observation, error) { return move(ctx, b, f) },
 		Sabotage: []Sabotage{
-			{Mode: "macvlan-bridge", Doc: "the container gets another address on the other host", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
-				if steps[0].On != "h2" {
-					return steps
-				}
-				return selfNumbered(steps)
-			})},
+			{Mode: "macvlan-bridge", Doc: "the container gets another address on the other host", Rewire: sparesOn("h2", selfNumbered)},
 			{Mode: "macvlan-passthru", Doc: "the devices are of mode private", Rewire: parentMode("private")},
-			{Mode: "ipvlan-l3", Doc: "the other host does not announce it", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
-				if steps[0].On != "h2" {
-					return steps
-				}
-				return unannounced(steps)
-			})},
+			{Mode: "ipvlan-l3", Doc: "the other host does not announce it", Rewire: sparesOn("h2", unannounced)},
 			{Mode: "direct-bgp", Doc: "hosts announce nothing that was moved", Rewire: ofSpares(unannounced)},
 		},
 	}
@@ -169,24 +159,8 @@ func move(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	if err := errors.Join(first.stop(), withdraw(), b.Detach(ctx, here)); err != nil {
 		return Observation{}, err
 	}
-	refusal, err := trial(ctx, b, c, to)
-	if err != nil {
-		return Observation{}, err
-	}
-	if refusal.Errno != "" {
-		there := b.Containers(to, network(b))
-		o := blocked("%s, known at %s, cannot be attached to %s: its device is refused with %s", c.ID(), target, to, refusal.Errno).with(to, "%s", refusal.Text)
-		for _, p := range there {
-			a, err := b.Ask(ctx, x, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, p, f), 0), Wait: time.Second})
-			if err != nil {
-				return Observation{}, err
-			}
-			if !a.Answered {
-				return Observation{}, fmt.Errorf("%s does not reach %s either", x, p)
-			}
-			o = o.with(x.String(), "control: %s, which is there, answered", p)
-		}
-		return o, nil
+	if no, err := unwelcome(ctx, b, c, to, f); no != nil || err != nil {
+		return *cmp.Or(no, &Observation{}), err
 	}
 	there, err := b.Attach(ctx, c, to)
 	if err != nil {
@@ -226,6 +200,27 @@ func move(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	}
 	o.Detail = fmt.Sprintf("%s moved from %s to %s: %s reached it at %s again, after %.3f s without an answer", c.Name, from, to, x, target, tally.Longest.Seconds())
 	return o.value("sec", tally.Longest.Seconds()), nil
+}
+
+// unwelcome is that a host has no place for a container of another one, whose own containers are reached; nil: it has.
+func unwelcome(ctx context.Context, b *Bench, c topology.Container, to string, f Family) (*Observation, error) {
+	refusal, err := trial(ctx, b, c, to)
+	if err != nil || refusal.Errno == "" {
+		return nil, err
+	}
+	x := external(b)
+	o := blocked("%s cannot be attached to %s: its device is refused with %s", c.ID(), to, refusal.Errno).with(to, "%s", refusal.Text)
+	for _, p := range b.Containers(to, network(b)) {
+		a, err := b.Ask(ctx, x, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, p, f), 0), Wait: time.Second})
+		if err != nil {
+			return nil, err
+		}
+		if !a.Answered {
+			return nil, fmt.Errorf("%s does not reach %s either", x, p)
+		}
+		o = o.with(x.String(), "control: %s, which is there, answered", p)
+	}
+	return &o, nil
 }
 
 // unknowing is the state of an interface whose driver never tells the kernel of a carrier (RFC 2863, ifOperStatus).

@@ -1,6 +1,7 @@
 package suites
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,8 +58,8 @@ func asker(ctx context.Context, b *Bench, p Place, f Family, port uint16) (from 
 }
 
 // streaming has a container of the first host asked until the spec ends or the stream is stopped. It is answered when this returns.
-func streaming(ctx context.Context, b *Bench, f Family) (*vigil, error) {
-	s := &vigil{Bench: b, family: f, at: container(b)}
+func streaming(ctx context.Context, b *Bench, at Place, f Family) (*vigil, error) {
+	s := &vigil{Bench: b, family: f, at: at}
 	var err error
 	if s.server, err = serveUDP(ctx, b, s.at, f, b.freePort()); err != nil {
 		return nil, err
@@ -108,9 +109,16 @@ func (s *vigil) silent(ctx context.Context) error {
 	return err
 }
 
-// outages observes what a failure costs who asks a container: fail makes and unmakes it, and gives the moment from which on its cause was gone.
-// It is repeated, as long as the container is answered again each time.
-func outages(f Family, fail func(context.Context, *vigil) (what string, back time.Time, err error)) func(context.Context, *Bench) (Observation, error) {
+// failing makes and unmakes a failure, and gives the moment from which on its cause was gone.
+type failing = func(context.Context, *vigil) (what string, back time.Time, err error)
+
+// outages observes what a failure costs who asks the first host's first container.
+func outages(f Family, fail failing) func(context.Context, *Bench) (Observation, error) {
+	return outagesOf(f, func(_ context.Context, b *Bench) (Place, error) { return container(b), nil }, fail)
+}
+
+// outagesOf observes what a failure costs who asks a container of the first host. It is repeated, as long as the container is answered again each time.
+func outagesOf(f Family, who func(context.Context, *Bench) (Place, error), fail failing) func(context.Context, *Bench) (Observation, error) {
 	return func(ctx context.Context, b *Bench) (Observation, error) {
 		if o := numberless(b, f); o != nil {
 			return *o, nil
@@ -125,7 +133,11 @@ func outages(f Family, fail func(context.Context, *vigil) (what string, back tim
 					return Observation{}, err
 				}
 			}
-			s, err := streaming(ctx, b, f)
+			at, err := who(ctx, b)
+			if err != nil {
+				return Observation{}, err
+			}
+			s, err := streaming(ctx, b, at, f)
 			if err != nil {
 				return Observation{}, err
 			}
@@ -445,13 +457,62 @@ var _ = register(Spec{
 		return all, nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "macvlan-bridge", Doc: "the container gets another address on the other host", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
-			if steps[0].On != "h2" {
-				return steps
-			}
-			return selfNumbered(steps)
-		})},
+		{Mode: "macvlan-bridge", Doc: "the container gets another address on the other host", Rewire: sparesOn("h2", selfNumbered)},
 		{Mode: "vxlan-static", Doc: "the container gets another address on the other host", Rewire: renumbered},
 		{Mode: "direct-bgp", Doc: "hosts announce nothing that was moved", Rewire: ofSpares(unannounced)},
+	},
+})
+
+var _ = register(Spec{
+	Suite: failure,
+	Feature: Feature{
+		Name: "outage-failover", Group: failure,
+		Doc: "When a host dies and does not come back, is a container that was there, and is started on another host, answered again at the same address?",
+	},
+	Name:   "in a lab of its own, the first of three hosts is restarted with nothing on it, and a container that was there is attached to the third, while it is asked a thousand times a second",
+	Within: 4 * specTimeout,
+	Run: func(ctx context.Context, b *Bench) (o Observation, err error) {
+		if o := numberless(b, IPv4); o != nil {
+			return *o, nil
+		}
+		t := b.plan.Topology
+		t.Hosts = moreHosts(b, 3, map[string]int{network(b): 1})
+		p, err := topology.NewPlan(t)
+		if err != nil {
+			return o, err
+		}
+		l, err := newBench(ctx, b.driver, p, b.mode, b.rewire)
+		if err != nil {
+			return o, err
+		}
+		defer func() { err = errors.Join(err, l.Close()) }()
+		from, to := firstHost(l), l.plan.Hosts()[2].Name
+		c, err := another(l, from, network(l), 5) // beyond those that any lab begins with
+		if err != nil {
+			return o, err
+		}
+		if no, err := unwelcome(ctx, l, c, to, IPv4); no != nil || err != nil {
+			return *cmp.Or(no, &Observation{}), err
+		}
+		return outagesOf(IPv4, func(ctx context.Context, l *Bench) (Place, error) { return l.Attach(ctx, c, from) }, func(ctx context.Context, s *vigil) (string, time.Time, error) {
+			if err := s.server.stop(); err != nil { // it dies with the host, where nobody can end it later
+				return "", time.Time{}, err
+			}
+			if _, err := s.Reboot(ctx, from); err != nil {
+				return "", time.Time{}, err
+			}
+			there, err := s.Attach(ctx, c, to)
+			if err != nil {
+				return "", time.Time{}, err
+			}
+			back := time.Now()
+			_, err = serveUDP(ctx, s.Bench, there, s.family, s.server.Port)
+			return fmt.Sprintf("%s died, and %s, which was there, was started on %s", from, c.Name, to), back, err
+		})(ctx, l)
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "the container gets another address on the other host", Rewire: sparesOn("h3", selfNumbered)},
+		{Mode: "vxlan-gossip", Doc: "the third host tells of no container that comes later", Rewire: sparesOn("h3", unspoken)},
+		{Mode: "direct-bgp", Doc: "the third host announces nothing that comes later", Rewire: sparesOn("h3", unannounced)},
 	},
 })

@@ -880,12 +880,7 @@ var _ = registerFamilies(func(f Family) Spec {
 		Sabotage: []Sabotage{
 			{Mode: "vxlan-static", Doc: "the container gets another address on the other host", Rewire: renumbered},
 			{Mode: "vxlan-multicast", Doc: "the container gets another address on the other host", Rewire: renumbered},
-			{Mode: "vxlan-gossip", Doc: "the second host tells the first of no container that comes later", Rewire: ofSpares(func(steps []topology.Step) []topology.Step {
-				if steps[0].On != "h2" {
-					return steps
-				}
-				return unspoken(steps)
-			})},
+			{Mode: "vxlan-gossip", Doc: "the second host tells the first of no container that comes later", Rewire: sparesOn("h2", unspoken)},
 		},
 	}
 })
