@@ -329,17 +329,11 @@ var _ = register(Spec{
 			return *o, nil
 		}
 		const hosts = 24
-		t := b.plan.Topology
-		t.Hosts = moreHosts(b, hosts, map[string]int{network(b): 1})
-		p, err := topology.NewPlan(t)
-		if err != nil {
-			return o, err
-		}
 		m := b.mode
 		m.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
 			return append(introduced(p, host), b.mode.Setup(p, host)...)
 		}
-		l, err := newBench(ctx, b.driver, p, m, b.rewire)
+		l, err := among(ctx, b, hosts, m)
 		if err != nil {
 			return o, err
 		}
@@ -450,13 +444,7 @@ var _ = register(Spec{
 			return *o, nil
 		}
 		const hosts, moving = 10, 3
-		t := b.plan.Topology
-		t.Hosts = moreHosts(b, hosts, map[string]int{network(b): 1})
-		p, err := topology.NewPlan(t)
-		if err != nil {
-			return o, err
-		}
-		l, err := newBench(ctx, b.driver, p, b.mode, b.rewire)
+		l, err := among(ctx, b, hosts, b.mode)
 		if err != nil {
 			return o, err
 		}
@@ -479,6 +467,17 @@ func moreHosts(b *Bench, n int, containers map[string]int) map[string]topology.H
 		}
 	}
 	return hosts
+}
+
+// among is a lab of its own, of a mode, with so many hosts that have a container each.
+func among(ctx context.Context, b *Bench, hosts int, m modes.Mode) (*Bench, error) {
+	t := b.plan.Topology
+	t.Hosts = moreHosts(b, hosts, map[string]int{network(b): 1})
+	p, err := topology.NewPlan(t)
+	if err != nil {
+		return nil, err
+	}
+	return newBench(ctx, b.driver, p, m, b.rewire)
 }
 
 // partition cuts hosts off from the others, moves so many containers to them, one from and to each, and mends the cut.

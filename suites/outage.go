@@ -475,13 +475,7 @@ var _ = register(Spec{
 		if o := numberless(b, IPv4); o != nil {
 			return *o, nil
 		}
-		t := b.plan.Topology
-		t.Hosts = moreHosts(b, 3, map[string]int{network(b): 1})
-		p, err := topology.NewPlan(t)
-		if err != nil {
-			return o, err
-		}
-		l, err := newBench(ctx, b.driver, p, b.mode, b.rewire)
+		l, err := among(ctx, b, 3, b.mode)
 		if err != nil {
 			return o, err
 		}

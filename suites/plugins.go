@@ -1001,6 +1001,15 @@ func own(plugin object) func([]topology.Step) []topology.Step {
 	})
 }
 
+// insisted asks until there is an answer, or for so long that there would be one: devices that are new may have to wait for the kernel.
+func insisted(ctx context.Context, b *Bench, from Place, a lab.Ask) (last lab.Answer, err error) {
+	_, err = eventually(ctx, patience, func() (bool, error) {
+		last, err = b.Ask(ctx, from, a)
+		return last.Answered, err
+	})
+	return last, err
+}
+
 // lone are addresses of a link between a container and one other place, which are nobody's else in a lab (RFC 3927).
 var lone = struct{ other, container netip.Prefix }{netip.MustParsePrefix("169.254.77.1/30"), netip.MustParsePrefix("169.254.77.2/30")}
 
@@ -1034,7 +1043,7 @@ var _ = registerPlugged(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		a, err := b.Ask(ctx, Place{Machine: host}, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(lone.container.Addr(), 0), Wait: hopeful})
+		a, err := insisted(ctx, b, Place{Machine: host}, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(lone.container.Addr(), 0), Wait: hopeful})
 		if err != nil {
 			return Observation{}, err
 		}
@@ -1074,7 +1083,7 @@ var _ = registerPlugged(Spec{
 			return *cmp.Or(no, &Observation{}), err
 		}
 		ask := lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(lone.container.Addr(), 0), Token: b.newToken(), Wait: hopeful}
-		first, err := b.Ask(ctx, at, ask)
+		first, err := insisted(ctx, b, at, ask)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -1104,14 +1113,8 @@ var _ = registerPlugged(Spec{
 	Name:    "a container is attached by the list and the plugin sbr, and asks an external machine from its address, and from none, as one did before that the list alone attached",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		own, target := container(b), external(b)
-		ask := func(from Place, bound bool) (lab.Answer, error) {
-			a := lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, target, IPv4), 0), Wait: hopeful}
-			if bound {
-				a.From = netip.AddrPortFrom(addrOf(b, from, IPv4), 0)
-			}
-			return b.Ask(ctx, from, a)
-		}
-		control, err := ask(own, false)
+		ask := lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, target, IPv4), 0), Wait: hopeful}
+		control, err := insisted(ctx, b, own, ask)
 		if err != nil || !control.Answered {
 			return Observation{}, errors.Join(err, fmt.Errorf("control: %s was not answered by %s", own, target))
 		}
@@ -1122,11 +1125,12 @@ var _ = registerPlugged(Spec{
 		if err := b.settled(ctx, p.Machine); err != nil {
 			return Observation{}, err
 		}
-		bound, err := ask(p, true)
+		unbound, err := b.Ask(ctx, p, ask)
 		if err != nil {
 			return Observation{}, err
 		}
-		unbound, err := ask(p, false)
+		ask.From = netip.AddrPortFrom(addrOf(b, p, IPv4), 0)
+		bound, err := insisted(ctx, b, p, ask)
 		return whether(bound.Answered && !unbound.Answered && unbound.Refusal.Errno == "ENETUNREACH", "%s asked %s from its address: answered: %t; from none: answered: %t, %s",
 			p, target, bound.Answered, unbound.Answered, unbound.Refusal.Text).with(own.String(), "control: %s answered after %s", target, control.RTT.Round(time.Microsecond)), err
 	},
