@@ -32,7 +32,7 @@ var rooms = map[string][]string{
 	"topology/lab":          {"topology"},
 	"topology/host":         {"topology", "topology/lab", "topology/space", "topology/host/"},
 	"topology/host/bgp":     {"topology", "topology/lab"},
-	"topology/host/cni":     {"topology", "topology/lab", "topology/space"},
+	"topology/host/cni":     {"topology", "topology/lab", "topology/space", "topology/host/program"},
 	"topology/host/docker":  {"topology", "topology/lab", "topology/linked", "topology/space", "topology/host/program"},
 	"topology/host/dns":     {"topology", "topology/lab", "topology/space"},
 	"topology/host/gossip":  {"topology", "topology/lab"},
