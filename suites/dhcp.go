@@ -117,19 +117,24 @@ func (l *leasing) attach(ctx context.Context, broadcast bool, within time.Durati
 		return who, nil, err
 	}
 	b.atEnd(func(ctx context.Context) error { return b.Detach(ctx, who.Place) })
-	s, err := b.State(ctx, l.host)
-	if err != nil {
+	if who.addr, err = l.addrOf(ctx, who.Place, device); err != nil {
 		return who, nil, err
-	}
-	for _, a := range s.Spaces[who.Container].Addrs {
-		if a.Link == device && l.server.Range.Subnet.Contains(a.Prefix.Addr()) {
-			who.addr = a.Prefix.Addr()
-		}
 	}
 	if !who.addr.IsValid() {
 		return who, nil, fmt.Errorf("%s was attached, and has no address", who)
 	}
 	return who, nil, b.settled(ctx, l.host)
+}
+
+// addrOf is the address of the server's subnet that a container's device has; invalid: it has none.
+func (l *leasing) addrOf(ctx context.Context, p Place, device string) (has netip.Addr, err error) {
+	s, err := l.b.State(ctx, p.Machine)
+	for _, a := range s.Spaces[p.Container].Addrs {
+		if a.Link == device && l.server.Range.Subnet.Contains(a.Prefix.Addr()) {
+			has = a.Prefix.Addr()
+		}
+	}
+	return has, err
 }
 
 func (l *leasing) state(ctx context.Context) (s lab.DHCPState, err error) {

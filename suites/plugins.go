@@ -912,15 +912,9 @@ func leasedBy(ctx context.Context, b *Bench) (l *leasing, who client, no *Observ
 		no.Evidence = append(no.Evidence, seen(answers[len(answers)-1]))
 		return nil, who, no, nil
 	}
-	s, err := b.State(ctx, p.Machine)
-	if err != nil {
-		return nil, who, nil, err
-	}
 	who.Place = p
-	for _, a := range s.Spaces[p.Container].Addrs {
-		if a.Link == call.Link && l.server.Range.Subnet.Contains(a.Prefix.Addr()) {
-			who.addr = a.Prefix.Addr()
-		}
+	if who.addr, err = l.addrOf(ctx, p, call.Link); err != nil {
+		return nil, who, nil, err
 	}
 	if is, err := l.leased(ctx, who); err != nil || !is {
 		return nil, who, &Observation{Status: "mixed", Detail: fmt.Sprintf("%s was attached and has %s of the segment, which the server has leased to nobody", p, who.addr)}, err

@@ -318,7 +318,7 @@ func sabotage(t *testing.T, r *Run) {
 	for _, m := range r.Modes {
 		for _, suite := range r.Suites {
 			broken := slices.DeleteFunc(r.specs(m), func(s Spec) bool {
-				return s.Suite != suite || s.Machines && !r.Fidelity.Machines() || len(r.breaks(s, m)) == 0 || elsewhere(t, s)
+				return s.Suite != suite || s.Machines && !r.Fidelity.Machines() || len(r.breaks(s, m)) == 0 || s.Plugged && elsewhere(t, s)
 			})
 			if len(broken) == 0 {
 				continue
