@@ -252,6 +252,14 @@ func sideways(f Family, kind, mode string) func(*topology.Plan) []topology.Step 
 			}
 			steps = append(steps, topology.Step{On: h.Name, Route: &topology.Route{Dst: alone(to), Link: "shim"}})
 		}
+		// What answers the host's own address comes to that device: the host asks its interface in vain who its clients are.
+		for _, x := range p.Externals() {
+			to := x.NICs[0].V4.Addr()
+			if f == IPv6 {
+				to = x.NICs[0].V6.Addr()
+			}
+			steps = append(steps, topology.Step{On: h.Name, Neigh: &topology.Neigh{Link: h.NICs[0].Name, IP: to, MAC: x.NICs[0].MAC}})
+		}
 		return append(steps, topology.Step{On: h.Name, Table: &topology.Table{Family: "inet", Name: "sabotage", Chains: []topology.Chain{{
 			Name: "postrouting", Type: "nat", Hook: "postrouting", Priority: 100,
 			Rules: []topology.Rule{{Match: []topology.Match{{Field: "ct status", Value: "dnat"}}, Verdict: topology.Verdict{Kind: "masquerade"}}},

@@ -411,7 +411,7 @@ func (o *observer) reddens(t *testing.T, s Spec, how Sabotage) {
 		}
 	}
 	if result.Outcome != reports.Fail {
-		t.Errorf("outcome %s: want fail: %s", result.Outcome, result.Detail)
+		t.Errorf("outcome %s: want fail\n%s", result.Outcome, Failure(result))
 	}
 	if result.Detail == "" {
 		t.Error("fails without a word why")
