@@ -338,7 +338,7 @@ var _ = register(Spec{
 			return o, err
 		}
 		defer func() { err = errors.Join(err, l.Close()) }()
-		const long = 5 * patience // of as many hosts' kernels one is asked after the other
+		const long = restless // of as many hosts' kernels one is asked after the other, and all share the processors
 		if ok, odd, _, err := agreed(ctx, l, long, hostNames(l)...); err != nil || !ok {
 			return o, errors.Join(err, fmt.Errorf("after %s, of what was attached at the start: %s", long, orNone(odd)))
 		}

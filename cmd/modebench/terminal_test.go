@@ -29,7 +29,7 @@ func TestTerminal(t *testing.T) {
 	if err := end.Close(); err != nil {
 		t.Fatal(err)
 	}
-	stuck := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	stuck := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() })
 	defer stuck.Stop()
 	var shown bytes.Buffer
 	_, _ = io.Copy(&shown, terminal) // ends in EIO when the last other end is closed: pty(7)

@@ -125,7 +125,7 @@ func Boot(ctx context.Context, k Kernel, g Guest) (_ *Machine, err error) {
 		m.Lacking = append(m.Lacking, name+": "+r.Refused[name])
 	}
 	pr, pw := io.Pipe()
-	m.Stream = &stream{PipeReader: pr, out: out}
+	m.Stream = &stream{PipeReader: pr, out: out, broken: m.broken}
 	go func() { pw.CloseWithError(m.pump(in, pw)) }()
 	return m, nil
 }
@@ -152,10 +152,21 @@ func (m *Machine) await(ctx context.Context, done <-chan error, within time.Dura
 
 // lost says what the end of a line means.
 func lost(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, os.ErrClosed) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) || unread(err) {
 		return errors.New("the machine ended")
 	}
 	return err
+}
+
+// unread tells whether a line could not be written since nobody reads it any more.
+func unread(err error) bool {
+	return errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
+}
+
+// broken is what the end of the line means for what goes over it, with the guest's last words.
+func (m *Machine) broken(err error) error {
+	m.settle()
+	return fmt.Errorf("guest %s: kernel %s: %w%s", m.name, m.Kernel.Name, lost(err), m.said())
 }
 
 // settle gives a machine that ended the time to have said why.
@@ -194,8 +205,7 @@ func (m *Machine) pump(in io.Reader, to io.Writer) error {
 	for {
 		kind, data, err := m.next(in)
 		if err != nil {
-			m.settle()
-			return fmt.Errorf("guest %s: kernel %s: %w%s", m.name, m.Kernel.Name, lost(err), m.said())
+			return m.broken(err)
 		}
 		if kind == frameData {
 			if _, err := to.Write(data); err != nil {
@@ -220,15 +230,21 @@ func (m *Machine) pump(in io.Reader, to io.Writer) error {
 // stream is the program's input and output.
 type stream struct {
 	*io.PipeReader
-	out *frames
-	end sync.Once
+	out    *frames
+	broken func(error) error
+	end    sync.Once
 }
 
-func (s *stream) Write(p []byte) (int, error) { return s.out.Write(p) }
+func (s *stream) Write(p []byte) (n int, err error) {
+	if n, err = s.out.Write(p); err != nil {
+		err = s.broken(err)
+	}
+	return n, err
+}
 
 func (s *stream) Close() (err error) {
 	s.end.Do(func() { err = s.out.write(frameEnd, nil) })
-	if errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) || errors.Is(err, io.ErrClosedPipe) {
+	if unread(err) {
 		return nil // it ended before
 	}
 	return err
