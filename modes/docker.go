@@ -3,6 +3,7 @@ package modes
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -18,14 +19,21 @@ type Engined struct {
 	// Policy and Rate are as in Mode: their places are the host's and the container's, whoever attaches.
 	Policy policing
 	Rate   rating
+	// Setup and Beside are as in Plugged.
+	Setup  func(*topology.Plan, *topology.Machine) []topology.Step
+	Beside func(*topology.Plan, *topology.Machine, topology.Container) []topology.Step
 }
 
 // engined is the mode with all that an engine does done by it. Its programs are in a directory, absolute; empty: where the machine has them.
 func (m Mode) engined(programs string) Mode {
 	by := *m.Docker
 	m.Implementation, m.Policy, m.Rate, m.Link = ByDocker, by.Policy, by.Rate, nil
+	m.Needs = append(slices.Clone(m.Needs), Engine)
 	m.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
 		s := steps{on: host.Name}
+		if by.Setup != nil {
+			s.all = by.Setup(p, host)
+		}
 		s.host(topology.Step{Engine: &topology.Engine{Path: programs}})
 		if by.Network != nil {
 			for _, n := range p.Networks {
@@ -54,6 +62,9 @@ func (m Mode) engined(programs string) Mode {
 		s.host(topology.Step{Space: &made})
 		if made.Share == "" {
 			s.all = append(s.all, topology.Defaults(host.Name, c.Name)...)
+		}
+		if by.Beside != nil {
+			s.all = append(s.all, by.Beside(p, host, c)...)
 		}
 		return s.all
 	}
@@ -90,9 +101,10 @@ func dockerOn(driver, parentMode string) *Engined {
 	return &Engined{
 		Policy: onParent(segmentAddrs), Rate: ratedWithin,
 		Network: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) topology.EngineNetwork {
-			up := nic(p, host, n.Name)
-			made := topology.EngineNetwork{Driver: driver, Options: map[string]string{"parent": up.Name, fmt.Sprint(driver, "_mode"): parentMode}}
-			made.Blocks, made.Gateways = []netip.Prefix{up.V4.Masked(), up.V6.Masked()}, []netip.Addr{highest(up.V4), highest(up.V6)}
+			made, up := ofParent(p, host, n, driver, parentMode)
+			for i, block := range made.Blocks {
+				made.Gateways[i] = highest(block)
+			}
 			for _, x := range p.Externals() {
 				for _, n := range x.NICs {
 					if n.Segment == up.Segment {
@@ -103,6 +115,27 @@ func dockerOn(driver, parentMode string) *Engined {
 			return made
 		},
 	}
+}
+
+// dockerRouted is a network of ipvlan devices without a layer 2, with addresses that the host tells the routers: an engine asks for no gateway then.
+func dockerRouted(parentMode string, policy policing) *Engined {
+	return &Engined{
+		Policy: policy, Rate: ratedWithin, Setup: speaks, Beside: announced,
+		Network: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) topology.EngineNetwork {
+			made, _ := ofParent(p, host, n, "ipvlan", parentMode)
+			return made
+		},
+	}
+}
+
+// ofParent is a network of devices on the host's interface for it, of the block of the interface's segment, without gateways.
+func ofParent(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork, driver, parentMode string) (topology.EngineNetwork, *topology.Interface) {
+	up := nic(p, host, n.Name)
+	segment := p.Segments[slices.IndexFunc(p.Segments, func(s topology.PlannedSegment) bool { return s.Name == up.Segment })]
+	return topology.EngineNetwork{
+		Driver: driver, Options: map[string]string{"parent": up.Name, fmt.Sprint(driver, "_mode"): parentMode},
+		Blocks: []netip.Prefix{segment.V4, segment.V6}, Gateways: make([]netip.Addr, 2),
+	}, up
 }
 
 // highest is the last address of a subnet that is no broadcast address. Nobody in a plan has it, but for a segment that is full.

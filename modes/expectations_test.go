@@ -20,11 +20,13 @@ func TestExpectationsAreComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	features := map[string]bool{}
-	plugged := all[modes.ByCNI] // what is asked of plugins alone
+	alone := maps.Clone(all[modes.ByCNI]) // what is asked of plugins alone, and of engines
+	maps.Copy(alone, all[modes.ByDocker])
 	delete(all, modes.ByCNI)
+	delete(all, modes.ByDocker)
 	for _, mode := range all {
 		for feature := range mode {
-			if _, ok := plugged[feature]; !ok {
+			if _, ok := alone[feature]; !ok {
 				features[feature] = true
 			}
 		}
@@ -34,7 +36,7 @@ func TestExpectationsAreComplete(t *testing.T) {
 	}
 	want := slices.Sorted(maps.Keys(features))
 	for name, mode := range all {
-		maps.DeleteFunc(mode, func(feature string, _ modes.Expectation) bool { _, ok := plugged[feature]; return ok })
+		maps.DeleteFunc(mode, func(feature string, _ modes.Expectation) bool { _, ok := alone[feature]; return ok })
 		if d := cmp.Diff(want, slices.Sorted(maps.Keys(mode))); d != "" {
 			t.Errorf("expectations/%s.yaml (-all features +its own):\n%s", name, d)
 		}
@@ -54,7 +56,7 @@ func TestExpectationsCoverTheModes(t *testing.T) {
 			}
 		}
 	}
-	names = append(names, modes.ByCNI) // what is asked of plugins alone
+	names = append(names, modes.ByCNI, modes.ByDocker) // what is asked of plugins alone, and of engines
 	slices.Sort(names)
 	if d := cmp.Diff(names, slices.Sorted(maps.Keys(all))); d != "" {
 		t.Errorf("modes without expectations, or expectations without a mode (-modes +files):\n%s", d)

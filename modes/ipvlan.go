@@ -25,6 +25,7 @@ func switched(m Mode) Mode {
 	m.Addrs = segmentAddrs
 	m.Device = eth0
 	m.CNI = stationed("ipvlan", "l2")
+	m.Docker = dockerOn("ipvlan", "l2")
 	return m
 }
 
@@ -56,11 +57,17 @@ func routed(m Mode, parentMode string) Mode {
 			everything := []any{map[string]string{"dst": "0.0.0.0/0"}, map[string]string{"dst": "::/0"}}
 			return []Plugin{onto(p, host, n, "ipvlan", parentMode, map[string]bool{"ips": true}, everything...)}
 		},
-		Beside: func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
-			s := steps{on: host.Name}
-			s.announce(p, host, c, "")
-			return s.all
-		},
+		Beside: announced,
+	}
+	if parentMode == "l3" { // engines have l3s since their version 23 (moby drivers/ipvlan: support l3s ipvlan_mode)
+		m.Docker = dockerRouted(parentMode, m.Policy)
 	}
 	return m
+}
+
+// announced has the host tell the routers of a container.
+func announced(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
+	s := steps{on: host.Name}
+	s.announce(p, host, c, "")
+	return s.all
 }

@@ -88,6 +88,7 @@ const (
 	NFNetdev Kernel = "nft-netdev"     // nftables at devices, for what comes in by them and what leaves
 	TBF      Kernel = "tbf"            // token buckets, of which rates are made
 	IFB      Kernel = "ifb"            // queues for what comes in
+	Engine   Kernel = "engine"         // what an engine of Docker's asks for: iptables with NAT of both IP families
 	Trunk    Kernel = "vlan-filtering" // bridges that filter by VLAN, of which a topology.Trunk fabric is made
 )
 

@@ -54,7 +54,7 @@ func TestCNI(t *testing.T) {
 		if m.Name == "ptp" { // its plugin is made of the same parts as the one of bridge
 			run.Suites = slices.DeleteFunc(slices.Clone(run.Suites), func(s string) bool { return s == Plugged })
 		}
-		for _, specs := range labs(slices.DeleteFunc(run.specs(m), func(s Spec) bool { return s.Plugged && elsewhere(t, s) })) {
+		for _, specs := range labs(slices.DeleteFunc(run.specs(m), func(s Spec) bool { return s.By == modes.ByCNI && elsewhere(t, s) })) {
 			t.Run(m.Name, func(t *testing.T) {
 				t.Parallel()
 				observeAll(t, run.observer(m, specs[0].On), specs)

@@ -45,6 +45,22 @@ func TestDocker(t *testing.T) {
 	observeAll(t, run.observer(run.Modes[0], nil), run.specs(run.Modes[0]))
 }
 
+// TestEngines asks engines what they alone are asked, of modes that differ in it.
+func TestEngines(t *testing.T) {
+	t.Parallel()
+	run := runOf(t, byEngine(t, "none"), byEngine(t, "host"), byEngine(t, "container"), byEngine(t, "bridge"), byEngine(t, "macvlan-bridge"))
+	run.Suites = []string{Engined}
+	for _, m := range run.Modes {
+		t.Run(m.Name, func(t *testing.T) {
+			t.Parallel()
+			observeAll(t, run.observer(m, nil), run.specs(m))
+		})
+	}
+	if !*noSabotage {
+		t.Run("sabotage", func(t *testing.T) { sabotage(t, run) })
+	}
+}
+
 // TestDockerSabotage has engines configured as they should not be: each has to turn a spec red.
 func TestDockerSabotage(t *testing.T) {
 	t.Parallel()

@@ -203,7 +203,7 @@ func conf(call topology.CNI, plugin int, change func(object)) string {
 
 // registerPlugged registers a question of plugins.
 func registerPlugged(s Spec) bool {
-	s.Suite, s.Feature.Group, s.Plugged = Plugged, Plugged, true
+	s.Suite, s.Feature.Group, s.By = Plugged, Plugged, modes.ByCNI
 	return register(s)
 }
 

@@ -51,7 +51,7 @@ type Event struct {
 
 // Names are the suites, in the order of documents.
 func Names() []string {
-	return []string{"conformance", "packets", "lifecycle", "routing", Plugged, OnFabrics, scale, failure, throughput, nat}
+	return []string{"conformance", "packets", "lifecycle", "routing", Plugged, Engined, OnFabrics, scale, failure, throughput, nat}
 }
 
 // Usual are those that run where none is named: all but what takes long.
@@ -109,7 +109,7 @@ func (r *Run) on(f topology.Fabric) reports.Fidelity {
 func (r *Run) specs(m modes.Mode) []Spec {
 	return slices.DeleteFunc(Specs(), func(s Spec) bool {
 		return !slices.Contains(r.Suites, s.Suite) || len(r.Features) > 0 && !slices.Contains(r.Features, s.Feature.Name) ||
-			s.Plugged && !m.Plugged()
+			!s.Asks(m)
 	})
 }
 

@@ -27,8 +27,8 @@ type Spec struct {
 	// Machines says that the question is one of hosts that are machines: on others it is not applicable, and sabotages are
 	// in vain.
 	Machines bool
-	// Plugged says that the question is one of plugins: modes that this program carries out by its own steps are not asked.
-	Plugged bool
+	// By says whose question it is: of modes that plugins carry out, whoever's they are (modes.ByCNI), or an engine (modes.ByDocker); empty: of all.
+	By string
 	// On is the fabric that the experiment is done on, in a lab of its own; nil: that of the mode. A mode that has no place on it is
 	// not applicable there, and one that cannot be set up is blocked.
 	On *topology.Fabric
@@ -39,6 +39,11 @@ type Spec struct {
 	Run func(context.Context, *Bench) (Observation, error)
 	// Sabotage are the ways of breaking a mode that must turn the spec red; at least one.
 	Sabotage []Sabotage
+}
+
+// Asks tells whether the question is one of a mode as it is carried out.
+func (s Spec) Asks(m modes.Mode) bool {
+	return s.By == "" || s.By == m.Carrier() || s.By == modes.ByCNI && m.Plugged()
 }
 
 // Feature is something that a user may want of a mode: a row of the matrix.
@@ -101,7 +106,7 @@ func registerFamilies(of func(Family) Spec) bool {
 }
 
 // Groups are the groups of features, in the order of documents.
-var groups = append([]string{"reach", "addresses", "multicast", "ports", "nat", "services", "packets", "isolation", "lifecycle", "operations", "routing", "limits", Plugged, failure}, fabrics...)
+var groups = append([]string{"reach", "addresses", "multicast", "ports", "nat", "services", "packets", "isolation", "lifecycle", "operations", "routing", "limits", Plugged, Engined, failure}, fabrics...)
 
 // Specs returns all specs: by group, then by feature, then by name.
 func Specs() []Spec { return slices.Clone(sorted()) }

@@ -318,7 +318,7 @@ func sabotage(t *testing.T, r *Run) {
 	for _, m := range r.Modes {
 		for _, suite := range r.Suites {
 			broken := slices.DeleteFunc(r.specs(m), func(s Spec) bool {
-				return s.Suite != suite || s.Machines && !r.Fidelity.Machines() || len(r.breaks(s, m)) == 0 || s.Plugged && elsewhere(t, s)
+				return s.Suite != suite || s.Machines && !r.Fidelity.Machines() || len(r.breaks(s, m)) == 0 || s.By == modes.ByCNI && elsewhere(t, s)
 			})
 			if len(broken) == 0 {
 				continue
@@ -597,7 +597,7 @@ func TestManifest(t *testing.T) {
 				continue
 			}
 			for _, s := range Specs() {
-				if _, ok := expectations[m.String()][s.Feature.Name]; !ok && (!s.Plugged || m.Plugged()) {
+				if _, ok := expectations[m.String()][s.Feature.Name]; !ok && s.Asks(m) {
 					t.Errorf("%s: %s: no expectation", m, s.Feature.Name)
 				}
 			}

@@ -71,6 +71,7 @@ type Step struct {
 	Engine        *Engine
 	EngineNetwork *EngineNetwork
 	EnginePort    *EnginePort
+	EngineJoin    *EngineJoin
 }
 
 // Space makes the network namespace of a container, with its loopback up.
@@ -370,7 +371,7 @@ type EngineNetwork struct {
 	Name     string
 	Driver   string // bridge, macvlan, ipvlan
 	Blocks   []netip.Prefix
-	Gateways []netip.Addr // one for each block
+	Gateways []netip.Addr // one for each block; zero: the engine chooses
 	Options  map[string]string
 }
 
@@ -387,6 +388,13 @@ type EnginePort struct {
 	Container       string
 	Proto           string // tcp, udp
 	Host, Published uint16 // port of the host's, and of the container's
+}
+
+// EngineJoin joins a container that an engine runs to one more of its networks (docker network connect), by an endpoint. Undoing it takes that away, and so
+// does removing it, of an endpoint that the container already has.
+type EngineJoin struct {
+	Container, Network string
+	Addrs              []netip.Addr // in the network; none: the engine's choice
 }
 
 // Neigh is an entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table. It is permanent, unless it says otherwise.
@@ -659,9 +667,11 @@ func (s Step) String() string {
 	case s.Engine != nil:
 		return s.Engine.line(s.On)
 	case s.EngineNetwork != nil:
-		return s.EngineNetwork.line(s.On)
+		return s.EngineNetwork.line(s.On, s.Remove)
 	case s.EnginePort != nil:
 		return s.EnginePort.line(s.On)
+	case s.EngineJoin != nil:
+		return s.EngineJoin.line(s.On, s.Remove)
 	case s.Resolver != nil:
 		return s.Resolver.line(at, s.On, s.Remove)
 	case s.Name != nil:
@@ -1245,13 +1255,19 @@ func (e Engine) line(on string) string {
 	return fmt.Sprintf("%s\ntar -cC $(dirname $(which modebench)) modebench | %s import -c 'ENTRYPOINT [\"/modebench\",\"idle\"]' - modebench", w, engine(on))
 }
 
-func (n EngineNetwork) line(on string) string {
+func (n EngineNetwork) line(on string, remove bool) string {
+	if remove {
+		return engine(on) + " network rm " + n.Name
+	}
 	w := words{engine(on), "network create -d", n.Driver}
 	for i, b := range n.Blocks {
 		if b.Addr().Is6() {
 			w.add("--ipv6")
 		}
-		w.add("--subnet", b.String(), "--gateway", n.Gateways[i].String())
+		w.add("--subnet", b.String())
+		if n.Gateways[i].IsValid() {
+			w.add("--gateway", n.Gateways[i].String())
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.Options)) {
 		w.add("-o", name+"="+n.Options[name])
@@ -1281,6 +1297,18 @@ func (c EngineContainer) line(on string, s Space, remove bool) string {
 // line is that of a container that has no port yet.
 func (e EnginePort) line(on string) string {
 	return fmt.Sprintf("%s rm -f %s && %[1]s run -di --name %[2]s -p %d:%d/%s … modebench # as before, and with the port", engine(on), e.Container, e.Host, e.Published, e.Proto)
+}
+
+func (e EngineJoin) line(on string, remove bool) string {
+	if remove {
+		return fmt.Sprintf("%s network disconnect %s %s", engine(on), e.Network, e.Container)
+	}
+	w := words{engine(on), "network connect"}
+	for _, a := range e.Addrs {
+		w.add(map[bool]string{true: "--ip", false: "--ip6"}[a.Is4()], a.String())
+	}
+	w.add(e.Network, e.Container)
+	return w.String()
 }
 
 // line is dnsmasq's, of which all on a machine read the names in one directory, named after the machine.

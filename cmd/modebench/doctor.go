@@ -109,7 +109,7 @@ func doctorCommand() *cobra.Command {
 					fmt.Fprintf(out, "  ✗ experiment %s\n      %s\n", s.Feature.Name, why)
 				}
 			}
-			if why := ks.engine(own); why != "" {
+			if _, why := ks.engine(own); why != "" {
 				fmt.Fprintf(out, "  ✗ implementation %s\n      %s\n", modes.ByDocker, why)
 			} else {
 				fmt.Fprintf(out, "  ✓ implementation %s\n", modes.ByDocker)

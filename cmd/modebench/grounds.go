@@ -122,6 +122,7 @@ type kernels struct {
 	inventory *topology.Inventory // of the real machines; nil: hosts are none
 	noFetch   bool
 	dirs      modes.Dirs                              // of those who carry modes out
+	auto      bool                                    // they are chosen by what they can
 	only      bool                                    // tell what could be done: build nothing
 	say       io.Writer                               // what is fetched is announced on it
 	span      func(name string, f func() error) error // measures how long something takes
@@ -139,7 +140,7 @@ func (ks *kernels) programs(ctx context.Context, m modes.Mode, p *topology.Plan,
 	guest := g.guest != nil || g.driver == vmDriver
 	set, run, who := daemons.Programs, m.Programs, "the mode's hosts run "
 	if m.Implementation == modes.ByDocker {
-		return nil, ks.engine(g)
+		return ks.engine(g)
 	}
 	if types := pluggedBy(m, p); len(types) > 0 {
 		set, run, who = daemons.Plugins, types, "the mode is carried out by the plugins "
@@ -238,20 +239,37 @@ func (ks *kernels) carry(m modes.Mode, set daemons.Set, run []string) (files []s
 	return files, err
 }
 
-// engine tells why an engine cannot carry a mode out on a ground; empty: it can.
-func (ks *kernels) engine(g *ground) string {
-	if why := g.alone(); why != "" {
-		return "the mode is carried out by Docker's engine, and " + why
-	}
-	if os.Geteuid() != 0 {
-		return "the mode is carried out by Docker's engine, which mounts files and wants to be root: sudo modebench …"
+// engine tells why an engine cannot carry a mode out on a ground; empty: it can. Where the ground is a guest's, carried are the programs that it is to have.
+func (ks *kernels) engine(g *ground) (carried []string, why string) {
+	const who = "the mode is carried out by Docker's engine, "
+	guest := g.guest != nil
+	switch {
+	case g.driver == sshDriver:
+		return nil, who + "and " + g.alone()
+	case g.driver == vmDriver:
+		return nil, who + "which hosts that are guests have no room for"
+	case guest && ks.auto && g.guest.Accelerator == "tcg":
+		return nil, fmt.Sprintf(who+"which takes half a minute for a container on emulated processors: want a machine with KVM, or --kernel %s with a few of --feature", g.name)
+	case !guest && os.Geteuid() != 0:
+		return nil, who + "which mounts files and wants to be root: sudo modebench …"
 	}
 	for _, name := range docker.Programs(ks.dirs[modes.ByDocker]) {
-		if _, err := others.Find(name); err != nil {
-			return fmt.Sprintf("the mode is carried out by Docker's engine, and %s is not there: sudo apt-get install docker.io", name)
+		path, err := others.Find(name)
+		if err != nil {
+			return nil, fmt.Sprintf(who+"and %s is not there: sudo apt-get install docker.io", name)
+		}
+		carried = append(carried, path)
+	}
+	if !guest {
+		return nil, ""
+	}
+	carried = append(carried, docker.Files()...)
+	for _, path := range carried {
+		if err := vm.Carried(path); err != nil {
+			return nil, who + "which a guest cannot have: " + err.Error()
 		}
 	}
-	return ""
+	return carried, ""
 }
 
 // checkKernels answers a --kernel that cannot be meant.
@@ -468,6 +486,7 @@ func (ks *kernels) able(ctx context.Context, needs []string) (*ground, error) {
 
 // assign decides on which kernels the modes are observed. The error is that this machine can carry no lab at all.
 func (ks *kernels) assign(ctx context.Context, names []string, ms []modes.Mode, t topology.Topology) ([]assignment, error) {
+	ks.auto = names[0] == autoKernel
 	var chosen []*ground
 	var own *ground
 	if ks.driver == sshDriver {
@@ -540,7 +559,7 @@ func (ks *kernels) share(ctx context.Context, all []assignment, o options) (out 
 		var more []*assignment
 		by := map[string]*assignment{} // by what is needed
 		for _, s := range suites.Specs() {
-			if len(s.Needs)+len(s.Programs) == 0 || a.why != "" || s.Plugged && a.Carrier() == modes.ByKernel || !slices.Contains(o.suites, s.Suite) || len(o.features) > 0 && !slices.Contains(o.features, s.Feature.Name) {
+			if len(s.Needs)+len(s.Programs) == 0 || a.why != "" || !s.Asks(a.Mode) || !slices.Contains(o.suites, s.Suite) || len(o.features) > 0 && !slices.Contains(o.features, s.Feature.Name) {
 				continue
 			}
 			var needs []string

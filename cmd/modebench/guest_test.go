@@ -504,3 +504,27 @@ func TestReproduce(t *testing.T) {
 		}
 	}
 }
+
+// TestEngineInGuest has an engine carried into a guest, with what it starts, but for one whose processors are emulated and that nobody named.
+func TestEngineInGuest(t *testing.T) {
+	if _, why := (&kernels{}).engine(&ground{}); why != "" {
+		unable(t, "%s", why)
+	}
+	for _, c := range []struct {
+		accelerator  string
+		auto, refuse bool
+	}{{"tcg", true, true}, {"tcg", false, false}, {"kvm", true, false}} {
+		carried, why := (&kernels{auto: c.auto}).engine(&ground{name: "debian-cloud", guest: &vm.Kernel{Accelerator: c.accelerator}})
+		if c.refuse {
+			if len(carried) > 0 || !strings.Contains(why, "--kernel debian-cloud") {
+				t.Errorf("%+v: %v, %q: want it refused, and what to do", c, carried, why)
+			}
+			continue
+		}
+		for _, want := range []string{"dockerd", "runc", "iptables", "sh"} {
+			if !slices.ContainsFunc(carried, func(path string) bool { return filepath.Base(path) == want }) {
+				t.Errorf("%+v: %v, %q: want %s among them", c, carried, why, want)
+			}
+		}
+	}
+}

@@ -172,7 +172,7 @@ func TestLabImplementations(t *testing.T) {
 			o := owners(t)["own"]
 			if by == modes.ByCNI {
 				referencePlugins(t, cache)
-			} else if why := (&kernels{}).engine(&ground{}); why != "" {
+			} else if _, why := (&kernels{}).engine(&ground{}); why != "" {
 				unable(t, "%s", why)
 			}
 			o.up(t, "-t", "one-host", "-m", "bridge", "-i", by, "--cache", cache)

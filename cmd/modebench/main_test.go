@@ -134,6 +134,7 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"mode", nil, []string{"run", "-m", "bridge,macvlan"}},
 		{"suite", nil, []string{"run", "--suite", "speed"}},
 		{"suite-plugins", nil, []string{"run", "--suite", "cni"}},
+		{"suite-engines", nil, []string{"run", "--suite", "cnm", "-i", "cni"}},
 		{"feature", nil, []string{"run", "--feature", "same-hots-ipv4"}},
 		{"implementation", nil, []string{"run", "-i", "kernel,cnni"}},
 		{"implementation-mode", nil, []string{"run", "-m", "bridge,host", "-i", "cni"}},
@@ -353,7 +354,7 @@ func TestKernelWithout(t *testing.T) {
 		t.Errorf("%d modes: want at least the four of macvlan", len(ofOne))
 	}
 	for mode, n := range ofOne {
-		if want := len(slices.DeleteFunc(suites.Specs(), func(s suites.Spec) bool { return s.Plugged })); n < want {
+		if want := len(slices.DeleteFunc(suites.Specs(), func(s suites.Spec) bool { return s.By != "" })); n < want {
 			t.Errorf("%s: %d cells: want at least %d", mode, n, want)
 		}
 	}

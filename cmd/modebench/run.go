@@ -142,6 +142,9 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	if slices.Equal(o.suites, []string{suites.Plugged}) && !slices.ContainsFunc(ms, modes.Mode.Plugged) {
 		return nil, "", nil, input("--suite %s: it asks plugins, and none carries a mode out: want -i %s with it, or --cni-conf FILE", suites.Plugged, modes.ByCNI)
 	}
+	if slices.Equal(o.suites, []string{suites.Engined}) && !slices.Contains(o.implementations, modes.ByDocker) {
+		return nil, "", nil, input("--suite %s: it asks an engine, and none carries a mode out: want -i %s with it", suites.Engined, modes.ByDocker)
+	}
 	for _, f := range o.features {
 		if all := suites.Features(); !slices.Contains(all, f) {
 			return nil, "", nil, input("--feature %q: no such feature: %s", f, nearest(f, all))
@@ -586,12 +589,21 @@ type phase struct {
 	atOnce int
 }
 
-// What a guest may take of the machine's memory, in bytes. Measuring has all labs of all modes at once.
+// What a guest may take of the machine's memory, in bytes. Measuring has all labs of all modes at once. Engines have their programs, data and images in it.
 const (
 	observingMemory = 768 << 20
 	measuringMemory = 2 << 30
 	aloneMemory     = 2 << 30
+	enginesMemory   = 2 << 30 // besides, of a mode that they carry out
 )
+
+// engines is what those of a mode take besides in a guest.
+func engines(m modes.Mode) int64 {
+	if m.Carrier() == modes.ByDocker {
+		return enginesMemory
+	}
+	return 0
+}
 
 // phases divides a run, ground by ground: modes are observed by workers of their own, several at the same time; measuring
 // has the machine for itself.
@@ -631,6 +643,11 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			if len(tasks) == 0 {
 				continue
 			}
+			for _, t := range tasks {
+				if g.guest != nil {
+					most = max(1, min(most, int(memory("MemAvailable")/2)/int(t.Memory)))
+				}
+			}
 			// Guests of several kernels need not wait for each other: where few are left of the one, there is room for the other.
 			if last := len(out) - 1; last >= 0 && most > 1 && g.guest != nil && out[last].tasks[0].ground.guest != nil {
 				out[last].name, out[last].tasks = out[last].name+" and "+g.name, append(out[last].tasks, tasks...)
@@ -646,7 +663,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 					continue // all that is asked for is measured, or observed elsewhere
 				}
 				j := base
-				j.Suites, j.Modes, j.Memory, j.Carried = of, []string{a.String()}, memory, a.carried
+				j.Suites, j.Modes, j.Memory, j.Carried = of, []string{a.String()}, memory+engines(a.Mode), a.carried
 				j.Features, _ = a.asks(o)
 				// A few features of several modes share a worker: what they take is the boot of a guest.
 				if i := slices.IndexFunc(ts, func(t task) bool {
@@ -672,7 +689,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 				return nil
 			}
 			for _, a := range of {
-				j.Modes, j.Carried = append(j.Modes, a.String()), append(j.Carried, a.carried...)
+				j.Modes, j.Carried, j.Memory = append(j.Modes, a.String()), append(j.Carried, a.carried...), j.Memory+engines(a.Mode)
 			}
 			j.Measure = suites.Measure{Blocks: o.blocks, Seed: o.seed}
 			if o.quick || g.guest != nil { // in a guest a trial costs more than it lasts, and disturbances last longer still
@@ -693,7 +710,7 @@ func together(g *ground) int {
 	case g.driver == vmDriver: // a lab has several guests
 		n = max(1, min(runtime.NumCPU()/2, int(memory("MemAvailable")/2/observingMemory)))
 	case g.guest != nil:
-		n = max(1, min(runtime.NumCPU()+1, int(memory("MemAvailable")/2/observingMemory))) // they wait, too
+		n = runtime.NumCPU() + 1 // they wait, too
 	}
 	return n
 }

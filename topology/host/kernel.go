@@ -46,6 +46,7 @@ var kernels = map[string][]topology.Step{
 	}}}}},
 	"nft-nat":     {natTable("ip"), natTable("ip6")},
 	"nft-balance": {balanceTable("ip"), balanceTable("ip6")},
+	"engine":      {natTable("ip"), natTable("ip6")}, // of its iptables: what these want besides is loaded when they ask
 	"nft-bridge": {{Table: &topology.Table{Family: "bridge", Name: "t", Chains: []topology.Chain{{
 		Name: "c", Type: "filter", Hook: "prerouting",
 		Rules: []topology.Rule{{Match: []topology.Match{{Field: "iifname", Value: "a"}, {Field: "ether type", Value: "arp"}}, Verdict: topology.Verdict{Kind: "accept"}}},
@@ -105,7 +106,7 @@ func balanceTable(family string) topology.Step {
 
 // Kernel tries what it is asked for in an empty namespace, and returns what cannot be had with the kernel's words.
 // It changes nothing. The names are those of modes.Kernel and of Plan.Needs: underlay for what
-// every lab is made of, 802.1q and vlan-filtering for trunks, nft-bridge and nft-sets for fabrics that filter, fdb-limit for one whose table is small, nft-balance for what divides connections, tbf and netem for impairments,
+// every lab is made of, 802.1q and vlan-filtering for trunks, nft-bridge and nft-sets for fabrics that filter, fdb-limit for one whose table is small, nft-balance for what divides connections, engine for what one of Docker's asks for, tbf and netem for impairments,
 // nft-netdev for policies at interfaces, and ifb for rates of what comes in.
 func Kernel(names []string) (missing map[string]error, err error) {
 	missing = map[string]error{}

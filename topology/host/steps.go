@@ -272,7 +272,7 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.name(s)
 	case s.CNI != nil:
 		return w.plug(s)
-	case s.Engine != nil || s.EngineNetwork != nil || s.EnginePort != nil:
+	case s.Engine != nil || s.EngineNetwork != nil || s.EnginePort != nil || s.EngineJoin != nil:
 		return w.engined(s)
 	case s.Hosts != nil || s.Process != nil:
 		return w.furnish(s)
@@ -613,8 +613,8 @@ func (w *walk) unqueue(devices ...string) error {
 
 // engined starts the machine's engine, or has it do something.
 func (w *walk) engined(s topology.Step) (func(*walk) error, error) {
-	if s.In != "" || s.Remove {
-		return nil, errors.New("an engine and what it makes are a machine's own, and are taken away by undoing their steps only")
+	if s.In != "" || s.Remove && s.EngineNetwork == nil && s.EngineJoin == nil {
+		return nil, errors.New("an engine and what it makes are a machine's own, and are taken away by undoing their steps only, but for networks and endpoints")
 	}
 	if err := w.enter(""); err != nil {
 		return nil, err
@@ -622,6 +622,12 @@ func (w *walk) engined(s topology.Step) (func(*walk) error, error) {
 	var undo func() error
 	var err error
 	switch {
+	case s.EngineNetwork != nil && s.Remove:
+		return nil, w.engine.RemoveNetwork(s.EngineNetwork.Name)
+	case s.EngineJoin != nil && s.Remove:
+		return nil, w.engine.Leave(*s.EngineJoin)
+	case s.EngineJoin != nil:
+		undo, err = w.engine.Join(*s.EngineJoin)
 	case s.Engine != nil:
 		undo, err = w.engine.Start(*s.Engine)
 	case s.EngineNetwork != nil:

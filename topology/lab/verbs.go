@@ -53,6 +53,7 @@ import (
 //	DNS.Lookup    Lookup → Found         asks a DNS server
 //	CNI.Ask       CNIAsk → CNIAnswer     has plugins do something else than to attach by a step; nothing is undone
 //	Docker.Ended  Nothing  → string      how the machine's engine ended, and what it said last; empty: it runs, or there is none
+//	Docker.Sandbox string → Sandbox      what the machine's engine says of a container's
 //	Traffic.*     see traffic.go
 
 // Nothing is sent or answered where a verb needs no value.
@@ -121,6 +122,19 @@ type CNIAsk struct {
 type CNIAnswer struct {
 	Refusal Refusal
 	Result  string // what they wrote: JSON, unless it is wrong; empty: nothing
+}
+
+// Sandbox is what an engine says of a container's: the namespace that it names, and the endpoints in it, by network.
+type Sandbox struct {
+	Inode     uint64 // zero: it names none
+	Endpoints []EnginePoint
+}
+
+// EnginePoint is an endpoint of a container in a network of an engine's.
+type EnginePoint struct {
+	Network string
+	MAC     net.HardwareAddr // empty: the engine says none
+	Addrs   []netip.Prefix
 }
 
 // State is everything of a machine that modes change, by namespace: "" is the machine's own, else a container's name.

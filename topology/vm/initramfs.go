@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"debug/elf"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -94,7 +95,9 @@ func initramfs(ctx context.Context, t *tree, cache string, programs []string) (p
 	}
 	defer binary.Close()
 	program, err := loaded(binary)
-	if err != nil {
+	if st, unsized := binary.Stat(); unsized == nil && len(programs) > 0 { // which may look into it
+		program = io.NewSectionReader(binary, 0, st.Size())
+	} else if err = errors.Join(err, unsized); err != nil {
 		return "", fmt.Errorf("this binary: %w", err)
 	}
 	if err := place(path, func(w io.Writer) error {
@@ -128,10 +131,11 @@ func loaded(binary io.ReaderAt) (*io.SectionReader, error) {
 // records are the contents of an initramfs.
 func records(binary *io.SectionReader, kind string, libs []linked.File, ms, first []*module) []cpio.Record {
 	rs := []cpio.Record{
-		cpio.Directory("dev", 0o755), cpio.Directory("proc", 0o755), cpio.Directory("sys", 0o755), cpio.Directory("tmp", 0o1777), cpio.Directory("run", 0o755), cpio.Directory("var", 0o755), cpio.Directory(modulesDir, 0o755),
+		cpio.Directory("dev", 0o755), cpio.Directory("proc", 0o755), cpio.Directory("sys", 0o755), cpio.Directory("tmp", 0o1777), cpio.Directory("run", 0o755), cpio.Directory("var", 0o755), cpio.Directory("etc", 0o755), cpio.Directory("etc/docker", 0o755), cpio.Directory(modulesDir, 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
 		{ReaderAt: binary, Info: cpio.Info{Name: initPath, Mode: cpio.S_IFREG | 0o755, FileSize: uint64(binary.Size()), NLink: 1}},
 		cpio.StaticFile(kindPath, kind, 0o644),
+		cpio.StaticFile("etc/resolv.conf", "", 0o644), // as every machine has it
 		cpio.StaticFile(firstPath, strings.Join(names(first), "\n"), 0o644),
 	}
 	for _, m := range ms {

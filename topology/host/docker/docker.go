@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,12 +53,23 @@ func Programs(dir string) []string {
 	return append(all, "iptables", "ip6tables")
 }
 
+// Files are those that the programs want besides: the shell, by which an engine starts a runtime with arguments, and iptables' matches and targets, where the machine
+// has it from a package.
+func Files() (files []string) {
+	files = []string{"/bin/sh"}
+	for _, dir := range []string{"/usr/lib/*/xtables", "/usr/lib64/xtables", "/usr/lib/xtables"} {
+		found, _ := filepath.Glob(dir + "/*.so")
+		files = append(files, found...)
+	}
+	return files
+}
+
 // New is the service of the machine called name, without an engine.
 func New(machine string) *Service { return &Service{machine: machine, starting: starting} }
 
 const (
 	starting = time.Minute           // see Service
-	within   = 25 * time.Second      // of one thing that is asked of it
+	patience = 25 * time.Second      // with one thing that is asked of it
 	parting  = 10 * time.Second      // of ending, once it does not answer
 	pace     = 10 * time.Millisecond // of looking whether it answers
 	image    = "modebench"
@@ -81,6 +93,7 @@ type engine struct {
 	output *program.Tail
 	ended  chan struct{} // closed when it has
 	api    *client.Client
+	within time.Duration // it has for one thing
 
 	mu         sync.Mutex
 	containers map[string]*ran
@@ -175,7 +188,7 @@ func start(of topology.Engine, within time.Duration) (_ *engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &engine{output: new(program.Tail), ended: make(chan struct{}), containers: map[string]*ran{}}
+	e := &engine{output: new(program.Tail), ended: make(chan struct{}), containers: map[string]*ran{}, within: patience}
 	e.files, err = space.NewSealed(own, run, seal)
 	if err = errors.Join(err, own.Close()); err != nil {
 		return nil, fmt.Errorf("files: %w", err)
@@ -213,6 +226,10 @@ func start(of topology.Engine, within time.Duration) (_ *engine, err error) {
 	}
 	// Of a variable that is set twice the last counts. With "container" no profile is loaded into the kernel (AppArmor).
 	e.cmd.Env = append(e.cmd.Environ(), "PATH="+search+":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin", "container=modebench")
+	if root := new(unix.Statfs_t); unix.Statfs("/", root) == nil && (root.Type == unix.RAMFS_MAGIC || root.Type == unix.TMPFS_MAGIC) {
+		// A guest, whose root cannot be changed for another (pivot_root(2), rootfs), and whose processors may be emulated.
+		e.cmd.Env, e.within, within = append(e.cmd.Env, "DOCKER_RAMDISK=true"), 4*e.within, 4*within
+	}
 	if err := e.files.StartConfined(e.cmd); err != nil {
 		e.cmd = nil
 		return nil, err
@@ -328,7 +345,7 @@ func (e *engine) equip() error {
 
 // ask asks the engine for something, and tells whether it said no or could not be asked. One that cannot go on is killed.
 func (e *engine) ask(what string, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), within, fmt.Errorf("no answer within %s", within))
+	ctx, cancel := context.WithTimeoutCause(context.Background(), e.within, fmt.Errorf("no answer within %s", e.within))
 	defer cancel()
 	err := f(ctx)
 	if err == nil {
@@ -390,12 +407,134 @@ func (s *Service) Network(n topology.EngineNetwork) (undo func() error, err erro
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.machine, err)
 	}
-	return func() error {
-		return e.ask("remove network "+n.Name, func(ctx context.Context) error {
-			_, err := e.api.NetworkRemove(ctx, n.Name, client.NetworkRemoveOptions{})
+	return func() error { return s.RemoveNetwork(n.Name) }, nil
+}
+
+// RemoveNetwork removes a network. One that is not there is no error.
+func (s *Service) RemoveNetwork(name string) error {
+	e, err := s.running()
+	if err != nil {
+		return err
+	}
+	err = e.ask("remove network "+name, func(ctx context.Context) error {
+		if _, err := e.api.NetworkRemove(ctx, name, client.NetworkRemoveOptions{}); !errdefs.IsNotFound(err) {
 			return err
-		})
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.machine, err)
+	}
+	return nil
+}
+
+// Join joins a container to a network. The undo takes it out of it.
+func (s *Service) Join(j topology.EngineJoin) (undo func() error, err error) {
+	e, c, err := s.container(j.Container)
+	if err != nil {
+		return nil, err
+	}
+	err = e.ask("join "+c.Run.Name+" to "+j.Network, func(ctx context.Context) error {
+		_, err := e.api.NetworkConnect(ctx, j.Network, client.NetworkConnectOptions{Container: c.Run.Name, EndpointConfig: &network.EndpointSettings{IPAMConfig: at(j.Addrs)}})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.machine, err)
+	}
+	return func() error {
+		if e.at(j.Container) != c {
+			return nil // it went
+		}
+		return s.Leave(j)
 	}, nil
+}
+
+// Leave takes a container out of a network.
+func (s *Service) Leave(j topology.EngineJoin) error {
+	e, c, err := s.container(j.Container)
+	if err != nil {
+		return err
+	}
+	err = e.ask("take "+c.Run.Name+" out of "+j.Network, func(ctx context.Context) error {
+		_, err := e.api.NetworkDisconnect(ctx, j.Network, client.NetworkDisconnectOptions{Container: c.Run.Name})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.machine, err)
+	}
+	return nil
+}
+
+// container is one that the machine's engine runs: ENOENT where it runs none of the name.
+func (s *Service) container(name string) (*engine, *ran, error) {
+	e, err := s.running()
+	if err != nil {
+		return nil, nil, err
+	}
+	c := e.at(name)
+	if c == nil {
+		return nil, nil, fmt.Errorf("%s/%s: %w", s.machine, name, unix.ENOENT)
+	}
+	return e, c, nil
+}
+
+// at is where in a network an endpoint is to be; nil: the engine chooses.
+func at(addrs []netip.Addr) *network.EndpointIPAMConfig {
+	if len(addrs) == 0 {
+		return nil
+	}
+	c := &network.EndpointIPAMConfig{}
+	for _, a := range addrs {
+		if a.Is4() {
+			c.IPv4Address = a
+		} else {
+			c.IPv6Address = a
+		}
+	}
+	return c
+}
+
+// Sandbox is the verb Docker.Sandbox.
+func (s *Service) Sandbox(name string, reply *lab.Sandbox) error {
+	e, c, err := s.container(name)
+	if err != nil {
+		return err
+	}
+	seen, err := e.inspect(c)
+	if err != nil {
+		return err
+	}
+	settings := seen.Container.NetworkSettings
+	if settings.SandboxKey != "" {
+		in, err := e.files.Named(e.cmd.Process.Pid, settings.SandboxKey)
+		if err != nil {
+			return err
+		}
+		reply.Inode = in.Inode()
+		if err := in.Close(); err != nil {
+			return err
+		}
+	}
+	for name, n := range settings.Networks {
+		p := lab.EnginePoint{Network: name, MAC: net.HardwareAddr(n.MacAddress)}
+		if n.IPAddress.IsValid() {
+			p.Addrs = append(p.Addrs, netip.PrefixFrom(n.IPAddress, n.IPPrefixLen))
+		}
+		if n.GlobalIPv6Address.IsValid() {
+			p.Addrs = append(p.Addrs, netip.PrefixFrom(n.GlobalIPv6Address, n.GlobalIPv6PrefixLen))
+		}
+		reply.Endpoints = append(reply.Endpoints, p)
+	}
+	slices.SortFunc(reply.Endpoints, func(a, b lab.EnginePoint) int { return strings.Compare(a.Network, b.Network) })
+	return nil
+}
+
+func (e *engine) inspect(c *ran) (seen client.ContainerInspectResult, err error) {
+	err = e.ask("inspect "+c.Run.Name, func(ctx context.Context) (err error) {
+		seen, err = e.api.ContainerInspect(ctx, c.Run.Name, client.ContainerInspectOptions{})
+		return err
+	})
+	return seen, err
 }
 
 // Run runs a container: EEXIST where there is one of the name. The undo removes it.
@@ -440,15 +579,7 @@ func (e *engine) run(c *ran) (r Running, err error) {
 		host.PortBindings[port] = append(host.PortBindings[port], network.PortBinding{HostPort: fmt.Sprint(p.Host)})
 	}
 	o := client.ContainerCreateOptions{Config: config, HostConfig: host, Name: c.Run.Name}
-	if len(c.Run.Addrs) > 0 {
-		at := &network.EndpointIPAMConfig{}
-		for _, a := range c.Run.Addrs {
-			if a.Is4() {
-				at.IPv4Address = a
-			} else {
-				at.IPv6Address = a
-			}
-		}
+	if at := at(c.Run.Addrs); at != nil {
 		o.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{c.Run.Network: {IPAMConfig: at}}}
 	}
 	err = e.ask("run "+c.Run.Name, func(ctx context.Context) error {
@@ -461,11 +592,7 @@ func (e *engine) run(c *ran) (r Running, err error) {
 	if err != nil || c.Share != "" {
 		return Running{Name: c.Name, Share: c.Share}, err
 	}
-	var seen client.ContainerInspectResult
-	err = e.ask("inspect "+c.Run.Name, func(ctx context.Context) (err error) {
-		seen, err = e.api.ContainerInspect(ctx, c.Run.Name, client.ContainerInspectOptions{})
-		return err
-	})
+	seen, err := e.inspect(c)
 	if err != nil {
 		return r, err
 	}
