@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,7 @@ type Seal struct {
 	Show, As string   // a directory of the machine that is seen in the one in memory, too, by a name; empty: none
 	Self     string   // what this very program is seen as there; empty: it is not
 	Empty    []string // directories that are empty, and in memory; those that the machine does not have are left out
+	Made     []string // the same, but those are made, where the directory that one would be in is covered for it (overlayfs)
 }
 
 // NewSealed makes one with such a view (mount_setattr(2), of Linux 5.12).
@@ -95,10 +97,31 @@ func (p *Private) move(seal *Seal) (err error) {
 			return err
 		}
 	}
-	for _, dir := range seal.Empty { // last: what is shown may lie in one
+	for i, dir := range seal.Made {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			err = p.cover(filepath.Dir(dir), fmt.Sprintf("over-%d", i))
+			if err = errors.Join(err, os.MkdirAll(dir, 0o755)); err != nil {
+				return fmt.Errorf("make %s: %w", dir, err)
+			}
+		}
+	}
+	for _, dir := range slices.Concat(seal.Made, seal.Empty) { // last: what is shown may lie in one
 		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("mount tmpfs at %s: %w", dir, err)
 		}
+	}
+	return nil
+}
+
+// cover has what is written to a directory go to one in memory, by a name there. It is called on the thread.
+func (p *Private) cover(dir, name string) error {
+	up, work := filepath.Join(name, "up"), filepath.Join(name, "work")
+	if err := errors.Join(p.MkdirAll(up, 0o755), p.MkdirAll(work, 0o755)); err != nil {
+		return err
+	}
+	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", dir, filepath.Join(p.at, up), filepath.Join(p.at, work))
+	if err := unix.Mount("overlay", dir, "overlay", 0, layers); err != nil {
+		return fmt.Errorf("cover %s: %w", dir, err)
 	}
 	return nil
 }

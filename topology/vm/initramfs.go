@@ -131,7 +131,7 @@ func loaded(binary io.ReaderAt) (*io.SectionReader, error) {
 // records are the contents of an initramfs.
 func records(binary *io.SectionReader, kind string, libs []linked.File, ms, first []*module) []cpio.Record {
 	rs := []cpio.Record{
-		cpio.Directory("dev", 0o755), cpio.Directory("proc", 0o755), cpio.Directory("sys", 0o755), cpio.Directory("tmp", 0o1777), cpio.Directory("run", 0o755), cpio.Directory("var", 0o755), cpio.Directory("etc", 0o755), cpio.Directory("etc/docker", 0o755), cpio.Directory(modulesDir, 0o755),
+		cpio.Directory("dev", 0o755), cpio.Directory("proc", 0o755), cpio.Directory("sys", 0o755), cpio.Directory("tmp", 0o1777), cpio.Directory("run", 0o755), cpio.Directory("var", 0o755), cpio.Directory("etc", 0o755), cpio.Directory(modulesDir, 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
 		{ReaderAt: binary, Info: cpio.Info{Name: initPath, Mode: cpio.S_IFREG | 0o755, FileSize: uint64(binary.Size()), NLink: 1}},
 		cpio.StaticFile(kindPath, kind, 0o644),

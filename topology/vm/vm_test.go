@@ -160,7 +160,7 @@ func TestRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"40755 dev 0:0 ", "40755 proc 0:0 ", "40755 sys 0:0 ", "41777 tmp 0:0 ", "40755 run 0:0 ", "40755 var 0:0 ", "40755 etc 0:0 ", "40755 etc/docker 0:0 ", "40755 modules 0:0 ",
+		"40755 dev 0:0 ", "40755 proc 0:0 ", "40755 sys 0:0 ", "41777 tmp 0:0 ", "40755 run 0:0 ", "40755 var 0:0 ", "40755 etc 0:0 ", "40755 modules 0:0 ",
 		"20600 dev/console 5:1 ", "100755 init 0:0 binary", "100644 kind 0:0 qemu", "100644 etc/resolv.conf 0:0 ", "100644 modules/first 0:0 stp",
 		"100644 modules/stp.ko 0:0 STP", "100644 modules/bridge.ko 0:0 BRIDGE",
 		"40755 lib64 0:0 ", "100755 lib64/ld.so 0:0 LD", "40755 lib 0:0 ", "100755 lib/libc.so.6 0:0 C",

@@ -173,7 +173,7 @@ func (s *Service) running() (*engine, error) {
 
 func start(of topology.Engine, within time.Duration) (_ *engine, err error) {
 	dockerd := "dockerd"
-	seal := space.Seal{Self: self, Empty: []string{"/tmp", "/var", "/etc/docker", "/sys/kernel/security"}}
+	seal := space.Seal{Self: self, Empty: []string{"/tmp", "/var", "/sys/kernel/security"}, Made: []string{"/etc/docker"}}
 	if of.Path != "" {
 		seal.Show, seal.As, dockerd = of.Path, bin, filepath.Join(of.Path, dockerd)
 	}

@@ -3,6 +3,7 @@ package docker
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -77,6 +78,33 @@ func TestAnEngineThatHangs(t *testing.T) {
 	_, err := s.Start(engineOf(t, "sleep 4711 & wait"))
 	if err == nil || !strings.Contains(err.Error(), "does not answer within") {
 		t.Fatalf("%v: want that it does not answer", err)
+	}
+}
+
+// A directory that an engine wants to write to, and the machine does not have, is made in its view of the files, and nowhere else.
+func TestAMachineThatNeverHadOne(t *testing.T) {
+	own, err := space.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	const dir = "/etc/modebench-never"
+	p, err := space.NewSealed(own, run, space.Seal{Made: []string{dir}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	cmd := exec.Command("/bin/sh", "-c", "echo key > "+dir+"/key && cat "+dir+"/key && test -e /etc/passwd")
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := p.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || out.String() != "key\n" {
+		t.Errorf("%v: %s", err, out.String())
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s on the machine: %v: want none", dir, err)
 	}
 }
 
