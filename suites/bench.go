@@ -396,8 +396,11 @@ func (b *Bench) Attach(ctx context.Context, c topology.Container, host string) (
 }
 
 func (b *Bench) attach(ctx context.Context, c topology.Container, host string) (Place, error) {
-	return b.attachAs(ctx, c, host, func(steps []topology.Step) []topology.Step { return steps })
+	return b.attachAs(ctx, c, host, asIs)
 }
+
+// asIs changes nothing of steps.
+func asIs(steps []topology.Step) []topology.Step { return steps }
 
 // attachAs attaches a container as the mode does, but for a change of its steps.
 func (b *Bench) attachAs(ctx context.Context, c topology.Container, host string, change func([]topology.Step) []topology.Step) (Place, error) {

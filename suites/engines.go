@@ -61,15 +61,47 @@ func runOne(ctx context.Context, b *Bench, change func([]topology.Step) []topolo
 	return p, err
 }
 
-func asIs(steps []topology.Step) []topology.Step { return steps }
+// boxed is what the engine says of a container's sandbox, and what the kernel has there and on the whole host.
+type boxed struct {
+	said  lab.Sandbox
+	there lab.SpaceState
+	all   lab.State
+}
 
-// sandbox is what the engine says of a container's, and what the kernel has there.
-func sandbox(ctx context.Context, b *Bench, p Place) (said lab.Sandbox, there lab.SpaceState, err error) {
-	if err := b.Do(ctx, p.Machine, "Docker.Sandbox", p.Container, &said); err != nil {
-		return said, there, err
+func sandbox(ctx context.Context, b *Bench, p Place) (s boxed, err error) {
+	if err := b.Do(ctx, p.Machine, "Docker.Sandbox", p.Container, &s.said); err != nil {
+		return s, err
 	}
-	s, err := b.State(ctx, p.Machine)
-	return said, s.Spaces[p.Container], err
+	s.all, err = b.State(ctx, p.Machine)
+	s.there = s.all.Spaces[p.Container]
+	return s, err
+}
+
+// ofOne is a spec's run once one more container runs, with its sandbox as it is then.
+func ofOne(run func(ctx context.Context, b *Bench, p Place, s boxed) (Observation, error)) func(context.Context, *Bench) (Observation, error) {
+	return func(ctx context.Context, b *Bench) (Observation, error) {
+		p, err := runOne(ctx, b, asIs)
+		if err != nil {
+			return Observation{}, err
+		}
+		s, err := sandbox(ctx, b, p)
+		if err != nil {
+			return Observation{}, err
+		}
+		return run(ctx, b, p, s)
+	}
+}
+
+// endpoint is the first of a container's that is as wanted, with its addresses; none has no network.
+func (s boxed) endpoint(wanted func(lab.EnginePoint) bool) (e lab.EnginePoint, addrs []netip.Addr) {
+	i := slices.IndexFunc(s.said.Endpoints, wanted)
+	if i < 0 {
+		return e, nil
+	}
+	for _, a := range s.said.Endpoints[i].Addrs {
+		addrs = append(addrs, a.Addr())
+	}
+	return s.said.Endpoints[i], addrs
 }
 
 // holds tells whether a device of a namespace has all of some addresses; has are those that it has.
@@ -85,69 +117,45 @@ func holds(at lab.SpaceState, device string, addrs ...netip.Addr) (yes bool, has
 var _ = registerEngined(Spec{
 	Feature: Feature{Name: "cnm-sandbox", Doc: "Does the engine give each container a sandbox of its own: a network namespace that it names, and that nobody else is in?"},
 	Name:    "a container is run; the namespace that the engine names is held against its own, its host's and those of others",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		p, err := runOne(ctx, b, asIs)
-		if err != nil {
-			return Observation{}, err
-		}
-		said, there, err := sandbox(ctx, b, p)
-		if err != nil {
-			return Observation{}, err
-		}
-		s, err := b.State(ctx, p.Machine)
-		if err != nil {
-			return Observation{}, err
-		}
+	Run: ofOne(func(_ context.Context, _ *Bench, p Place, s boxed) (Observation, error) {
+		said := s.said
 		switch {
 		case said.Inode == 0:
 			return blocked("the engine names no sandbox of %s", p), nil
-		case said.Inode == s.Spaces[""].Inode:
+		case said.Inode == s.all.Spaces[""].Inode:
 			return blocked("the sandbox of %s is its host's own namespace, net:[%d]", p, said.Inode), nil
-		case said.Inode != there.Inode:
-			return blocked("the engine says that %s is in net:[%d], and it is in net:[%d]", p, said.Inode, there.Inode), nil
+		case said.Inode != s.there.Inode:
+			return blocked("the engine says that %s is in net:[%d], and it is in net:[%d]", p, said.Inode, s.there.Inode), nil
 		}
-		for name, other := range s.Spaces {
+		for name, other := range s.all.Spaces {
 			if name != p.Container && other.Inode == said.Inode {
 				return blocked("%s is in the sandbox of %s, net:[%d]", p, cmp.Or(name, p.Machine), said.Inode), nil
 			}
 		}
 		return works("%s is in the sandbox that the engine names, net:[%d], and nobody else is", p, said.Inode), nil
-	},
+	}),
 	Sabotage: spared("the container is run in its host's namespace", atHost, "bridge", "none", "macvlan-private"),
 })
 
 var _ = registerEngined(Spec{
 	Feature: Feature{Name: "cnm-endpoint", Doc: "Has a container's device the MAC address and the IP addresses that the engine says of its endpoint?"},
 	Name:    "a container is run, and what the engine says of its endpoint is held against its device",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		p, err := runOne(ctx, b, asIs)
-		if err != nil {
-			return Observation{}, err
-		}
-		said, there, err := sandbox(ctx, b, p)
-		if err != nil {
-			return Observation{}, err
-		}
-		i := slices.IndexFunc(said.Endpoints, func(e lab.EnginePoint) bool { return len(e.Addrs) > 0 })
-		if i < 0 {
+	Run: ofOne(func(_ context.Context, b *Bench, p Place, s boxed) (Observation, error) {
+		e, addrs := s.endpoint(func(e lab.EnginePoint) bool { return len(e.Addrs) > 0 })
+		if e.Network == "" {
 			return notApplicable("%s has no endpoint with an address", p), nil
 		}
-		e := said.Endpoints[i]
-		var addrs []netip.Addr
-		for _, a := range e.Addrs {
-			addrs = append(addrs, a.Addr())
-		}
 		device := b.mode.Device
-		same, has := holds(there, device, addrs...)
+		same, has := holds(s.there, device, addrs...)
 		var mac net.HardwareAddr
-		for _, l := range there.Links {
+		for _, l := range s.there.Links {
 			if l.Name == device {
 				mac = l.MAC
 			}
 		}
 		return whether(same && (len(e.MAC) == 0 || e.MAC.String() == mac.String()),
 			"the engine says that the endpoint of %s in %s has %s and %s; its device %s has %s and %s", p, e.Network, cmp.Or(e.MAC.String(), "no MAC address"), addrs, device, mac, has), nil
-	},
+	}),
 	Sabotage: spared("the container's device is given another MAC address", func(steps []topology.Step) []topology.Step {
 		return append(slices.Clone(steps), topology.Step{
 			On: steps[0].On, In: steps[0].Space.Name, Set: &topology.LinkSet{Name: "eth0", MAC: net.HardwareAddr{2, 0xbd, 0, 0, 0, 1}},
@@ -179,16 +187,8 @@ func objection(err error) string {
 var _ = registerEngined(Spec{
 	Feature: Feature{Name: "cnm-second-network", Doc: "Does a running container that is joined to a second network get an endpoint there, and keep the one that it has?"},
 	Name:    "a container is run, and joined to a bridge network that was made meanwhile; it asks that one's gateway",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+	Run: ofOne(func(ctx context.Context, b *Bench, p Place, before boxed) (Observation, error) {
 		n, err := spareNetwork(ctx, b)
-		if err != nil {
-			return Observation{}, err
-		}
-		p, err := runOne(ctx, b, asIs)
-		if err != nil {
-			return Observation{}, err
-		}
-		_, before, err := sandbox(ctx, b, p)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -198,82 +198,67 @@ var _ = registerEngined(Spec{
 		} else if err != nil {
 			return Observation{}, err
 		}
-		told, after, err := sandbox(ctx, b, p)
+		after, err := sandbox(ctx, b, p)
 		if err != nil {
 			return Observation{}, err
 		}
-		i := slices.IndexFunc(told.Endpoints, func(e lab.EnginePoint) bool { return e.Network == n.Name })
-		if i < 0 {
+		e, addrs := after.endpoint(func(e lab.EnginePoint) bool { return e.Network == n.Name })
+		if e.Network == "" {
 			return blocked("the engine joined %s to a second network, and names no endpoint there", p), nil
 		}
 		var fresh string
-		for _, l := range after.Links {
-			if !slices.ContainsFunc(before.Links, func(was lab.Link) bool { return was.Index == l.Index }) {
+		for _, l := range after.there.Links {
+			if !slices.ContainsFunc(before.there.Links, func(was lab.Link) bool { return was.Index == l.Index }) {
 				fresh = l.Name
 			}
 		}
-		var addrs []netip.Addr
-		for _, a := range told.Endpoints[i].Addrs {
-			addrs = append(addrs, a.Addr())
-		}
-		_, had := holds(before, b.mode.Device)
-		kept, has := holds(after, b.mode.Device, had...)
-		if got, ofFresh := holds(after, fresh, addrs...); !got || !kept {
+		_, had := holds(before.there, b.mode.Device)
+		kept, has := holds(after.there, b.mode.Device, had...)
+		if got, ofFresh := holds(after.there, fresh, addrs...); !got || !kept {
 			return blocked("joined to a second network, %s has %s at %s and %s at %s: of the first it had %s, and of the second the engine says %s", p, has, b.mode.Device, ofFresh, cmp.Or(fresh, "no new device"), had, addrs), nil
 		}
 		a, err := insisted(ctx, b, p, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(n.Blocks[0].Addr().Next(), 0), Wait: hopeful})
 		o := whether(a.Answered, "%s has %s at %s still, and %s at %s; it asked the second network's gateway by icmp: answered %v", p, has, b.mode.Device, addrs, fresh, a.Answered)
 		o.Reproduce = []string{step.String()}
 		return o, err
-	},
+	}),
 	Sabotage: spared("the container is run without a network", unjoined, "bridge", "macvlan-private"),
 })
 
 var _ = registerEngined(Spec{
 	Feature: Feature{Name: "cnm-rejoin", Doc: "Does taking a container out of its network take the device away and leave the sandbox, and does the container get the same addresses when it comes back?"},
 	Name:    "a running container is taken out of its network, and joined to it again",
-	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		p, err := runOne(ctx, b, asIs)
-		if err != nil {
-			return Observation{}, err
-		}
-		told, before, err := sandbox(ctx, b, p)
-		if err != nil {
-			return Observation{}, err
-		}
-		join := topology.EngineJoin{Container: p.Container, Network: network(b)}
-		i := slices.IndexFunc(told.Endpoints, func(e lab.EnginePoint) bool { return e.Network == join.Network && len(e.Addrs) > 0 })
-		if i < 0 {
+	Run: ofOne(func(ctx context.Context, b *Bench, p Place, before boxed) (Observation, error) {
+		e, addrs := before.endpoint(func(e lab.EnginePoint) bool { return e.Network == network(b) && len(e.Addrs) > 0 })
+		if e.Network == "" {
 			return notApplicable("%s has no endpoint in a network of the mode's", p), nil
 		}
-		for _, a := range told.Endpoints[i].Addrs {
-			join.Addrs = append(join.Addrs, a.Addr())
-		}
+		join := topology.EngineJoin{Container: p.Container, Network: e.Network, Addrs: addrs}
 		leave, again := topology.Step{On: p.Machine, Remove: true, EngineJoin: &join}, topology.Step{On: p.Machine, EngineJoin: &join}
 		if err := b.Apply(ctx, leave); refused(err) {
 			return blocked("taking %s out of its network: %s", p, objection(err)), nil
 		} else if err != nil {
 			return Observation{}, err
 		}
-		_, without, err := sandbox(ctx, b, p)
+		without, err := sandbox(ctx, b, p)
 		if err != nil {
 			return Observation{}, err
 		}
 		device := b.mode.Device
-		if slices.ContainsFunc(without.Links, func(l lab.Link) bool { return l.Name == device }) || without.Inode != before.Inode {
-			return blocked("out of its network, %s is in net:[%d], and was in net:[%d]; its devices are %s", p, without.Inode, before.Inode, devicesOf(without)), nil
+		if slices.ContainsFunc(without.there.Links, func(l lab.Link) bool { return l.Name == device }) || without.there.Inode != before.there.Inode {
+			return blocked("out of its network, %s is in net:[%d], and was in net:[%d]; its devices are %s", p, without.there.Inode, before.there.Inode, devicesOf(without.there)), nil
 		}
 		if err := b.Apply(ctx, again); err != nil {
 			return Observation{}, err
 		}
-		_, after, err := sandbox(ctx, b, p)
-		at, linked := linkWith(after, join.Addrs[0]) // the engine counts devices on: it is called eth1 now
-		same, has := holds(after, at.Name, join.Addrs...)
-		o := whether(linked == nil && same && after.Inode == before.Inode, "out of its network, %s had %s alone, of %s at %s before; joined again, it has %s at %s, in the same sandbox",
-			p, devicesOf(without), join.Addrs, device, has, cmp.Or(at.Name, "no device"))
+		after, err := sandbox(ctx, b, p)
+		at, linked := linkWith(after.there, join.Addrs[0]) // the engine counts devices on: it is called eth1 now
+		same, has := holds(after.there, at.Name, join.Addrs...)
+		o := whether(linked == nil && same && after.there.Inode == before.there.Inode, "out of its network, %s had %s alone, of %s at %s before; joined again, it has %s at %s, in the same sandbox",
+			p, devicesOf(without.there), join.Addrs, device, has, cmp.Or(at.Name, "no device"))
 		o.Reproduce = []string{leave.String(), again.String()}
 		return o, err
-	},
+	}),
 	Sabotage: spared("the container is run without a network", unjoined, "bridge", "macvlan-private"),
 })
 

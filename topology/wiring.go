@@ -1276,14 +1276,19 @@ func (n EngineNetwork) line(on string, remove bool) string {
 	return w.String()
 }
 
+// asking adds the options of docker run and of docker network connect that ask for addresses.
+func (w *words) asking(addrs []netip.Addr) {
+	for _, a := range addrs {
+		w.add(map[bool]string{true: "--ip", false: "--ip6"}[a.Is4()], a.String())
+	}
+}
+
 func (c EngineContainer) line(on string, s Space, remove bool) string {
 	if remove {
 		return engine(on) + " kill " + c.Name
 	}
 	w := words{engine(on), "run -di --name", c.Name, "--network", c.Network}
-	for _, a := range c.Addrs {
-		w.add(map[bool]string{true: "--ip", false: "--ip6"}[a.Is4()], a.String())
-	}
+	w.asking(c.Addrs)
 	own := space(on, s.Name)
 	w.add("modebench &&")
 	if s.Share == "host" {
@@ -1304,9 +1309,7 @@ func (e EngineJoin) line(on string, remove bool) string {
 		return fmt.Sprintf("%s network disconnect %s %s", engine(on), e.Network, e.Container)
 	}
 	w := words{engine(on), "network connect"}
-	for _, a := range e.Addrs {
-		w.add(map[bool]string{true: "--ip", false: "--ip6"}[a.Is4()], a.String())
-	}
+	w.asking(e.Addrs)
 	w.add(e.Network, e.Container)
 	return w.String()
 }

@@ -643,8 +643,8 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			if len(tasks) == 0 {
 				continue
 			}
-			for _, t := range tasks {
-				if g.guest != nil {
+			if g.guest != nil {
+				for _, t := range tasks {
 					most = max(1, min(most, int(memory("MemAvailable")/2)/int(t.Memory)))
 				}
 			}

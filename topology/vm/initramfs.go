@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"debug/elf"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -94,11 +93,15 @@ func initramfs(ctx context.Context, t *tree, cache string, programs []string) (p
 		return "", err
 	}
 	defer binary.Close()
-	program, err := loaded(binary)
-	if st, unsized := binary.Stat(); unsized == nil && len(programs) > 0 { // which may look into it
-		program = io.NewSectionReader(binary, 0, st.Size())
-	} else if err = errors.Join(err, unsized); err != nil {
-		return "", fmt.Errorf("this binary: %w", err)
+	info, err := binary.Stat()
+	if err != nil {
+		return "", err
+	}
+	program := io.NewSectionReader(binary, 0, info.Size())
+	if len(programs) == 0 { // which may look into it
+		if program, err = loaded(binary); err != nil {
+			return "", fmt.Errorf("this binary: %w", err)
+		}
 	}
 	if err := place(path, func(w io.Writer) error {
 		to := cpio.Newc.Writer(w)
