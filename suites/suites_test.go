@@ -266,6 +266,10 @@ func TestApart(t *testing.T) {
 		}
 		t.Run(of.suites[0], func(t *testing.T) {
 			t.Parallel()
+			var lacking []string
+			if run.Modes, lacking = able(t, run.Modes, run.Topology); len(run.Modes) == 0 || len(lacking) > 0 && strict() {
+				unable(t, "of %v this machine carries %v", of.modes, run.Modes)
+			}
 			for _, m := range run.Modes { // two crowds at once would have more neighbours than a kernel has room for
 				for _, specs := range labs(slices.DeleteFunc(run.specs(m), func(s Spec) bool { return s.Machines || elsewhere(t, s) })) {
 					observeAll(t, run.observer(m, specs[0].On), specs)
