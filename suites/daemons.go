@@ -506,29 +506,33 @@ var _ = register(Spec{
 	},
 })
 
-// fewSubnets is a lab of its own of a mode whose hosts lease subnets, of a network that has just three to give: of a block of four the first is not
-// given out (flannel Documentation/configuration.md, SubnetMin). Three hosts have them and a container each; a fourth has nothing yet.
-func fewSubnets(ctx context.Context, b *Bench) (*Bench, error) {
-	const subnets = 3
+// oneMore is a lab of its own of a mode whose hosts lease subnets: so many hosts have one and a container each, and one more, the last, has nothing yet.
+// words are replaced in the files of all programs.
+func oneMore(ctx context.Context, b *Bench, having int, words ...string) (*Bench, error) {
 	t := b.plan.Topology
-	t.Hosts = moreHosts(b, subnets+1, map[string]int{network(b): 1})
+	t.Hosts = moreHosts(b, having+1, map[string]int{network(b): 1})
 	last := slices.Max(slices.Collect(maps.Keys(t.Hosts)))
 	t.Hosts[last] = topology.Host{NICs: t.Hosts[last].NICs}
 	p, err := topology.NewPlan(t)
 	if err != nil {
 		return nil, err
 	}
-	all4, all6 := topology.Spanned()
-	four := func(all netip.Prefix, subnet int) string { return netip.PrefixFrom(all.Addr(), subnet-2).String() }
-	words := strings.NewReplacer(all4.String(), four(all4, 24), all6.String(), four(all6, 64))
 	m := b.mode
 	m.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
 		if host.Name == last {
 			return nil
 		}
-		return mapPrograms(func(_ string, p *topology.Program) { p.Files = replaced(p.Files, words) })(b.mode.Setup(p, host))
+		return mapPrograms(func(_ string, p *topology.Program) { p.Files = replaced(p.Files, strings.NewReplacer(words...)) })(b.mode.Setup(p, host))
 	}
 	return newBench(ctx, b.driver, p, m, b.rewire)
+}
+
+// fewSubnets is such a lab of a network that has just three subnets to give: of a block of four the first is not given out (flannel
+// Documentation/configuration.md, SubnetMin).
+func fewSubnets(ctx context.Context, b *Bench) (*Bench, error) {
+	all4, all6 := topology.Spanned()
+	four := func(all netip.Prefix, subnet int) string { return netip.PrefixFrom(all.Addr(), subnet-2).String() }
+	return oneMore(ctx, b, 3, all4.String(), four(all4, 24), all6.String(), four(all6, 64))
 }
 
 // carriedOver are a host's steps but its programs, on another host.
@@ -766,6 +770,162 @@ var _ = register(Spec{
 	},
 	Sabotage: []Sabotage{cut("flannel-udp"), cut("flannel-host-gw")},
 })
+
+var _ = register(Spec{
+	Suite: "packets",
+	Feature: Feature{
+		Name: "lease-unleased", Group: "packets",
+		Doc: "Is a packet for a subnet of flannel's network that no host has leased answered with an ICMP destination unreachable (RFC 1812 section 4.3.3.1), instead of lost without a word?",
+	},
+	Name: "a container asks an address of a subnet of the network that no host has leased",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := leaseless(b); o != nil {
+			return *o, nil
+		}
+		from := container(b)
+		all4, _ := topology.Spanned()
+		last := all4.Addr().As4()
+		last[2], last[3] = 254, 7
+		to := netip.AddrFrom4(last)
+		for _, h := range hostNames(b) {
+			if subnet, _ := b.plan.Subnet(h); subnet.Contains(to) {
+				return Observation{}, fmt.Errorf("%s has leased %s, the last subnet of the network", h, subnet)
+			}
+		}
+		ask := lab.Ask{Proto: "udp", To: netip.AddrPortFrom(to, controlPort), Wait: hopeful, Token: b.newToken()}
+		recorded, err := b.Record(ctx)
+		if err != nil {
+			return Observation{}, err
+		}
+		a, err := b.Ask(ctx, from, ask)
+		if err != nil {
+			return Observation{}, err
+		}
+		packets, err := recorded(ctx, func(p lab.Packet) bool { return p.Token == ask.Token })
+		if err != nil {
+			return Observation{}, err
+		}
+		var evidence []reports.Evidence
+		out := false // on the segment
+		for _, p := range packets {
+			evidence, out = append(evidence, seen(p)), out || onSegment(b, p)
+		}
+		var o Observation
+		switch {
+		case a.ICMPFrom.IsValid() && !a.Answered:
+			o = works("%s asked %s, which is of no lease: %s reported %s; on the segment the question was seen: %t", from, to, a.ICMPFrom, a.Refusal.Text, out)
+		case a.Answered, a.Refusal.Errno != "":
+			return Observation{Status: "mixed", Detail: fmt.Sprintf("%s asked %s, which is of no lease: answered %t %s", from, to, a.Answered, a.Refusal.Text), Evidence: evidence}, nil
+		default:
+			ok, err := eventually(ctx, retry, func() (bool, error) { return reaches(ctx, b) })
+			if err != nil {
+				return Observation{}, err
+			}
+			if !ok {
+				return astray(b, a, evidence), nil
+			}
+			o = blocked("%s asked %s, which is of no lease: nothing came back; on the segment the question was seen: %t", from, to, out).
+				with(from.String(), "control: %s, which is leased, answered an echo", far(b))
+		}
+		o.Evidence = append(o.Evidence, evidence...)
+		return o, nil
+	},
+	Sabotage: []Sabotage{wordless("flannel-udp"), wordless("flannel-vxlan"), wordless("flannel-host-gw")},
+})
+
+// wordless has the hosts of a mode drop what is for the last subnet of its network without a word.
+func wordless(mode string) Sabotage {
+	return Sabotage{Mode: mode, Doc: "the hosts drop what is for no lease without a word", Steps: func(p *topology.Plan) (steps []topology.Step) {
+		all4, _ := topology.Spanned()
+		last := all4.Addr().As4()
+		last[2] = 254
+		for _, h := range p.Hosts() {
+			steps = append(steps, topology.Step{On: h.Name, Route: &topology.Route{Type: "blackhole", Dst: netip.PrefixFrom(netip.AddrFrom4(last), 24)}})
+		}
+		return steps
+	}}
+}
+
+var _ = register(Spec{
+	Suite: "lifecycle",
+	Feature: Feature{
+		Name: "lease-public-address", Group: "operations",
+		Doc: "Does a host whose public address is not its interface's, as behind a NAT, get a lease, and are its containers reached?",
+	},
+	Name:   "in a lab of its own, one more host says that others reach it by an address that its interface has not got, and to which what is sent is translated to its own; a container of another host asks one there",
+	Within: 2 * specTimeout,
+	Run: func(ctx context.Context, b *Bench) (o Observation, err error) {
+		if o := leaseless(b); o != nil {
+			return *o, nil
+		}
+		l, err := oneMore(ctx, b, 2)
+		if err != nil {
+			return o, err
+		}
+		defer func() { err = errors.Join(err, l.Close()) }()
+		hosts := hostNames(l)
+		from, coming := l.Containers(hosts[0], network(l))[0], l.plan.Machine(hosts[len(hosts)-1])
+		own, c := coming.NIC(l.plan.Network(network(l)).NIC).V4.Addr(), spareOf(l.plan, coming.Name, 1)
+		public := c.Segment4.Addr() // of the segment, and nobody's: containers have addresses of the leases
+		steps := append([]topology.Step{
+			{On: coming.Name, Addr: &topology.Addr{Link: "lo", Prefix: netip.PrefixFrom(public, public.BitLen())}},
+			{On: coming.Name, Table: &topology.Table{Family: "inet", Name: "public", Chains: []topology.Chain{{
+				Name: "prerouting", Type: "nat", Hook: "prerouting", Priority: -100,
+				Rules: []topology.Rule{{
+					Match:   []topology.Match{{Field: "ip daddr", Value: public.String()}},
+					Verdict: topology.Verdict{Kind: "dnat", To: netip.AddrPortFrom(own, 0)},
+				}},
+			}}}},
+		}, mapPrograms(func(_ string, p *topology.Program) {
+			p.Args = append([]string{"-public-ip=" + public.String()}, p.Args...)
+		})(b.mode.Setup(l.plan, coming))...)
+		if err := l.Apply(ctx, steps...); refused(err) && strings.Contains(err.Error(), "PublicIP differs from interface IP") {
+			return blocked("%s, whose interface has %s and which others reach by %s, asked for a lease, and its daemon ended: %v", coming.Name, own, public, err), nil
+		} else if err != nil {
+			return o, err
+		}
+		if err := l.Apply(ctx, b.mode.Attach(l.plan, coming, c)...); err != nil {
+			return o, err
+		}
+		to := Place{coming.Name, c.Name}
+		port, err := serve(ctx, l, to, unspecified(IPv4))
+		if err != nil {
+			return o, err
+		}
+		recorded, err := l.Record(ctx)
+		if err != nil {
+			return o, err
+		}
+		ask := lab.Ask{Proto: "udp", To: netip.AddrPortFrom(b.mode.Addrs(l.plan, coming, c)[0].Addr(), port), Token: l.newToken(), Wait: slow}
+		var a lab.Answer
+		reached, err := eventually(ctx, patience, func() (bool, error) { // others have yet to hear of the lease
+			a, err = l.Ask(ctx, from, ask)
+			return a.Answered, err
+		})
+		if err != nil {
+			return o, err
+		}
+		packets, err := recorded(ctx, func(p lab.Packet) bool { return p.Token == ask.Token && onSegment(l, p) && p.Dst.Addr() == public })
+		if err != nil {
+			return o, err
+		}
+		for _, p := range packets[:min(len(packets), 1)] {
+			o.Evidence = append(o.Evidence, seen(p))
+		}
+		return concluded(o, reached && len(packets) > 0, "%s, whose interface has %s and which others reach by %s, has a lease; %s reached a container of it: %t; to that address packets crossed the segment: %d",
+			coming.Name, own, public, from, reached, len(packets)), nil
+	},
+	Sabotage: []Sabotage{unnamed("flannel-host-gw"), unnamed("flannel-udp"), unnamed("flannel-vxlan")},
+})
+
+// unnamed has the last of three hosts tell others no address but its interface's.
+func unnamed(mode string) Sabotage {
+	return Sabotage{Mode: mode, Doc: "the last host's daemon names no address but its interface's", Setup: mapPrograms(func(on string, p *topology.Program) {
+		if on == "h3" && p.Name == daemon {
+			p.Args = append(slices.Clone(p.Args), "-public-ip=")
+		}
+	})}
+}
 
 // undone is an experiment on what a daemon has made on the first host for the second one's lease, in a lab of its own: something of it is deleted, by a
 // route that leads there, and a container asks one of the second host until it is answered, or as long as a daemon may take that looks every ten

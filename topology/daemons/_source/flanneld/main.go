@@ -40,6 +40,7 @@ func run() error {
 	endpoints := flag.String("etcd-endpoints", "http://127.0.0.1:2379", "URLs of etcd, with commas between them")
 	prefix := flag.String("etcd-prefix", "/coreos.com/network", "what the keys begin with")
 	iface := flag.String("iface", "", "interface, or an address of it, by which hosts reach each other")
+	public := flag.String("public-ip", "", "IPv4 address by which other hosts reach this one; empty: that of the interface")
 	file := flag.String("subnet-file", "/run/flannel/subnet.env", "file of the lease; what it holds at the start is the lease that is asked for")
 	masquerade := flag.Bool("ip-masq", false, "masquerade what leaves the network")
 	health := flag.Int("healthz-port", 0, "port of the loopback that is listened on once the host is ready; 0: none")
@@ -63,7 +64,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	ext, err := ipmatch.LookupExtIface(*iface, "", "", stack, ipmatch.PublicIPOpts{})
+	ext, err := ipmatch.LookupExtIface(*iface, "", "", stack, ipmatch.PublicIPOpts{PublicIP: *public})
 	if err != nil {
 		return err
 	}
