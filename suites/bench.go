@@ -47,6 +47,7 @@ type Bench struct {
 	token    int
 	closers  []func(context.Context) error // what ends with the spec
 	leads    map[string]lead               // of the machines' clocks
+	swarm    *swarm                        // once a spec has asked for one
 }
 
 type attachment struct {
@@ -298,7 +299,7 @@ func (b *Bench) ready(ctx context.Context) error {
 const controlPort = 7
 
 // Close ends the lab.
-func (b *Bench) Close() error { return b.lab.Close() }
+func (b *Bench) Close() error { return errors.Join(b.dissolve(), b.lab.Close()) }
 
 // reset undoes what a spec did.
 func (b *Bench) reset(ctx context.Context) error {

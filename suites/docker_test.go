@@ -17,6 +17,7 @@ import (
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/host/docker"
 	"github.com/modebench/modebench/topology/host/program"
+	"github.com/modebench/modebench/topology/lab"
 )
 
 // byEngine is a mode that an engine of Docker's carries out.
@@ -118,6 +119,56 @@ func TestDockerRefuses(t *testing.T) {
 	}
 	if err := o.stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A node that has left its swarm has none to let others into, nor a way out for containers of it.
+func TestSwarmIsLeft(t *testing.T) {
+	t.Parallel()
+	run := runOf(t, byEngine(t, "none"))
+	p, err := run.Modes[0].Plan(run.Topology)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := newBench(t.Context(), run.Driver, p, run.Modes[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	host := firstHost(b)
+	// node tells whether the host's engine has a token for others, and the bridge that containers of a swarm leave by.
+	node := func() (manages, exit bool) {
+		var token string
+		err := b.Do(t.Context(), host, "Docker.Token", lab.Nothing{}, &token)
+		if err != nil && !refused(err) {
+			t.Fatal(err)
+		}
+		s, failed := b.State(t.Context(), host)
+		if failed != nil {
+			t.Fatal(failed)
+		}
+		return err == nil && token != "", slices.ContainsFunc(s.Spaces[""].Links, func(l lab.Link) bool { return l.Name == "docker_gwbridge" })
+	}
+	if err := b.Apply(t.Context(), topology.Step{On: host, EngineSwarm: &topology.EngineSwarm{Addr: underlayOf(b, host)}}, topology.Step{On: host, EngineNetwork: &across}); err != nil {
+		t.Fatal(err)
+	}
+	var manages, exit bool
+	_, err = eventually(t.Context(), patience, func() (bool, error) { // an engine makes the way out once it is a node
+		manages, exit = node()
+		return manages && exit, nil
+	})
+	if err != nil || !manages || !exit {
+		t.Errorf("%v; in a swarm: it has a token for others: %t; it has a way out: %t", err, manages, exit)
+	}
+	if err := b.reset(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if manages, exit = node(); manages || exit {
+		t.Errorf("out of the swarm: it has a token for others: %t; it has a way out: %t", manages, exit)
 	}
 }
 

@@ -3,6 +3,7 @@ package suites
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -329,4 +330,302 @@ var _ = registerEngined(Spec{
 		return blocked("the engine ran %s, which was to have %s", p, asked), nil
 	},
 	Sabotage: spared("the engine is to choose the address", containers(func(s *topology.Space) { s.Run.Addrs = nil }), "bridge", "macvlan-private"),
+})
+
+// swarm is a lab of its own, of two hosts whose engines are in one swarm, with a container on each in a network across them.
+type swarm struct {
+	*Bench
+	places [2]Place
+	names  [2]string // of the containers, as the engines have them
+	addrs  [2]netip.Addr
+}
+
+// across is the network of a swarm's, and acrossToo another one, that has IPv6 as well: of an engine's that is another matter.
+var (
+	across    = overlaid("across", "192.0.2.0/26")
+	acrossToo = overlaid("across-too", "192.0.2.64/26", "2001:db8:c::/64")
+)
+
+func overlaid(name string, blocks ...string) topology.EngineNetwork {
+	n := topology.EngineNetwork{Name: name, Driver: "overlay", Gateways: make([]netip.Addr, len(blocks))}
+	for _, b := range blocks {
+		n.Blocks = append(n.Blocks, netip.MustParsePrefix(b))
+	}
+	return n
+}
+
+// acrossAddr is a container's IPv4 address in a network of a swarm's. The first ones of the block are the gateway's and, for its load balancing, each node's
+// (moby libnetwork/network.go createLoadBalancerSandbox).
+func acrossAddr(n topology.EngineNetwork, number int) netip.Addr {
+	at := n.Blocks[0].Addr().As4()
+	at[3] += byte(40 + number)
+	return netip.AddrFrom4(at)
+}
+
+// swarming is a spec's run in a swarm, which specs one after another share. An engine has overlay networks of whichever mode its others are: of one mode they
+// are asked.
+func swarming(run func(ctx context.Context, s *swarm) (Observation, error)) func(context.Context, *Bench) (Observation, error) {
+	return func(ctx context.Context, b *Bench) (o Observation, err error) {
+		c, err := another(b, firstHost(b), network(b), 5)
+		if err != nil {
+			return o, err
+		}
+		host := b.plan.Machine(c.Host)
+		bridged := slices.ContainsFunc(b.mode.Setup(b.plan, host), func(s topology.Step) bool { return s.EngineNetwork != nil && s.EngineNetwork.Driver == "bridge" })
+		if !bridged || slices.ContainsFunc(b.mode.Attach(b.plan, host, c), func(s topology.Step) bool { return s.Space != nil && s.Space.Share != "" }) {
+			return notApplicable("the engine's overlay networks are asked of the mode whose own networks are bridges"), nil
+		}
+		if b.swarm == nil {
+			if b.swarm, err = swarmOf(ctx, b); err != nil {
+				return o, err
+			}
+		}
+		o, err = run(ctx, b.swarm)
+		if undone := b.swarm.reset(context.WithoutCancel(ctx)); undone != nil || err != nil {
+			err = errors.Join(err, undone, b.dissolve())
+		}
+		return o, err
+	}
+}
+
+// dissolve ends the swarm, if there is one.
+func (b *Bench) dissolve() error {
+	s := b.swarm
+	if b.swarm = nil; s == nil {
+		return nil
+	}
+	return s.Close()
+}
+
+func swarmOf(ctx context.Context, b *Bench) (s *swarm, err error) {
+	l, err := among(ctx, b, 2, b.mode)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	s = &swarm{Bench: l}
+	const owner = "swarm"
+	hosts := hostNames(l)
+	node := topology.EngineSwarm{Addr: underlayOf(l, hosts[0])}
+	if err := l.lab.Apply(ctx, owner, []topology.Step{{On: hosts[0], EngineSwarm: &node}, {On: hosts[0], EngineNetwork: &across}, {On: hosts[0], EngineNetwork: &acrossToo}}); err != nil {
+		return nil, err
+	}
+	joins := topology.EngineSwarm{Addr: underlayOf(l, hosts[1]), Manager: node.Addr}
+	if err := l.Do(ctx, hosts[0], "Docker.Token", lab.Nothing{}, &joins.Token); err != nil {
+		return nil, err
+	}
+	if err := l.lab.Apply(ctx, owner, []topology.Step{{On: hosts[1], EngineSwarm: &joins}}); err != nil {
+		return nil, err
+	}
+	for i, h := range hosts {
+		s.addrs[i] = acrossAddr(across, i)
+		if s.places[i], s.names[i], err = s.run(ctx, h, 5+i, across, s.addrs[i]); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// run runs a container on a node, in a network of the swarm's.
+func (s *swarm) run(ctx context.Context, node string, number int, n topology.EngineNetwork, at netip.Addr) (p Place, name string, err error) {
+	c, err := another(s.Bench, node, network(s.Bench), number)
+	if err != nil {
+		return p, "", err
+	}
+	p, err = s.attachAs(ctx, c, node, containers(func(m *topology.Space) {
+		m.Run.Network, m.Run.Addrs, name = n.Name, []netip.Addr{at}, m.Run.Name
+	}))
+	return p, name, err
+}
+
+// offSwarm runs the containers without a network.
+var offSwarm = spared("the containers are run without a network", unjoined, "bridge")
+
+var _ = registerEngined(Spec{
+	Feature: Feature{Name: "cnm-overlay-ipv4", Doc: "Do containers of two hosts, whose engines are in one swarm, reach each other by IPv4 over an overlay network, by the addresses that they have there, in VXLAN between the hosts?"},
+	Name:    "in a lab apart, two engines are made a swarm with an overlay network; a container on each host asks the other by UDP, and what crosses the segment is read",
+	Within:  2 * specTimeout,
+	Run: swarming(func(ctx context.Context, s *swarm) (o Observation, err error) {
+		good, n := 0, 0
+		for i, from := range s.places {
+			to := s.places[1-i]
+			port, err := serve(ctx, s.Bench, to, unspecified(IPv4))
+			if err != nil {
+				return o, err
+			}
+			recorded, err := s.Record(ctx)
+			if err != nil {
+				return o, err
+			}
+			ask := lab.Ask{Proto: "udp", To: netip.AddrPortFrom(s.addrs[1-i], port), Token: s.newToken(), Wait: slow}
+			var a lab.Answer
+			answered, err := eventually(ctx, patience, func() (bool, error) { // engines have yet to tell each other
+				a, err = s.Ask(ctx, from, ask)
+				return a.Answered, err
+			})
+			if err != nil {
+				return o, err
+			}
+			packets, err := recorded(ctx, func(p lab.Packet) bool { return p.Token == ask.Token && onSegment(s.Bench, p) })
+			if err != nil {
+				return o, err
+			}
+			told := len(packets) > 0
+			for _, p := range packets {
+				ends := [2]netip.Addr{underlayOf(s.Bench, from.Machine), underlayOf(s.Bench, to.Machine)}
+				told = told && p.VXLAN != nil && p.Dst.Port() == 4789 && (p.Src.Addr() == ends[0] && p.Dst.Addr() == ends[1] || p.Src.Addr() == ends[1] && p.Dst.Addr() == ends[0])
+			}
+			for _, p := range packets[:min(len(packets), 1)] {
+				o.Evidence = append(o.Evidence, seen(p))
+			}
+			o = o.with(to.String(), "a question of %s came from %s", from, a.Seen.Source)
+			if n++; answered && told && a.Seen.Source.Addr() == s.addrs[i] {
+				good++
+			}
+		}
+		seen := o
+		if good == 0 {
+			o = blocked("of %s at %s and %s at %s neither was answered by the other from the address that it has, in VXLAN to port 4789 between the hosts", s.places[0], s.addrs[0], s.places[1], s.addrs[1])
+			o.Evidence = seen.Evidence
+			return o, nil
+		}
+		return concluded(o, good == n, "of %s at %s and %s at %s, %d were answered by the other, which saw the address that they have, and all that crossed the segment was in VXLAN to port 4789 between the hosts",
+			s.places[0], s.addrs[0], s.places[1], s.addrs[1], good), nil
+	}),
+	Sabotage: offSwarm,
+})
+
+var _ = registerEngined(Spec{
+	Feature: Feature{Name: "cnm-overlay-ipv6", Doc: "Do containers of two hosts, whose engines are in one swarm, reach each other by IPv6 over an overlay network that has an IPv6 block?"},
+	Name:    "in a lab apart, two engines are made a swarm with an overlay network of an IPv4 and an IPv6 block; the containers' IPv6 addresses are read, and each is asked for by the other",
+	Within:  2 * specTimeout,
+	Run: swarming(func(ctx context.Context, s *swarm) (o Observation, err error) {
+		var six [2]netip.Addr
+		var places [2]Place
+		var refusal error
+		for i, h := range hostNames(s.Bench) {
+			p, _, err := s.run(ctx, h, 7+i, acrossToo, acrossAddr(acrossToo, i))
+			if refused(err) {
+				refusal = err
+				break
+			} else if err != nil {
+				return o, err
+			}
+			s.atEnd(func(ctx context.Context) error { return s.Detach(ctx, p) })
+			places[i] = p
+			state, err := s.State(ctx, p.Machine)
+			if err != nil {
+				return o, err
+			}
+			for _, a := range state.Spaces[p.Container].Addrs {
+				if acrossToo.Blocks[1].Contains(a.Prefix.Addr()) {
+					six[i] = a.Prefix.Addr()
+				}
+			}
+		}
+		switch {
+		case refusal != nil:
+			o = blocked("a container was to be run in a network across the hosts that has %s: %s", acrossToo.Blocks[1], objection(refusal))
+		case !six[0].IsValid() || !six[1].IsValid():
+			o = blocked("of %s and %s, whose network has %s, one has no address of it: they have %s and %s", places[0], places[1], acrossToo.Blocks[1], six[0], six[1])
+		case six[0] == six[1]:
+			o = blocked("%s and %s, which are in one network, have one address of it, %s", places[0], places[1], six[0])
+		default:
+			answered := 0
+			for i, p := range places {
+				a, err := s.Ask(ctx, p, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(six[1-i], 0), Wait: slow})
+				if err != nil {
+					return o, err
+				}
+				if o = o.with(p.String(), "asked %s by icmp: answered %t %s", six[1-i], a.Answered, a.Refusal.Text); a.Answered {
+					answered++
+				}
+			}
+			told := whether(answered > 0, "%s with %s and %s with %s asked each other by icmp: %d were answered", places[0], six[0], places[1], six[1], answered)
+			if answered == 1 {
+				told.Status = "mixed"
+			}
+			told.Evidence, o = o.Evidence, told
+		}
+		if o.Status != "blocked" {
+			return o, nil
+		}
+		a, err := insisted(ctx, s.Bench, s.places[0], lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(s.addrs[1], 0), Wait: hopeful})
+		if err == nil && !a.Answered {
+			err = errors.New("they do not reach each other by IPv4 either: nothing can be concluded")
+		}
+		return o.with(s.places[0].String(), "control: in a network across the hosts without IPv6, asked %s by icmp: answered %t", s.addrs[1], a.Answered), err
+	}),
+	Sabotage: spared("the containers are run in the network without IPv6, and told addresses and each other's link-layer addresses by hand", func(steps []topology.Step) []topology.Step {
+		run, in := steps[0].Space.Run, steps[0].Space.Name
+		if run.Network != acrossToo.Name {
+			return steps
+		}
+		own := 0
+		if run.Addrs[0] == acrossAddr(acrossToo, 1) {
+			own = 1
+		}
+		six := func(of int) netip.Addr {
+			to := acrossToo.Blocks[1].Addr().As16()
+			to[15] = byte(0x40 + of)
+			return netip.AddrFrom16(to)
+		}
+		four := func(of int) netip.Addr { return acrossAddr(across, 2+of) }
+		peer := append(net.HardwareAddr{2, 0x42}, four(1-own).AsSlice()...) // libnetwork netutils/utils.go GenerateMACFromIP
+		steps = containers(func(m *topology.Space) { m.Run.Network, m.Run.Addrs = across.Name, []netip.Addr{four(own)} })(steps)
+		return append(steps,
+			topology.Step{On: steps[0].On, In: in, Addr: &topology.Addr{Link: "eth0", Prefix: netip.PrefixFrom(six(own), 64), NoDAD: true}},
+			topology.Step{On: steps[0].On, In: in, Neigh: &topology.Neigh{Link: "eth0", IP: six(1 - own), MAC: peer}},
+		)
+	}, "bridge"),
+})
+
+var _ = registerEngined(Spec{
+	Feature: Feature{Name: "cnm-overlay-names", Doc: "Does the engine's resolver tell a container in an overlay network the address of one on another host by its name?"},
+	Name:    "in a lab apart, two engines are made a swarm with an overlay network; a container on each host asks its resolver for the other's name",
+	Within:  2 * specTimeout,
+	Run: swarming(func(ctx context.Context, s *swarm) (o Observation, err error) {
+		good := 0
+		for i, from := range s.places {
+			var found lab.Found
+			right, err := eventually(ctx, patience, func() (bool, error) {
+				found, err = lookup(ctx, s.Bench, from, embedded, "A", s.names[1-i], s.newToken())
+				return len(found.Records) == 1 && found.Records[0].Data == s.addrs[1-i].String(), err
+			})
+			if err != nil {
+				return o, err
+			}
+			if o = o.with(from.String(), "A %s: %s", s.names[1-i], inWords(found)); right {
+				good++
+			}
+		}
+		told := whether(good > 0, "of %s and %s, %d were told the address of the other by its name", s.places[0], s.places[1], good)
+		if good == 1 {
+			told.Status = "mixed"
+		}
+		told.Evidence = o.Evidence
+		return told, nil
+	}),
+	Sabotage: offSwarm,
+})
+
+var _ = registerEngined(Spec{
+	Feature: Feature{Name: "cnm-overlay-exit", Doc: "Does a container in an overlay network reach what is outside of it, from its host's address?"},
+	Name:    "in a lab apart, two engines are made a swarm with an overlay network; a container there asks an external machine, and the source that arrives is compared",
+	Within:  2 * specTimeout,
+	Run: swarming(func(ctx context.Context, s *swarm) (Observation, error) {
+		x, from := external(s.Bench), s.places[0]
+		port, err := serve(ctx, s.Bench, x, unspecified(IPv4))
+		if err != nil {
+			return Observation{}, err
+		}
+		a, err := insisted(ctx, s.Bench, from, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(addrOf(s.Bench, x, IPv4), port), Wait: hopeful})
+		own := underlayOf(s.Bench, from.Machine)
+		return whether(a.Answered && a.Seen.Source.Addr() == own, "%s asked %s: answered %t; the question came from %s, and its host has %s", from, x, a.Answered, a.Seen.Source, own), err
+	}),
+	Sabotage: offSwarm,
 })

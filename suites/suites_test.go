@@ -425,10 +425,13 @@ func (o *observer) reddens(t *testing.T, s Spec, how Sabotage) {
 // sabotaged observes a spec on a mode that is broken, where it is not since its setup.
 func (o *observer) sabotaged(ctx context.Context, s Spec, how Sabotage) reports.Result {
 	broken := s
-	broken.Run = func(ctx context.Context, b *Bench) (Observation, error) {
+	broken.Run = func(ctx context.Context, b *Bench) (o Observation, err error) {
 		if how.Spares != nil {
 			b.rewire = ofSpares(how.Spares)
-			defer func() { b.rewire = nil }()
+			defer func() {
+				b.rewire = nil
+				err = errors.Join(err, b.dissolve()) // its containers are broken, too
+			}()
 		}
 		if how.Before != nil {
 			if err := how.Before(ctx, b); err != nil {

@@ -72,6 +72,7 @@ type Step struct {
 	EngineNetwork *EngineNetwork
 	EnginePort    *EnginePort
 	EngineJoin    *EngineJoin
+	EngineSwarm   *EngineSwarm
 }
 
 // Space makes the network namespace of a container, with its loopback up.
@@ -369,11 +370,14 @@ type Engine struct {
 // EngineNetwork is a network of the machine's engine (docker network create). Undoing it removes it.
 type EngineNetwork struct {
 	Name     string
-	Driver   string // bridge, macvlan, ipvlan
+	Driver   string // bridge, macvlan, ipvlan; or overlay, of a node that manages a swarm, which containers of all its nodes may join
 	Blocks   []netip.Prefix
 	Gateways []netip.Addr // one for each block; zero: the engine chooses
 	Options  map[string]string
 }
+
+// Attachable tells whether the network is one of a swarm's, in which containers are only where it says that they may be.
+func (n EngineNetwork) Attachable() bool { return n.Driver == "overlay" }
 
 // EngineContainer is a container that an engine runs (docker run), which does nothing but wait.
 type EngineContainer struct {
@@ -395,6 +399,13 @@ type EnginePort struct {
 type EngineJoin struct {
 	Container, Network string
 	Addrs              []netip.Addr // in the network; none: the engine's choice
+}
+
+// EngineSwarm makes the machine's engine a node of a swarm, which it begins, and manages, or joins. Undoing it takes it out, whatever it has there.
+type EngineSwarm struct {
+	Addr    netip.Addr // by which other nodes reach it
+	Manager netip.Addr // of the node that it joins by; zero: it begins the swarm
+	Token   string     // of the swarm that it joins, by the verb Docker.Token of a manager
 }
 
 // Neigh is an entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table. It is permanent, unless it says otherwise.
@@ -672,6 +683,8 @@ func (s Step) String() string {
 		return s.EnginePort.line(s.On)
 	case s.EngineJoin != nil:
 		return s.EngineJoin.line(s.On, s.Remove)
+	case s.EngineSwarm != nil:
+		return s.EngineSwarm.line(s.On)
 	case s.Resolver != nil:
 		return s.Resolver.line(at, s.On, s.Remove)
 	case s.Name != nil:
@@ -1260,6 +1273,9 @@ func (n EngineNetwork) line(on string, remove bool) string {
 		return engine(on) + " network rm " + n.Name
 	}
 	w := words{engine(on), "network create -d", n.Driver}
+	if n.Attachable() {
+		w.add("--attachable")
+	}
 	for i, b := range n.Blocks {
 		if b.Addr().Is6() {
 			w.add("--ipv6")
@@ -1312,6 +1328,13 @@ func (e EngineJoin) line(on string, remove bool) string {
 	w.asking(e.Addrs)
 	w.add(e.Network, e.Container)
 	return w.String()
+}
+
+func (e EngineSwarm) line(on string) string {
+	if !e.Manager.IsValid() {
+		return fmt.Sprintf("%s swarm init --advertise-addr %s", engine(on), e.Addr)
+	}
+	return fmt.Sprintf("%s swarm join --advertise-addr %s --token %s %s", engine(on), e.Addr, e.Token, e.Manager)
 }
 
 // line is dnsmasq's, of which all on a machine read the names in one directory, named after the machine.

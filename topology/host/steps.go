@@ -272,7 +272,7 @@ func (w *walk) do(s topology.Step) (func(*walk) error, error) {
 		return w.name(s)
 	case s.CNI != nil:
 		return w.plug(s)
-	case s.Engine != nil || s.EngineNetwork != nil || s.EnginePort != nil || s.EngineJoin != nil:
+	case s.Engine != nil || s.EngineNetwork != nil || s.EnginePort != nil || s.EngineJoin != nil || s.EngineSwarm != nil:
 		return w.engined(s)
 	case s.Hosts != nil || s.Process != nil:
 		return w.furnish(s)
@@ -632,6 +632,8 @@ func (w *walk) engined(s topology.Step) (func(*walk) error, error) {
 		undo, err = w.engine.Start(*s.Engine)
 	case s.EngineNetwork != nil:
 		undo, err = w.engine.Network(*s.EngineNetwork)
+	case s.EngineSwarm != nil:
+		undo, err = w.engine.Swarm(*s.EngineSwarm)
 	default:
 		return w.publish(*s.EnginePort)
 	}

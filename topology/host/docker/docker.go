@@ -393,7 +393,7 @@ func (s *Service) Network(n topology.EngineNetwork) (undo func() error, err erro
 	if err != nil {
 		return nil, err
 	}
-	o := client.NetworkCreateOptions{Driver: n.Driver, Options: n.Options, IPAM: &network.IPAM{}}
+	o := client.NetworkCreateOptions{Driver: n.Driver, Options: n.Options, IPAM: &network.IPAM{}, Attachable: n.Attachable()}
 	six := false
 	for i, b := range n.Blocks {
 		o.IPAM.Config = append(o.IPAM.Config, network.IPAMConfig{Subnet: b, Gateway: n.Gateways[i]})
@@ -463,6 +463,55 @@ func (s *Service) Leave(j topology.EngineJoin) error {
 		return fmt.Errorf("%s: %w", s.machine, err)
 	}
 	return nil
+}
+
+// gateways is the network by which the containers of a swarm's node reach what is in none of their networks. The engine makes it when it becomes a node.
+const gateways = "docker_gwbridge"
+
+// Swarm makes the engine a node of a swarm. The undo takes it out.
+func (s *Service) Swarm(w topology.EngineSwarm) (undo func() error, err error) {
+	e, err := s.running()
+	if err != nil {
+		return nil, err
+	}
+	own := w.Addr.String()
+	if w.Manager.IsValid() {
+		err = e.ask("join the swarm of "+w.Manager.String(), func(ctx context.Context) error {
+			_, err := e.api.SwarmJoin(ctx, client.SwarmJoinOptions{ListenAddr: own, AdvertiseAddr: own, RemoteAddrs: []string{w.Manager.String()}, JoinToken: w.Token})
+			return err
+		})
+	} else {
+		err = e.ask("begin a swarm", func(ctx context.Context) error {
+			_, err := e.api.SwarmInit(ctx, client.SwarmInitOptions{ListenAddr: own, AdvertiseAddr: own})
+			return err
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.machine, err)
+	}
+	return func() error {
+		err := e.ask("leave the swarm", func(ctx context.Context) error {
+			_, err := e.api.SwarmLeave(ctx, client.SwarmLeaveOptions{Force: true})
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.machine, err)
+		}
+		return s.RemoveNetwork(gateways)
+	}, nil
+}
+
+// Token is the verb Docker.Token.
+func (s *Service) Token(_ lab.Nothing, reply *string) error {
+	e, err := s.running()
+	if err != nil {
+		return err
+	}
+	return e.ask("inspect the swarm", func(ctx context.Context) error {
+		seen, err := e.api.SwarmInspect(ctx, client.SwarmInspectOptions{})
+		*reply = seen.Swarm.JoinTokens.Worker
+		return err
+	})
 }
 
 // container is one that the machine's engine runs: ENOENT where it runs none of the name.
