@@ -261,6 +261,8 @@ func (o *observer) observe(ctx context.Context, s Spec) (result reports.Result) 
 		return o.judge(s, want, Observation{}, fmt.Errorf("fixtures/expectations/%s.yaml says nothing of %s", o.mode.Name, s.Feature.Name))
 	case o.nowhere != nil:
 		return o.judge(s, want, notApplicable("%s", o.nowhere), nil)
+	case s.Machines && !o.run.Fidelity.Machines():
+		return o.judge(s, want, notApplicable("the hosts are namespaces of one kernel, and this is asked of machines"), nil)
 	case o.on != nil && errors.As(o.failed, &unfit):
 		return o.judge(s, want, blocked("the mode cannot be set up: %s", unfit.cause), nil)
 	case o.mode.Implementation != "" && errors.As(o.failed, &unfit) && !errors.Is(o.failed, context.DeadlineExceeded): // the machine could; who carries the mode out did not

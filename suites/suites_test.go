@@ -271,7 +271,7 @@ func TestApart(t *testing.T) {
 				unable(t, "of %v this machine carries %v", of.modes, run.Modes)
 			}
 			for _, m := range run.Modes { // two crowds at once would have more neighbours than a kernel has room for
-				for _, specs := range labs(slices.DeleteFunc(run.specs(m), func(s Spec) bool { return s.Machines || elsewhere(t, s) })) {
+				for _, specs := range labs(slices.DeleteFunc(run.specs(m), func(s Spec) bool { return elsewhere(t, s) })) {
 					observeAll(t, run.observer(m, specs[0].On), specs)
 				}
 			}
@@ -604,8 +604,12 @@ func TestManifest(t *testing.T) {
 				continue
 			}
 			for _, s := range Specs() {
-				if _, ok := expectations[m.String()][s.Feature.Name]; !ok && s.Asks(m) {
+				e, ok := expectations[m.String()][s.Feature.Name]
+				switch {
+				case !ok && s.Asks(m):
 					t.Errorf("%s: %s: no expectation", m, s.Feature.Name)
+				case ok && s.Machines && e.Expect != reports.NotApplicable:
+					t.Errorf("%s: %s: asked of hosts that are machines, and expected %s of others: want %s", m, s.Feature.Name, e.Expect, reports.NotApplicable)
 				}
 			}
 			for f := range expectations[m.String()] {
