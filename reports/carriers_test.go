@@ -1,6 +1,7 @@
 package reports
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -38,5 +39,30 @@ func TestCarriers(t *testing.T) {
 	}
 	if rows := tabulate(res, inMatrix).byCarrier(); len(rows) != 1 || rows[0].By[1] == nil {
 		t.Errorf("%+v", rows)
+	}
+}
+
+// The terminal's matrix of what was measured alone says by whom, too.
+func TestMatrixOfMeasuredCarriers(t *testing.T) {
+	res := exampleSmall()
+	res.Results = slices.DeleteFunc(res.Results, func(r Result) bool { return r.Suite != "throughput" })
+	for _, m := range slices.Clone(res.Modes) {
+		if m.Name != "bridge" {
+			continue
+		}
+		m.Implementation = "cni"
+		res.Modes = append(res.Modes, m)
+		for _, r := range slices.Clone(res.Results) {
+			if r.Mode == m.Name {
+				r.Implementation = "cni"
+				res.Results = append(res.Results, r)
+			}
+		}
+	}
+	matrix := Matrix(res, 100, false)
+	for _, row := range []string{"  bridge (kernel)  ", "  bridge (cni)  "} {
+		if !strings.Contains(matrix, row) {
+			t.Errorf("no row %q:\n%s", row, matrix)
+		}
 	}
 }

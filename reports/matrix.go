@@ -12,18 +12,17 @@ import (
 // trip and of the rate of new connections. Every line ends in a newline; color adds escape sequences of ECMA-48.
 func Matrix(res Results, width int, color bool) string {
 	t := tabulate(res, inMatrix)
-	names := titles(t.Modes)
 	costs := headlines(Summarise(res))
 	modes := t.Modes
 	for _, m := range res.Modes {
 		if len(t.Modes) == 0 && len(costs[m.key()]) > 0 {
 			modes = append(modes, m)
-			names[m.key()] = m.Name
 		}
 	}
 	if len(modes) == 0 {
 		return ""
 	}
+	names := titles(modes)
 
 	name := 4
 	for _, m := range modes {
