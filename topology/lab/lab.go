@@ -42,7 +42,7 @@ type Lab struct {
 	booted Booted
 
 	mu      sync.Mutex
-	hosts   map[string]*rpc.Client
+	hosts   map[string]*client
 	applied map[string][]Apply // by machine: what owners applied there that was not undone, in order
 }
 
@@ -55,9 +55,9 @@ func Start(ctx context.Context, d Driver, p *topology.Plan) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("boot %s: %w", p.Topology.Name, err)
 	}
-	l := &Lab{plan: p, booted: booted, hosts: map[string]*rpc.Client{}, applied: map[string][]Apply{}}
+	l := &Lab{plan: p, booted: booted, hosts: map[string]*client{}, applied: map[string][]Apply{}}
 	for i, m := range p.Machines {
-		l.hosts[m.Name] = rpc.NewClient(booted.Hosts[i])
+		l.hosts[m.Name] = newClient(booted.Hosts[i])
 	}
 	// Tors last: a port that comes up with its far end ready forwards at once, another waits for the kernel's link watch.
 	var ends, tors []topology.Step
@@ -150,7 +150,7 @@ func (l *Lab) Reboot(ctx context.Context, machine string) error {
 		return fmt.Errorf("reboot %s: %w", machine, err)
 	}
 	l.mu.Lock()
-	l.hosts[machine] = rpc.NewClient(conn)
+	l.hosts[machine] = newClient(conn)
 	l.mu.Unlock()
 	ports := map[string][]topology.Step{}
 	for _, s := range topology.Underlay(l.plan) {
@@ -202,6 +202,40 @@ func (l *Lab) Restore(ctx context.Context, machine string) error {
 	return nil
 }
 
+// client calls the program on a machine.
+type client struct {
+	*rpc.Client
+	line *line
+}
+
+func newClient(conn io.ReadWriteCloser) *client {
+	l := &line{ReadWriteCloser: conn}
+	return &client{rpc.NewClient(l), l}
+}
+
+// line is the way to a program. Whoever calls when it has ended is told how, as those are who were waiting.
+type line struct {
+	io.ReadWriteCloser
+
+	mu  sync.Mutex
+	end error // nil: it has not
+}
+
+func (l *line) Read(p []byte) (n int, err error) {
+	if n, err = l.ReadWriteCloser.Read(p); err != nil {
+		l.mu.Lock()
+		l.end = err
+		l.mu.Unlock()
+	}
+	return n, err
+}
+
+func (l *line) ended() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.end
+}
+
 // Do asks the program on a machine to do one verb. reply is a pointer to what the verb gives.
 func (l *Lab) Do(ctx context.Context, machine, verb string, args, reply any) error {
 	l.mu.Lock()
@@ -213,8 +247,12 @@ func (l *Lab) Do(ctx context.Context, machine, verb string, args, reply any) err
 	call := c.Go(verb, args, reply, make(chan *rpc.Call, 1))
 	select {
 	case <-call.Done:
-		if call.Error != nil {
-			return fmt.Errorf("%s: %w", machine, call.Error)
+		err := call.Error
+		if end := c.line.ended(); errors.Is(err, rpc.ErrShutdown) && end != nil {
+			err = fmt.Errorf("%w: %w", err, end)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", machine, err)
 		}
 		return nil
 	case <-ctx.Done():
