@@ -156,18 +156,20 @@ func TestSwarmIsLeft(t *testing.T) {
 	if err := b.Apply(t.Context(), topology.Step{On: host, EngineSwarm: &topology.EngineSwarm{Addr: underlayOf(b, host)}}, topology.Step{On: host, EngineNetwork: &across}); err != nil {
 		t.Fatal(err)
 	}
-	var manages, exit bool
-	_, err = eventually(t.Context(), patience, func() (bool, error) { // an engine makes the way out once it is a node
-		manages, exit = node()
-		return manages && exit, nil
-	})
-	if err != nil || !manages || !exit {
-		t.Errorf("%v; in a swarm: it has a token for others: %t; it has a way out: %t", err, manages, exit)
+	at, _, err := (&swarm{Bench: b}).run(t.Context(), host, 5, across, acrossAddr(across, 0)) // for which the way out is made
+	if err != nil {
+		t.Fatal(err)
+	}
+	if manages, exit := node(); !manages || !exit {
+		t.Errorf("in a swarm: it has a token for others: %t; it has a way out: %t", manages, exit)
+	}
+	if err := b.Detach(t.Context(), at); err != nil {
+		t.Fatal(err)
 	}
 	if err := b.reset(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if manages, exit = node(); manages || exit {
+	if manages, exit := node(); manages || exit {
 		t.Errorf("out of the swarm: it has a token for others: %t; it has a way out: %t", manages, exit)
 	}
 }
