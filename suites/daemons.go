@@ -783,10 +783,7 @@ var _ = register(Spec{
 			return *o, nil
 		}
 		from := container(b)
-		all4, _ := topology.Spanned()
-		last := all4.Addr().As4()
-		last[2], last[3] = 254, 7
-		to := netip.AddrFrom4(last)
+		to := unleased().Addr().Next()
 		for _, h := range hostNames(b) {
 			if subnet, _ := b.plan.Subnet(h); subnet.Contains(to) {
 				return Observation{}, fmt.Errorf("%s has leased %s, the last subnet of the network", h, subnet)
@@ -845,14 +842,19 @@ var _ = register(Spec{
 	},
 })
 
+// unleased is the last subnet of flannel's network, which only a host of very many has a lease of.
+func unleased() netip.Prefix {
+	all4, _ := topology.Spanned()
+	last := all4.Addr().As4()
+	last[2] = 254
+	return netip.PrefixFrom(netip.AddrFrom4(last), 24)
+}
+
 // wordless has the hosts of a mode drop what is for the last subnet of its network without a word.
 func wordless(mode string) Sabotage {
 	return Sabotage{Mode: mode, Doc: "the hosts drop what is for no lease without a word", Steps: func(p *topology.Plan) (steps []topology.Step) {
-		all4, _ := topology.Spanned()
-		last := all4.Addr().As4()
-		last[2] = 254
 		for _, h := range p.Hosts() {
-			steps = append(steps, topology.Step{On: h.Name, Route: &topology.Route{Type: "blackhole", Dst: netip.PrefixFrom(netip.AddrFrom4(last), 24)}})
+			steps = append(steps, topology.Step{On: h.Name, Route: &topology.Route{Type: "blackhole", Dst: unleased()}})
 		}
 		return steps
 	}}
@@ -909,11 +911,7 @@ var _ = register(Spec{
 			return o, err
 		}
 		ask := lab.Ask{Proto: "udp", To: netip.AddrPortFrom(b.mode.Addrs(l.plan, coming, c)[0].Addr(), port), Token: l.newToken(), Wait: slow}
-		var a lab.Answer
-		reached, err := eventually(ctx, patience, func() (bool, error) { // others have yet to hear of the lease
-			a, err = l.Ask(ctx, from, ask)
-			return a.Answered, err
-		})
+		a, err := insisted(ctx, l, from, ask) // others have yet to hear of the lease
 		if err != nil {
 			return o, err
 		}
@@ -924,8 +922,8 @@ var _ = register(Spec{
 		for _, p := range packets[:min(len(packets), 1)] {
 			o.Evidence = append(o.Evidence, seen(p))
 		}
-		return concluded(o, reached && len(packets) > 0, "%s, whose interface has %s and which others reach by %s, has a lease; %s reached a container of it: %t; to that address packets crossed the segment: %d",
-			coming.Name, own, public, from, reached, len(packets)), nil
+		return concluded(o, a.Answered && len(packets) > 0, "%s, whose interface has %s and which others reach by %s, has a lease; %s reached a container of it: %t; to that address packets crossed the segment: %d",
+			coming.Name, own, public, from, a.Answered, len(packets)), nil
 	},
 	Sabotage: []Sabotage{unnamed("flannel-host-gw"), unnamed("flannel-udp"), unnamed("flannel-vxlan")},
 })

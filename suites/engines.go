@@ -442,6 +442,16 @@ func (s *swarm) run(ctx context.Context, node string, number int, n topology.Eng
 	return p, name, err
 }
 
+// ofBoth concludes from how many of the two containers of a swarm did what is asked, with the evidence of an observation.
+func ofBoth(o Observation, did int, format string, args ...any) Observation {
+	seen := whether(did > 0, format, args...)
+	if did == 1 {
+		seen.Status = "mixed"
+	}
+	seen.Evidence = o.Evidence
+	return seen
+}
+
 // offSwarm runs the containers without a network.
 var offSwarm = spared("the containers are run without a network", unjoined, "bridge")
 
@@ -450,7 +460,7 @@ var _ = registerEngined(Spec{
 	Name:    "in a lab apart, two engines are made a swarm with an overlay network; a container on each host asks the other by UDP, and what crosses the segment is read",
 	Within:  2 * specTimeout,
 	Run: swarming(func(ctx context.Context, s *swarm) (o Observation, err error) {
-		good, n := 0, 0
+		good := 0
 		for i, from := range s.places {
 			to := s.places[1-i]
 			port, err := serve(ctx, s.Bench, to, unspecified(IPv4))
@@ -462,11 +472,7 @@ var _ = registerEngined(Spec{
 				return o, err
 			}
 			ask := lab.Ask{Proto: "udp", To: netip.AddrPortFrom(s.addrs[1-i], port), Token: s.newToken(), Wait: slow}
-			var a lab.Answer
-			answered, err := eventually(ctx, patience, func() (bool, error) { // engines have yet to tell each other
-				a, err = s.Ask(ctx, from, ask)
-				return a.Answered, err
-			})
+			a, err := insisted(ctx, s.Bench, from, ask) // engines have yet to tell each other
 			if err != nil {
 				return o, err
 			}
@@ -483,17 +489,11 @@ var _ = registerEngined(Spec{
 				o.Evidence = append(o.Evidence, seen(p))
 			}
 			o = o.with(to.String(), "a question of %s came from %s", from, a.Seen.Source)
-			if n++; answered && told && a.Seen.Source.Addr() == s.addrs[i] {
+			if a.Answered && told && a.Seen.Source.Addr() == s.addrs[i] {
 				good++
 			}
 		}
-		seen := o
-		if good == 0 {
-			o = blocked("of %s at %s and %s at %s neither was answered by the other from the address that it has, in VXLAN to port 4789 between the hosts", s.places[0], s.addrs[0], s.places[1], s.addrs[1])
-			o.Evidence = seen.Evidence
-			return o, nil
-		}
-		return concluded(o, good == n, "of %s at %s and %s at %s, %d were answered by the other, which saw the address that they have, and all that crossed the segment was in VXLAN to port 4789 between the hosts",
+		return ofBoth(o, good, "of %s at %s and %s at %s, %d were answered by the other, which saw the address that they have, and all that crossed the segment was in VXLAN to port 4789 between the hosts",
 			s.places[0], s.addrs[0], s.places[1], s.addrs[1], good), nil
 	}),
 	Sabotage: offSwarm,
@@ -545,11 +545,7 @@ var _ = registerEngined(Spec{
 					answered++
 				}
 			}
-			told := whether(answered > 0, "%s with %s and %s with %s asked each other by icmp: %d were answered", places[0], six[0], places[1], six[1], answered)
-			if answered == 1 {
-				told.Status = "mixed"
-			}
-			told.Evidence, o = o.Evidence, told
+			o = ofBoth(o, answered, "%s with %s and %s with %s asked each other by icmp: %d were answered", places[0], six[0], places[1], six[1], answered)
 		}
 		if o.Status != "blocked" {
 			return o, nil
@@ -603,12 +599,7 @@ var _ = registerEngined(Spec{
 				good++
 			}
 		}
-		told := whether(good > 0, "of %s and %s, %d were told the address of the other by its name", s.places[0], s.places[1], good)
-		if good == 1 {
-			told.Status = "mixed"
-		}
-		told.Evidence = o.Evidence
-		return told, nil
+		return ofBoth(o, good, "of %s and %s, %d were told the address of the other by its name", s.places[0], s.places[1], good), nil
 	}),
 	Sabotage: offSwarm,
 })
