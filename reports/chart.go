@@ -6,23 +6,32 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Sizes of a chart in its own units; the page scales it to its column.
 const (
 	chartWidth = 400.0
-	chartName  = 128.0 // room for the names on the left
-	chartValue = 50.0  // room for the numbers on the right
+	chartRune  = 6.4  // room for one letter of the names on the left
+	chartValue = 50.0 // room for the numbers on the right
 	chartRow   = 19.0
 	chartHead  = 20.0
 )
 
+// Names are 20 letters wide at least, so that charts of one page mostly have the same plot, and 30 at most.
+const leastName, mostName = 20, 30
+
 // scale maps a logarithmic axis to the plot.
-type scale struct{ low, high float64 }
+type scale struct{ low, high, left float64 }
 
 func (s scale) x(v float64) float64 {
 	v = min(max(v, s.low), s.high)
-	return chartName + (chartWidth-chartName-chartValue)*math.Log(v/s.low)/math.Log(s.high/s.low)
+	return s.left + (chartWidth-s.left-chartValue)*math.Log(v/s.low)/math.Log(s.high/s.low)
+}
+
+// nameWidth is the room for a name.
+func nameWidth(name string) float64 {
+	return chartRune * float64(min(utf8.RuneCountInString(name), mostName))
 }
 
 // chartRowOf is one row of a ratio chart.
@@ -34,9 +43,10 @@ type chartRowOf struct {
 // ratioChart draws ratios to the baseline: a dot for the median, hollow where no difference is shown, a whisker for the
 // interval, a band for the noise floor.
 func ratioChart(rows []chartRowOf, label string) template.HTML {
-	s := scale{0.92, 1.08}
+	s := scale{0.92, 1.08, chartRune * leastName}
 	var noise float64
 	for _, r := range rows {
+		s.left = max(s.left, nameWidth(r.Name))
 		if r.Blocks == 0 {
 			continue
 		}
@@ -63,7 +73,7 @@ func ratioChart(rows []chartRowOf, label string) template.HTML {
 	})
 	for i, r := range rows {
 		y := chartHead + chartRow*(float64(i)+0.5)
-		rowName(&b, r.Name, y)
+		s.row(&b, r.Name, y)
 		if r.Blocks == 0 {
 			fmt.Fprintf(&b, `<text class="v" x="%.0f" y="%.1f">–</text></g>`, chartWidth, y+4)
 			continue
@@ -117,13 +127,13 @@ func ratioTicks(s scale) []float64 {
 	return ticks
 }
 
-// rowName opens the group of a row and writes its name.
-func rowName(b *strings.Builder, name string, y float64) {
-	if runes := []rune(name); len(runes) > 20 {
-		name = string(runes[:19]) + "…"
+// row opens the group of a row and writes its name.
+func (s scale) row(b *strings.Builder, name string, y float64) {
+	if runes := []rune(name); len(runes) > mostName {
+		name = string(runes[:mostName-1]) + "…"
 	}
 	fmt.Fprintf(b, `<g class="r"><path class="guide" d="M%.0f %.1fH%.0f"/><text class="n" x="0" y="%.1f">%s</text>`,
-		chartName, y, chartWidth-chartValue, y+4, template.HTMLEscapeString(name))
+		s.left, y, chartWidth-chartValue, y+4, template.HTMLEscapeString(name))
 }
 
 // latencyRow is the percentiles of one mode's round trip.
@@ -140,8 +150,9 @@ var (
 // latencyChart draws where the round trips of each mode lie: a dot for the median, a line with marks up to 99.9 %, a ring
 // for the longest.
 func latencyChart(rows []latencyRow, label string) template.HTML {
-	s := scale{math.Inf(1), 0}
+	s := scale{math.Inf(1), 0, chartRune * leastName}
 	for _, r := range rows {
+		s.left = max(s.left, nameWidth(r.Name))
 		for _, v := range r.Values {
 			if v > 0 {
 				s.low, s.high = min(s.low, v*0.9), max(s.high, v*1.1)
@@ -171,7 +182,7 @@ func latencyChart(rows []latencyRow, label string) template.HTML {
 	})
 	for i, r := range rows {
 		y := chartHead + chartRow*(float64(i)+0.5)
-		rowName(&b, r.Name, y)
+		s.row(&b, r.Name, y)
 		var title []string
 		for j, v := range r.Values {
 			if v > 0 {
