@@ -156,7 +156,7 @@ func TestSwarmIsLeft(t *testing.T) {
 	if err := b.Apply(t.Context(), topology.Step{On: host, EngineSwarm: &topology.EngineSwarm{Addr: underlayOf(b, host)}}, topology.Step{On: host, EngineNetwork: &across}); err != nil {
 		t.Fatal(err)
 	}
-	at, _, err := (&swarm{Bench: b}).run(t.Context(), host, 5, across, acrossAddr(across, 0)) // for which the way out is made
+	at, _, err := (&swarm{Bench: b}).run(t.Context(), host, 5, inNetwork(across, acrossAddr(across, 0))) // for which the way out is made
 	if err != nil {
 		t.Fatal(err)
 	}

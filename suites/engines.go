@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/topology"
@@ -332,7 +333,8 @@ var _ = registerEngined(Spec{
 	Sabotage: spared("the engine is to choose the address", containers(func(s *topology.Space) { s.Run.Addrs = nil }), "bridge", "macvlan-private"),
 })
 
-// swarm is a lab of its own, of two hosts whose engines are in one swarm, with a container on each in a network across them.
+// swarm is a lab of its own, of two hosts whose engines have default bridges, the second one's with its containers kept apart, and are in one swarm, with a container on each in
+// a network across them.
 type swarm struct {
 	*Bench
 	places [2]Place
@@ -362,8 +364,8 @@ func acrossAddr(n topology.EngineNetwork, number int) netip.Addr {
 	return netip.AddrFrom4(at)
 }
 
-// swarming is a spec's run in a swarm, which specs one after another share. An engine has overlay networks of whichever mode its others are: of one mode they
-// are asked.
+// swarming is a spec's run in a swarm, which specs one after another share. An engine has overlay networks and a default bridge of whichever mode its others are: of one
+// mode they are asked.
 func swarming(run func(ctx context.Context, s *swarm) (Observation, error)) func(context.Context, *Bench) (Observation, error) {
 	return func(ctx context.Context, b *Bench) (o Observation, err error) {
 		c, err := another(b, firstHost(b), network(b), 5)
@@ -373,7 +375,7 @@ func swarming(run func(ctx context.Context, s *swarm) (Observation, error)) func
 		host := b.plan.Machine(c.Host)
 		bridged := slices.ContainsFunc(b.mode.Setup(b.plan, host), func(s topology.Step) bool { return s.EngineNetwork != nil && s.EngineNetwork.Driver == "bridge" })
 		if !bridged || slices.ContainsFunc(b.mode.Attach(b.plan, host, c), func(s topology.Step) bool { return s.Space != nil && s.Space.Share != "" }) {
-			return notApplicable("the engine's overlay networks are asked of the mode whose own networks are bridges"), nil
+			return notApplicable("an engine's overlay networks and default bridge are asked of the mode whose own networks are bridges"), nil
 		}
 		if b.swarm == nil {
 			if b.swarm, err = swarmOf(ctx, b); err != nil {
@@ -398,7 +400,13 @@ func (b *Bench) dissolve() error {
 }
 
 func swarmOf(ctx context.Context, b *Bench) (s *swarm, err error) {
-	l, err := among(ctx, b, 2, b.mode)
+	m := b.mode
+	m.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
+		return mapped(func(s *topology.Step) **topology.Engine { return &s.Engine }, func(e *topology.Engine) {
+			e.Default, e.Apart = defaultBlocks, host.Name != p.Hosts()[0].Name
+		})(b.mode.Setup(p, host))
+	}
+	l, err := among(ctx, b, 2, m)
 	if err != nil {
 		return nil, err
 	}
@@ -423,23 +431,87 @@ func swarmOf(ctx context.Context, b *Bench) (s *swarm, err error) {
 	}
 	for i, h := range hosts {
 		s.addrs[i] = acrossAddr(across, i)
-		if s.places[i], s.names[i], err = s.run(ctx, h, 5+i, across, s.addrs[i]); err != nil {
+		if s.places[i], s.names[i], err = s.run(ctx, h, 5+i, inNetwork(across, s.addrs[i])); err != nil {
 			return nil, err
 		}
 	}
 	return s, nil
 }
 
-// run runs a container on a node, in a network of the swarm's.
-func (s *swarm) run(ctx context.Context, node string, number int, n topology.EngineNetwork, at netip.Addr) (p Place, name string, err error) {
+// inNetwork has a container run in a network of a swarm's.
+func inNetwork(n topology.EngineNetwork, at netip.Addr) func(*topology.EngineContainer) {
+	return func(c *topology.EngineContainer) { c.Network, c.Addrs = n.Name, []netip.Addr{at} }
+}
+
+// run runs a container on a node, which is changed.
+func (s *swarm) run(ctx context.Context, node string, number int, change func(*topology.EngineContainer)) (p Place, name string, err error) {
 	c, err := another(s.Bench, node, network(s.Bench), number)
 	if err != nil {
 		return p, "", err
 	}
 	p, err = s.attachAs(ctx, c, node, containers(func(m *topology.Space) {
-		m.Run.Network, m.Run.Addrs, name = n.Name, []netip.Addr{at}, m.Run.Name
+		change(m.Run)
+		name = m.Run.Name
 	}))
 	return p, name, err
+}
+
+// defaultBlocks are those of engines' default bridges, and defaultBridge is the network.
+var defaultBlocks = []netip.Prefix{netip.MustParsePrefix("192.0.2.129/26"), netip.MustParsePrefix("2001:db8:d::1/64")}
+
+const defaultBridge = "bridge"
+
+// defaulted is a container of a default bridge, with the addresses that the engine chose for it.
+type defaulted struct {
+	Place
+	name  string
+	addrs []netip.Addr
+}
+
+// addr is its address of a family; zero: it has none.
+func (c defaulted) addr(f Family) netip.Addr {
+	i := slices.IndexFunc(c.addrs, func(a netip.Addr) bool { return familyOf(a) == f })
+	if i < 0 {
+		return netip.Addr{}
+	}
+	return c.addrs[i]
+}
+
+// ask asks another container at a port until it answers and has seen the address that the first one has, for so long, or once.
+func (c defaulted) ask(ctx context.Context, s *swarm, proto string, to defaulted, f Family, port uint16, within time.Duration) (answered bool, a lab.Answer, err error) {
+	answered, err = eventually(ctx, within, func() (right bool, err error) {
+		a, err = s.Ask(ctx, c.Place, lab.Ask{Proto: proto, To: netip.AddrPortFrom(to.addr(f), port), Token: s.newToken(), Wait: 10 * hopeful})
+		return a.Answered && a.Seen.Source.Addr() == c.addr(f), err
+	})
+	return answered, a, err
+}
+
+// byDefault runs a container on a node's default bridge, with what else it is to have. It is removed when the spec ends.
+func (s *swarm) byDefault(ctx context.Context, node string, number int, change func(*topology.EngineContainer)) (c defaulted, err error) {
+	c.Place, c.name, err = s.run(ctx, node, number, func(r *topology.EngineContainer) {
+		r.Network, r.Addrs = defaultBridge, nil
+		change(r)
+	})
+	if err != nil {
+		return c, err
+	}
+	s.atEnd(func(ctx context.Context) error { return s.Detach(ctx, c.Place) })
+	seen, err := sandbox(ctx, s.Bench, c.Place)
+	_, c.addrs = seen.endpoint(func(e lab.EnginePoint) bool { return len(e.Addrs) > 0 })
+	return c, err
+}
+
+// plainly changes nothing of a container.
+func plainly(*topology.EngineContainer) {}
+
+// twoByDefault are two containers of the first host's default bridge.
+func (s *swarm) twoByDefault(ctx context.Context) (two [2]defaulted, err error) {
+	for i := range two {
+		if two[i], err = s.byDefault(ctx, hostNames(s.Bench)[0], 7+i, plainly); err != nil {
+			return two, err
+		}
+	}
+	return two, nil
 }
 
 // ofBoth concludes from how many of the two containers of a swarm did what is asked, with the evidence of an observation.
@@ -508,7 +580,7 @@ var _ = registerEngined(Spec{
 		var places [2]Place
 		var refusal error
 		for i, h := range hostNames(s.Bench) {
-			p, _, err := s.run(ctx, h, 7+i, acrossToo, acrossAddr(acrossToo, i))
+			p, _, err := s.run(ctx, h, 7+i, inNetwork(acrossToo, acrossAddr(acrossToo, i)))
 			if refused(err) {
 				refusal = err
 				break
@@ -619,4 +691,161 @@ var _ = registerEngined(Spec{
 		return whether(a.Answered && a.Seen.Source.Addr() == own, "%s asked %s: answered %t; the question came from %s, and its host has %s", from, x, a.Answered, a.Seen.Source, own), err
 	}),
 	Sabotage: offSwarm,
+})
+
+var (
+	_ = registerEngined(defaultReach(IPv4))
+	_ = registerEngined(defaultReach(IPv6))
+)
+
+func defaultReach(f Family) Spec {
+	return Spec{
+		Feature: Feature{Name: "cnm-default-" + string(f), Doc: fmt.Sprintf("Do two containers of an engine's default bridge reach each other by %s, by the addresses that the engine gave them?", f)},
+		Name:    "in a lab apart, whose engines have default bridges, two containers of one ask each other by UDP, and the source that arrives is compared",
+		Within:  2 * specTimeout,
+		Run: swarming(func(ctx context.Context, s *swarm) (o Observation, err error) {
+			two, err := s.twoByDefault(ctx)
+			if err != nil {
+				return o, err
+			}
+			good := 0
+			for i, from := range two {
+				to := two[1-i]
+				if !to.addr(f).IsValid() || !from.addr(f).IsValid() {
+					continue
+				}
+				port, err := serve(ctx, s.Bench, to.Place, unspecified(f))
+				if err != nil {
+					return o, err
+				}
+				right, a, err := from.ask(ctx, s, "udp", to, f, port, patience) // an address may have yet to be found unique
+				if err != nil {
+					return o, err
+				}
+				if o = o.with(to.String(), "a question of %s came from %s", from, a.Seen.Source); right {
+					good++
+				}
+			}
+			return ofBoth(o, good, "of %s with %s and %s with %s, %d were answered by the other, which saw the address that they have", two[0], two[0].addrs, two[1], two[1].addrs, good), nil
+		}),
+		Sabotage: offSwarm,
+	}
+}
+
+var _ = registerEngined(Spec{
+	Feature: Feature{Name: "cnm-default-names", Doc: "Does a container of an engine's default bridge find another one of it by its name?"},
+	Name:    "in a lab apart, whose engines have default bridges, a container of one asks the engine's resolver for another's name, and its /etc/hosts is read; it asks the other by its address",
+	Within:  2 * specTimeout,
+	Run: swarming(func(ctx context.Context, s *swarm) (o Observation, err error) {
+		two, err := s.twoByDefault(ctx)
+		if err != nil {
+			return o, err
+		}
+		from, to := two[0], two[1]
+		a, err := insisted(ctx, s.Bench, from.Place, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(to.addr(IPv4), 0), Wait: hopeful})
+		if err == nil && !a.Answered {
+			err = fmt.Errorf("%s does not reach %s by its address either: nothing can be concluded", from, to)
+		}
+		if err != nil {
+			return o, err
+		}
+		found, err := lookup(ctx, s.Bench, from.Place, embedded, "A", to.name, s.newToken())
+		if err != nil {
+			return o, err
+		}
+		var told lab.Told
+		if err := s.Do(ctx, from.Machine, "Docker.Told", from.Container, &told); err != nil {
+			return o, err
+		}
+		named := len(found.Records) == 1 && found.Records[0].Data == to.addr(IPv4).String() || slices.Contains(strings.Fields(told.Hosts), to.name)
+		return whether(named, "%s, which reaches %s at %s, finds it by the name %s: %t", from, to, to.addr(IPv4), to.name, named).
+			with(from.String(), "A %s at %s: %s", to.name, embedded, inWords(found)).
+			with(from.String(), "/etc/hosts: %q; /etc/resolv.conf: %q", told.Hosts, told.Resolver), nil
+	}),
+	Sabotage: spared("the containers are run in a network that is not the default bridge", containers(func(m *topology.Space) {
+		if m.Run.Network == defaultBridge {
+			m.Run.Network = across.Name
+		}
+	}), "bridge"),
+})
+
+var _ = registerEngined(Spec{
+	Feature: Feature{
+		Name: "cnm-default-link",
+		Doc:  "Where containers of an engine's default bridge are kept apart, does one that is linked to another learn of it by its environment and its /etc/hosts, and reach it at its exposed port alone?",
+	},
+	Name: "in a lab apart, whose second engine keeps containers of its default bridge apart (icc=false), one is linked to another that exposes a port: its environment and /etc/hosts " +
+		"are read, it asks at that port and at another, and one that is not linked asks at that port",
+	Within: 2 * specTimeout,
+	Run: swarming(func(ctx context.Context, s *swarm) (o Observation, err error) {
+		const open = 7001
+		node := hostNames(s.Bench)[1]
+		source, err := s.byDefault(ctx, node, 7, func(c *topology.EngineContainer) {
+			c.Exposed, c.Env = []string{fmt.Sprintf("%d/tcp", open), fmt.Sprintf("%d/udp", open)}, given
+		})
+		if err != nil {
+			return o, err
+		}
+		for _, proto := range []string{"tcp", "udp"} {
+			if _, err := s.Listen(ctx, source.Place, lab.Listen{Proto: proto, Addr: netip.AddrPortFrom(unspecified(IPv4), open)}); err != nil {
+				return o, err
+			}
+		}
+		shut, err := serve(ctx, s.Bench, source.Place, unspecified(IPv4))
+		if err != nil {
+			return o, err
+		}
+		linked, err := s.byDefault(ctx, node, 8, func(c *topology.EngineContainer) { c.Links = []topology.EngineLink{{To: source.name, Alias: alias}} })
+		if err != nil {
+			return o, err
+		}
+		stranger, err := s.byDefault(ctx, node, 9, plainly)
+		if err != nil {
+			return o, err
+		}
+		var told lab.Told
+		if err := s.Do(ctx, node, "Docker.Told", linked.Container, &told); err != nil {
+			return o, err
+		}
+		env := slices.DeleteFunc(told.Env, func(v string) bool { return !strings.HasPrefix(v, "DB_1_") })
+		slices.Sort(env)
+		var names []string
+		for line := range strings.Lines(told.Hosts) {
+			if of := strings.Fields(line); len(of) > 1 && of[0] == source.addr(IPv4).String() {
+				names = of[1:]
+			}
+		}
+		learnt := slices.Equal(env, documented(linked.name, netip.AddrPortFrom(source.addr(IPv4), open)))
+		named := slices.Contains(names, alias) && slices.Contains(names, source.name)
+		o = o.with(linked.String(), "environment: %s", strings.Join(env, " ")).with(linked.String(), "/etc/hosts: %q", told.Hosts)
+		right := 0
+		questions := []struct {
+			from defaulted
+			port uint16
+			want bool
+		}{{linked, open, true}, {linked, shut, false}, {stranger, open, false}, {linked, open, true}} // the last shows that the source still answers
+		for _, q := range questions {
+			both := true
+			for _, proto := range []string{"udp", "tcp"} {
+				within := patience
+				if !q.want {
+					within = 0 // asked once
+				}
+				answered, _, err := q.from.ask(ctx, s, proto, source, IPv4, q.port, within)
+				if err != nil {
+					return o, err
+				}
+				both = both && answered == q.want
+				o = o.with(q.from.String(), "asked %s at port %d by %s: answered %t", source, q.port, proto, answered)
+			}
+			if both {
+				right++
+			} else if q.want {
+				break // what is asked next is asked of one that does not answer
+			}
+		}
+		return concluded(o, learnt && named && right == len(questions), "%s is linked to %s, which exposes port %d: its environment is as documented: %t; its /etc/hosts names it: %t; of %d questions, by it at that port and at %d and by %s, which is not linked, %d went as they should",
+			linked, source, open, learnt, named, len(questions), shut, stranger, right), nil
+	}),
+	Sabotage: spared("the container is not linked", containers(func(m *topology.Space) { m.Run.Links = nil }), "bridge"),
 })

@@ -52,7 +52,7 @@ func linked(ctx context.Context, b *Bench) (*linking, error) {
 // tell links the container to a source at its addresses, in place of what it was told of before.
 func (l *linking) tell(ctx context.Context, source topology.Container) error {
 	now := []modes.Link{{
-		Alias: alias, Source: source, Env: []string{"PATH=/bin", "PASSWORD=open=sesame"},
+		Alias: alias, Source: source, Env: given,
 		Exposed: []modes.Port{{Proto: "udp", Container: l.open}, {Proto: "tcp", Container: l.open}},
 	}}
 	l.steps = l.b.mode.Link(l.b.plan, l.b.plan.Machine(l.to.Machine), attachedAt(l.b, l.to), l.told, now)
@@ -102,14 +102,7 @@ var _ = register(Spec{
 		}
 		source := addrOf(b, l.source, IPv4)
 		own := attachedAt(b, l.to)
-		// In the words of Docker's documentation, and not of what derives them.
-		want := strings.Fields(strings.NewReplacer("{a}", source.String(), "{p}", fmt.Sprint(l.open)).Replace(`
-			DB_1_PORT=tcp://{a}:{p}
-			DB_1_PORT_{p}_TCP=tcp://{a}:{p} DB_1_PORT_{p}_TCP_ADDR={a} DB_1_PORT_{p}_TCP_PORT={p} DB_1_PORT_{p}_TCP_PROTO=tcp
-			DB_1_PORT_{p}_UDP=udp://{a}:{p} DB_1_PORT_{p}_UDP_ADDR={a} DB_1_PORT_{p}_UDP_PORT={p} DB_1_PORT_{p}_UDP_PROTO=udp
-			DB_1_ENV_PASSWORD=open=sesame`))
-		want = append(want, fmt.Sprintf("DB_1_NAME=/%s-%s/%s", own.Host, own.Name, alias))
-		slices.Sort(want)
+		want := documented(own.Host+"-"+own.Name, netip.AddrPortFrom(source, l.open))
 		at, ok := pointed(got, l.open)
 		if !ok {
 			return Observation{Status: "mixed", Detail: "the environment points nowhere"}.with(l.to.String(), "environment: %s", strings.Join(got, " ")), nil
@@ -132,6 +125,21 @@ var _ = register(Spec{
 		{Mode: "links", Doc: "the links let nothing through", Rewire: mapSteps(unpierced)},
 	},
 })
+
+// given is what a source was given itself.
+var given = []string{"PATH=/bin", "PASSWORD=open=sesame"}
+
+// documented is the environment of a container that is linked to a source of which a port by TCP and by UDP is exposed: in the words of Docker's documentation, and not of
+// what derives them.
+func documented(container string, at netip.AddrPort) []string {
+	env := strings.Fields(strings.NewReplacer("{c}", container, "{a}", at.Addr().String(), "{p}", fmt.Sprint(at.Port())).Replace(`
+		DB_1_NAME=/{c}/db-1 DB_1_PORT=tcp://{a}:{p}
+		DB_1_PORT_{p}_TCP=tcp://{a}:{p} DB_1_PORT_{p}_TCP_ADDR={a} DB_1_PORT_{p}_TCP_PORT={p} DB_1_PORT_{p}_TCP_PROTO=tcp
+		DB_1_PORT_{p}_UDP=udp://{a}:{p} DB_1_PORT_{p}_UDP_ADDR={a} DB_1_PORT_{p}_UDP_PORT={p} DB_1_PORT_{p}_UDP_PROTO=udp
+		DB_1_ENV_PASSWORD=open=sesame`))
+	slices.Sort(env)
+	return env
+}
 
 // pointed is where an environment says that a port by TCP is.
 func pointed(env []string, port uint16) (at netip.AddrPort, ok bool) {

@@ -364,7 +364,9 @@ type CNI struct {
 // Engine is Docker's on the machine: dockerd, in the machine's own namespace, with a containerd, an API, data and an image of its own, which is made of this
 // very program. It can change none of the machine's files, and makes no control groups. Undoing the step ends it, and all that it started.
 type Engine struct {
-	Path string // absolute directory with dockerd and what it starts; empty: where the machine has them
+	Path    string         // absolute directory with dockerd and what it starts; empty: where the machine has them
+	Default []netip.Prefix // of its default bridge, docker0, with the bridge's own address, of IPv4 and then, if at all, of IPv6; none: it has no such bridge
+	Apart   bool           // containers on the default bridge do not reach each other, but where one is linked (icc=false)
 }
 
 // EngineNetwork is a network of the machine's engine (docker network create). Undoing it removes it.
@@ -384,7 +386,13 @@ type EngineContainer struct {
 	Name    string       // by which the engine's resolver tells it
 	Network string       // of the engine's; or, as in docker run --network, none, host or container:NAME
 	Addrs   []netip.Addr // in the network; none: the engine's choice
+	Exposed []string     // ports, such as 80/tcp
+	Env     []string     // NAME=value
+	Links   []EngineLink // to others of the default bridge, which run
 }
+
+// EngineLink is what a container of the default bridge is told of another one (docker run --link), and where it is let through to it.
+type EngineLink struct{ To, Alias string }
 
 // EnginePort publishes a port of a container. An engine does so when it makes a container: hence it is removed, with those that share its
 // namespace, and run again with the ports that it had and this one. What listens there does so again. Undoing it does the same without this port.
@@ -1264,7 +1272,21 @@ func (e Engine) line(on string) string {
 	if e.Path != "" {
 		w.add("env PATH=" + e.Path + ":$PATH")
 	}
-	w.add("dockerd --bridge none --ip6tables --experimental -H unix://"+at+".sock --data-root", at+"-data --exec-root", at, "--pidfile", at+".pid &")
+	w.add("dockerd")
+	if len(e.Default) == 0 {
+		w.add("--bridge none")
+	}
+	for _, b := range e.Default {
+		if b.Addr().Is4() {
+			w.add("--bip", b.String())
+		} else {
+			w.add("--ipv6 --fixed-cidr-v6", b.Masked().String())
+		}
+	}
+	if e.Apart {
+		w.add("--icc=false")
+	}
+	w.add("--ip6tables --experimental -H unix://"+at+".sock --data-root", at+"-data --exec-root", at, "--pidfile", at+".pid &")
 	return fmt.Sprintf("%s\ntar -cC $(dirname $(which modebench)) modebench | %s import -c 'ENTRYPOINT [\"/modebench\",\"idle\"]' - modebench", w, engine(on))
 }
 
@@ -1305,6 +1327,15 @@ func (c EngineContainer) line(on string, s Space, remove bool) string {
 	}
 	w := words{engine(on), "run -di --name", c.Name, "--network", c.Network}
 	w.asking(c.Addrs)
+	for _, p := range c.Exposed {
+		w.add("--expose", p)
+	}
+	for _, v := range c.Env {
+		w.add("-e", "'"+v+"'")
+	}
+	for _, l := range c.Links {
+		w.add("--link", l.To+":"+l.Alias)
+	}
 	own := space(on, s.Name)
 	w.add("modebench &&")
 	if s.Share == "host" {

@@ -97,6 +97,20 @@ func TestStepString(t *testing.T) {
 			"ln -s h1-c1 /run/netns/h1-c2 # h1/c2 enters the namespace of h1/c1", "rm /run/netns/h1-c2",
 		},
 		{
+			topology.Step{Engine: &topology.Engine{Default: []netip.Prefix{pfx("192.0.2.129/26"), pfx("2001:db8:d::1/64")}, Apart: true}},
+			"ip netns exec h1 dockerd --bip 192.0.2.129/26 --ipv6 --fixed-cidr-v6 2001:db8:d::/64 --icc=false --ip6tables --experimental " +
+				"-H unix:///run/h1-docker.sock --data-root /run/h1-docker-data --exec-root /run/h1-docker --pidfile /run/h1-docker.pid &\n" +
+				`tar -cC $(dirname $(which modebench)) modebench | docker -H unix:///run/h1-docker.sock import -c 'ENTRYPOINT ["/modebench","idle"]' - modebench`, "",
+		},
+		{
+			topology.Step{Space: &topology.Space{Name: "c2", Run: &topology.EngineContainer{
+				Name: "h1-c2", Network: "bridge", Exposed: []string{"80/tcp"}, Env: []string{"A=b c"}, Links: []topology.EngineLink{{To: "h1-c1", Alias: "db"}},
+			}}},
+			"docker -H unix:///run/h1-docker.sock run -di --name h1-c2 --network bridge --expose 80/tcp -e 'A=b c' --link h1-c1:db modebench && " +
+				"ip netns attach h1-c2 $(docker -H unix:///run/h1-docker.sock inspect -f '{{.State.Pid}}' h1-c2)",
+			"docker -H unix:///run/h1-docker.sock kill h1-c2",
+		},
+		{
 			topology.Step{Space: &topology.Space{Name: "c3", Share: "host"}},
 			"ln -s h1 /run/netns/h1-c3 # h1/c3 enters the namespace of h1", "rm /run/netns/h1-c3",
 		},

@@ -249,7 +249,7 @@ func (ks *kernels) engine(g *ground) (carried []string, why string) {
 	case g.driver == vmDriver:
 		return nil, who + "which hosts that are guests have no room for"
 	case guest && ks.auto && g.guest.Accelerator == "tcg":
-		return nil, fmt.Sprintf(who+"which takes half a minute for a container on emulated processors: want a machine with KVM, or --kernel %s with a few of --feature", g.name)
+		return nil, fmt.Sprintf(who+"which takes a quarter of a minute or more for a container on emulated processors: want a machine with KVM, or the time for it and --kernel %s", g.name)
 	case !guest && os.Geteuid() != 0:
 		return nil, who + "which mounts files and wants to be root: sudo modebench …"
 	}

@@ -55,6 +55,7 @@ import (
 //	Docker.Ended  Nothing  → string      how the machine's engine ended, and what it said last; empty: it runs, or there is none
 //	Docker.Token  Nothing  → string      with which others join the swarm that the machine's engine manages, to run containers
 //	Docker.Sandbox string → Sandbox      what the machine's engine says of a container's
+//	Docker.Told   string  → Told         what a container's process is told by the machine's engine
 //	Traffic.*     see traffic.go
 
 // Nothing is sent or answered where a verb needs no value.
@@ -129,6 +130,12 @@ type CNIAnswer struct {
 type Sandbox struct {
 	Inode     uint64 // zero: it names none
 	Endpoints []EnginePoint
+}
+
+// Told is what a process in a container learns from its engine: its environment, /etc/hosts and /etc/resolv.conf.
+type Told struct {
+	Env             []string // NAME=value
+	Hosts, Resolver string
 }
 
 // EnginePoint is an endpoint of a container in a network of an engine's.

@@ -235,6 +235,15 @@ func (p *Private) Named(pid int, path string) (s *Space, err error) {
 	return s, err
 }
 
+// See reads a file that a process which was started there sees by a path.
+func (p *Private) See(pid int, path string) (content []byte, err error) {
+	err = p.do(func() error {
+		content, err = os.ReadFile(fmt.Sprintf("/proc/%d/root%s", pid, path))
+		return err
+	})
+	return content, err
+}
+
 // Listening tells whether a program listens at a socket that programs which were started there see by a path; nil: one does.
 func (p *Private) Listening(socket string) error {
 	return p.do(func() error {

@@ -201,12 +201,23 @@ func start(of topology.Engine, within time.Duration) (_ *engine, err error) {
 	if e.dir, err = e.files.Open("."); err != nil {
 		return nil, err
 	}
-	conf, err := json.Marshal(map[string]any{
-		"data-root": "/var/lib/docker", "exec-root": run + "/docker", "pidfile": run + "/docker.pid", "hosts": []string{"unix://" + run + "/" + socket}, "bridge": "none",
+	settings := map[string]any{
+		"data-root": "/var/lib/docker", "exec-root": run + "/docker", "pidfile": run + "/docker.pid", "hosts": []string{"unix://" + run + "/" + socket},
 		"log-level": "warn", "experimental": true, "ip6tables": true, // before Docker 27 it translates no IPv6 without them
 		"userland-proxy": false, // it answers UDP from another address than was asked (moby/moby#11998), by which a published port is neither reached nor not
 		"runtimes":       map[string]any{runtime: map[string]any{"path": run + "/" + self, "runtimeArgs": []string{"runtime"}}}, "default-runtime": runtime,
-	})
+	}
+	if len(of.Default) == 0 {
+		settings["bridge"] = "none"
+	}
+	for _, b := range of.Default {
+		if b.Addr().Is4() {
+			settings["bip"], settings["icc"] = b, !of.Apart
+		} else {
+			settings["ipv6"], settings["fixed-cidr-v6"] = true, b.Masked()
+		}
+	}
+	conf, err := json.Marshal(settings)
 	if err == nil {
 		err = e.files.WriteFile("daemon.json", conf, 0o600)
 	}
@@ -578,6 +589,27 @@ func (s *Service) Sandbox(name string, reply *lab.Sandbox) error {
 	return nil
 }
 
+// Told is the verb Docker.Told.
+func (s *Service) Told(name string, reply *lab.Told) error {
+	e, c, err := s.container(name)
+	if err != nil {
+		return err
+	}
+	seen, err := e.inspect(c)
+	if err != nil {
+		return err
+	}
+	of := fmt.Sprintf("/proc/%d/", seen.Container.State.Pid)
+	read := func(name string) string {
+		text, no := e.files.See(e.cmd.Process.Pid, of+name)
+		err = errors.Join(err, no)
+		return string(text)
+	}
+	reply.Env = strings.FieldsFunc(read("environ"), func(r rune) bool { return r == 0 })
+	reply.Hosts, reply.Resolver = read("root/etc/hosts"), read("root/etc/resolv.conf")
+	return err
+}
+
 func (e *engine) inspect(c *ran) (seen client.ContainerInspectResult, err error) {
 	err = e.ask("inspect "+c.Run.Name, func(ctx context.Context) (err error) {
 		seen, err = e.api.ContainerInspect(ctx, c.Run.Name, client.ContainerInspectOptions{})
@@ -614,10 +646,20 @@ func (s *Service) Run(c topology.Space) (r Running, undo func() error, err error
 
 // run makes a container, starts it, and gives the namespace that it got.
 func (e *engine) run(c *ran) (r Running, err error) {
-	config := &container.Config{Image: image, OpenStdin: true, ExposedPorts: network.PortSet{}}
+	config := &container.Config{Image: image, OpenStdin: true, ExposedPorts: network.PortSet{}, Env: c.Run.Env}
 	host := &container.HostConfig{
 		NetworkMode: container.NetworkMode(c.Run.Network), PortBindings: network.PortMap{},
 		SecurityOpt: []string{"seccomp=unconfined"}, // some builds of runc have no filters
+	}
+	for _, p := range c.Run.Exposed {
+		port, err := network.ParsePort(p)
+		if err != nil {
+			return r, err
+		}
+		config.ExposedPorts[port] = struct{}{}
+	}
+	for _, l := range c.Run.Links {
+		host.Links = append(host.Links, l.To+":"+l.Alias)
 	}
 	for _, p := range c.ports {
 		port, ok := network.PortFrom(p.Published, network.IPProtocol(p.Proto))
