@@ -239,6 +239,9 @@ func (ks *kernels) carry(m modes.Mode, set daemons.Set, run []string) (files []s
 	return files, err
 }
 
+// emulated tells whether it is a guest whose processors are.
+func (g *ground) emulated() bool { return g.guest != nil && g.guest.Accelerator == "tcg" }
+
 // engine tells why an engine cannot carry a mode out on a ground; empty: it can. Where the ground is a guest's, carried are the programs that it is to have.
 func (ks *kernels) engine(g *ground) (carried []string, why string) {
 	const who = "the mode is carried out by Docker's engine, "
@@ -248,7 +251,7 @@ func (ks *kernels) engine(g *ground) (carried []string, why string) {
 		return nil, who + "and " + g.alone()
 	case g.driver == vmDriver:
 		return nil, who + "which hosts that are guests have no room for"
-	case guest && ks.auto && g.guest.Accelerator == "tcg":
+	case ks.auto && g.emulated():
 		return nil, fmt.Sprintf(who+"which takes a quarter of a minute or more for a container on emulated processors: want a machine with KVM, or the time for it and --kernel %s", g.name)
 	case !guest && os.Geteuid() != 0:
 		return nil, who + "which mounts files and wants to be root: sudo modebench …"

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/suites"
 	"github.com/modebench/modebench/topology"
@@ -526,5 +528,51 @@ func TestEngineInGuest(t *testing.T) {
 				t.Errorf("%+v: %v, %q: want %s among them", c, carried, why, want)
 			}
 		}
+	}
+}
+
+// Of engines on emulated processors one is observed at a time, and what is not theirs does not wait for that.
+func TestEnginesOneByOne(t *testing.T) {
+	top, _, err := readPlan(defaultTopology)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for accelerator, want := range map[string]map[string]int{
+		"tcg": {"observe on debian-cloud": 1, "observe engines on debian-cloud": 2},
+		"kvm": {"observe on debian-cloud": 3},
+	} {
+		g := &ground{name: "debian-cloud", guest: &vm.Kernel{Accelerator: accelerator}}
+		var all []assignment
+		for _, label := range []string{"ipvlan-l2", "ipvlan-l2 (docker)", "ipvlan-l3 (docker)"} {
+			m, ok := modes.Named(label, modes.Dirs{})
+			if !ok {
+				t.Fatalf("%q is no mode", label)
+			}
+			all = append(all, assignment{Mode: m, plan: top, ground: g})
+		}
+		got := map[string]int{}
+		for _, p := range phases(options{topology: defaultTopology, kernels: []string{"debian-cloud"}, suites: []string{"conformance"}}, all, "") {
+			got[p.name] = len(p.tasks)
+			if strings.Contains(p.name, "engines") && p.atOnce != 1 {
+				t.Errorf("%s: %d at once", p.name, p.atOnce)
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("%s: tasks by phase %v: want %v", accelerator, got, want)
+		}
+	}
+}
+
+// What all cells of a mode say of themselves is written once where there is no terminal.
+func TestProgressSaysOnce(t *testing.T) {
+	var out bytes.Buffer
+	v, g := newProgress(&out, false), &ground{name: hostKernel}
+	v.add("bridge", 6, 4)
+	for _, detail := range []string{"no engine", "no engine", "no answer", "no engine"} {
+		v.event(g, suites.Event{Kind: "cell", Mode: "bridge", Result: &reports.Result{Suite: "conformance", Feature: "f", Outcome: reports.Fail, Detail: detail}})
+	}
+	want := "  bridge: f not as expected: no engine\n  bridge: f not as expected: the same\n  bridge: f not as expected: no answer\n  bridge: f not as expected: no engine\n  bridge  4/4  4 not as expected\n"
+	if out.String() != want {
+		t.Errorf("%q: want %q", out.String(), want)
 	}
 }

@@ -33,6 +33,7 @@ type line struct {
 	total, done, fail int
 	unable            int
 	doing             string
+	told              string // of the last cell that is not as expected
 }
 
 func newProgress(out io.Writer, terminal bool) *progress {
@@ -169,7 +170,12 @@ func (v *progress) note(g *ground, e suites.Event) *line {
 		case reports.Fail:
 			l.fail++
 			if !v.terminal {
-				fmt.Fprintf(v.out, "  %s: %s not as expected: %s\n", e.Mode, e.Result.Feature, e.Result.Detail)
+				said := e.Result.Detail
+				if said == l.told {
+					said = "the same" // of a mode that cannot be set up all cells say it, in many lines
+				}
+				fmt.Fprintf(v.out, "  %s: %s not as expected: %s\n", e.Mode, e.Result.Feature, said)
+				l.told = e.Result.Detail
 			}
 		case reports.Unable:
 			l.unable++

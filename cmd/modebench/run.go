@@ -656,10 +656,10 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			out = append(out, phase{name, tasks, most})
 		}
 	}
-	observe := func(of []string, memory int64) func(g *ground, base job) []task {
+	observe := func(of []string, memory int64, which func(assignment) bool) func(g *ground, base job) []task {
 		return func(g *ground, base job) (ts []task) {
 			for _, a := range on[g] {
-				if len(owed(o, a, of)) == 0 {
+				if !which(a) || len(owed(o, a, of)) == 0 {
 					continue // all that is asked for is measured, or observed elsewhere
 				}
 				j := base
@@ -679,8 +679,10 @@ func phases(o options, all []assignment, source string) (out []phase) {
 		}
 	}
 	one := func(*ground) int { return 1 }
-	add("observe", together, observe(slices.DeleteFunc(slices.Clone(observing), suites.Alone), observingMemory))
-	add("observe alone", one, observe(slices.DeleteFunc(slices.Clone(observing), func(s string) bool { return !suites.Alone(s) }), aloneMemory))
+	beside := slices.DeleteFunc(slices.Clone(observing), suites.Alone)
+	add("observe", together, observe(beside, observingMemory, func(a assignment) bool { return !a.laborious() }))
+	add("observe engines", one, observe(beside, observingMemory, assignment.laborious))
+	add("observe alone", one, observe(slices.DeleteFunc(slices.Clone(observing), func(s string) bool { return !suites.Alone(s) }), aloneMemory, func(assignment) bool { return true }))
 	if o.measures() {
 		add("measure", one, func(g *ground, j job) []task {
 			j.Suites, j.Memory = measuring, measuringMemory
@@ -699,6 +701,11 @@ func phases(o options, all []assignment, source string) (out []phase) {
 		})
 	}
 	return out
+}
+
+// laborious tells whether an engine carries the mode out on emulated processors: it computes more than it waits, and one that waits for a processor answers too late.
+func (a assignment) laborious() bool {
+	return engines(a.Mode) > 0 && a.ground.emulated()
 }
 
 // together is how many workers observe at the same time on a ground.
