@@ -79,6 +79,9 @@ func startBench(ctx context.Context, b *Bench) (_ *Bench, err error) {
 	}
 	b.attached, b.leads, b.port = map[string]attachment{}, map[string]lead{}, 20000
 	if err := b.start(ctx); err != nil {
+		if lost := b.lost(context.WithoutCancel(ctx)); lost != nil { // then that is why
+			err = lost
+		}
 		return nil, errors.Join(fmt.Errorf("mode %s: %w", b.mode, err), b.lab.Close())
 	}
 	return b, nil

@@ -1,6 +1,7 @@
 package suites
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -23,6 +24,12 @@ import (
 // byEngine is a mode that an engine of Docker's carries out.
 func byEngine(t *testing.T, name string) modes.Mode {
 	t.Helper()
+	return byEngineOf(t, name, "")
+}
+
+// byEngineOf is one whose programs are in a directory.
+func byEngineOf(t *testing.T, name, dir string) modes.Mode {
+	t.Helper()
 	if *onlyFeatures != "" || *onlyModes != "" || *guests != "" || *inGuest {
 		t.Skip("not asked for")
 	}
@@ -31,7 +38,7 @@ func byEngine(t *testing.T, name string) modes.Mode {
 			unable(t, "%s is not there: apt-get install docker.io", p)
 		}
 	}
-	m, ok := modes.Named(modes.Label(name, modes.ByDocker), nil)
+	m, ok := modes.Named(modes.Label(name, modes.ByDocker), modes.Dirs{modes.ByDocker: dir})
 	if !ok {
 		t.Fatalf("mode %s is not carried out by Docker", name)
 	}
@@ -87,6 +94,39 @@ func TestDockerSabotage(t *testing.T) {
 	for _, s := range run.specs(run.Modes[0]) {
 		if r := o.observe(t.Context(), s); r.Outcome != reports.Fail {
 			t.Errorf("%s: outcome %s: want fail: %s", s.Feature.Name, r.Outcome, r.Detail)
+		}
+	}
+	if err := o.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// An engine that ends while the mode is set up says nothing of the mode: neither does a second one.
+func TestDockerEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	run := runOf(t, byEngineOf(t, "none", dir))
+	for _, name := range docker.Programs("") {
+		path, err := program.Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The first container's runtime ends what the engine runs containers by.
+	runc := filepath.Join(dir, "runc")
+	killing := "#!/bin/sh\nfor p in /proc/[0-9]*; do read -r name <$p/comm; [ \"$name\" != containerd ] || kill -KILL ${p#/proc/}; done\nexit 1\n"
+	if err := errors.Join(os.Remove(runc), os.WriteFile(runc, []byte(killing), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	run.Features = []string{"interface"}
+	o := run.observer(run.Modes[0], nil)
+	o.start(t.Context())
+	for _, s := range run.specs(run.Modes[0]) {
+		if r := o.observe(t.Context(), s); r.Outcome != reports.Unable || !strings.Contains(r.Detail, "it was killed: run h") {
+			t.Errorf("outcome %s: want unable, and how the engine ended: %s", r.Outcome, r.Detail)
 		}
 	}
 	if err := o.stop(); err != nil {

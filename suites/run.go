@@ -219,7 +219,11 @@ func (o *observer) start(ctx context.Context) {
 	}
 	began := time.Now()
 	o.run.Emit(Event{Kind: "starting", Mode: o.mode.String()})
-	if o.bench, o.failed = o.boot(ctx); o.failed != nil {
+	o.bench, o.failed = o.boot(ctx)
+	if lost := new(lostError); errors.As(o.failed, &lost) { // which says nothing of the mode
+		o.bench, o.failed = o.boot(ctx)
+	}
+	if o.failed != nil {
 		return
 	}
 	name, counts := "lab "+o.mode.String(), &o.bench.counts
