@@ -803,6 +803,13 @@ var _ = registerEngined(Spec{
 		if err != nil {
 			return o, err
 		}
+		alive, err := insisted(ctx, s.Bench, stranger.Place, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(defaultBlocks[0].Addr(), 0), Wait: hopeful})
+		if err == nil && !alive.Answered {
+			err = fmt.Errorf("%s does not reach its gateway: nothing can be concluded from its silence", stranger)
+		}
+		if err != nil {
+			return o, err
+		}
 		var told lab.Told
 		if err := s.Do(ctx, node, "Docker.Told", linked.Container, &told); err != nil {
 			return o, err
