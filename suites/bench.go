@@ -653,3 +653,11 @@ func seen(p lab.Packet) reports.Evidence {
 	}
 	return reports.Evidence{At: at(p), Saw: way + " " + p.Text}
 }
+
+// sampled adds the first of some packets to the evidence.
+func (o Observation) sampled(packets []lab.Packet, most int) Observation {
+	for _, p := range packets[:min(len(packets), most)] {
+		o.Evidence = append(o.Evidence, seen(p))
+	}
+	return o
+}

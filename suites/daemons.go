@@ -919,10 +919,7 @@ var _ = register(Spec{
 		if err != nil {
 			return o, err
 		}
-		for _, p := range packets[:min(len(packets), 1)] {
-			o.Evidence = append(o.Evidence, seen(p))
-		}
-		return concluded(o, a.Answered && len(packets) > 0, "%s, whose interface has %s and which others reach by %s, has a lease; %s reached a container of it: %t; to that address packets crossed the segment: %d",
+		return concluded(o.sampled(packets, 1), a.Answered && len(packets) > 0, "%s, whose interface has %s and which others reach by %s, has a lease; %s reached a container of it: %t; to that address packets crossed the segment: %d",
 			coming.Name, own, public, from, a.Answered, len(packets)), nil
 	},
 	Sabotage: []Sabotage{unnamed("flannel-host-gw"), unnamed("flannel-udp"), unnamed("flannel-vxlan")},

@@ -557,10 +557,7 @@ var _ = registerEngined(Spec{
 				ends := [2]netip.Addr{underlayOf(s.Bench, from.Machine), underlayOf(s.Bench, to.Machine)}
 				told = told && p.VXLAN != nil && p.Dst.Port() == 4789 && (p.Src.Addr() == ends[0] && p.Dst.Addr() == ends[1] || p.Src.Addr() == ends[1] && p.Dst.Addr() == ends[0])
 			}
-			for _, p := range packets[:min(len(packets), 1)] {
-				o.Evidence = append(o.Evidence, seen(p))
-			}
-			o = o.with(to.String(), "a question of %s came from %s", from, a.Seen.Source)
+			o = o.sampled(packets, 1).with(to.String(), "a question of %s came from %s", from, a.Seen.Source)
 			if a.Answered && told && a.Seen.Source.Addr() == s.addrs[i] {
 				good++
 			}

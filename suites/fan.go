@@ -419,11 +419,7 @@ var _ = register(Spec{
 		asked := fmt.Sprintf("%s asked %s", container(b), far(b))
 		switch {
 		case len(bare) > 0:
-			o := blocked("%s: %d packets of the overlay were on the segment without a tunnel", asked, len(bare))
-			for _, p := range bare[:min(len(bare), 8)] {
-				o.Evidence = append(o.Evidence, seen(p))
-			}
-			return o, nil
+			return blocked("%s: %d packets of the overlay were on the segment without a tunnel", asked, len(bare)).sampled(bare, 8), nil
 		case question == nil || answer == nil:
 			return astray(b, a, evidence), nil
 		}
