@@ -514,6 +514,15 @@ func (s *swarm) twoByDefault(ctx context.Context) (two [2]defaulted, err error) 
 	return two, nil
 }
 
+// pinged is the control of a spec that concludes from silence or from a name that nobody knows: an address answers a place.
+func pinged(ctx context.Context, b *Bench, from Place, to netip.Addr) error {
+	a, err := insisted(ctx, b, from, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(to, 0), Wait: hopeful})
+	if err == nil && !a.Answered {
+		err = fmt.Errorf("%s does not reach %s by icmp: nothing can be concluded", from, to)
+	}
+	return err
+}
+
 // ofBoth concludes from how many of the two containers of a swarm did what is asked, with the evidence of an observation.
 func ofBoth(o Observation, did int, format string, args ...any) Observation {
 	seen := whether(did > 0, format, args...)
@@ -619,11 +628,7 @@ var _ = registerEngined(Spec{
 		if o.Status != "blocked" {
 			return o, nil
 		}
-		a, err := insisted(ctx, s.Bench, s.places[0], lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(s.addrs[1], 0), Wait: hopeful})
-		if err == nil && !a.Answered {
-			err = errors.New("they do not reach each other by IPv4 either: nothing can be concluded")
-		}
-		return o.with(s.places[0].String(), "control: in a network across the hosts without IPv6, asked %s by icmp: answered %t", s.addrs[1], a.Answered), err
+		return o.with(s.places[0].String(), "control: in a network across the hosts without IPv6, asked %s by icmp: answered", s.addrs[1]), pinged(ctx, s.Bench, s.places[0], s.addrs[1])
 	}),
 	Sabotage: spared("the containers are run in the network without IPv6, and told addresses and each other's link-layer addresses by hand", func(steps []topology.Step) []topology.Step {
 		run, in := steps[0].Space.Run, steps[0].Space.Name
@@ -739,11 +744,7 @@ var _ = registerEngined(Spec{
 			return o, err
 		}
 		from, to := two[0], two[1]
-		a, err := insisted(ctx, s.Bench, from.Place, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(to.addr(IPv4), 0), Wait: hopeful})
-		if err == nil && !a.Answered {
-			err = fmt.Errorf("%s does not reach %s by its address either: nothing can be concluded", from, to)
-		}
-		if err != nil {
+		if err := pinged(ctx, s.Bench, from.Place, to.addr(IPv4)); err != nil {
 			return o, err
 		}
 		found, err := lookup(ctx, s.Bench, from.Place, embedded, "A", to.name, s.newToken())
@@ -800,11 +801,7 @@ var _ = registerEngined(Spec{
 		if err != nil {
 			return o, err
 		}
-		alive, err := insisted(ctx, s.Bench, stranger.Place, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(defaultBlocks[0].Addr(), 0), Wait: hopeful})
-		if err == nil && !alive.Answered {
-			err = fmt.Errorf("%s does not reach its gateway: nothing can be concluded from its silence", stranger)
-		}
-		if err != nil {
+		if err := pinged(ctx, s.Bench, stranger.Place, defaultBlocks[0].Addr()); err != nil { // its gateway
 			return o, err
 		}
 		var told lab.Told

@@ -556,11 +556,7 @@ func at(addrs []netip.Addr) *network.EndpointIPAMConfig {
 
 // Sandbox is the verb Docker.Sandbox.
 func (s *Service) Sandbox(name string, reply *lab.Sandbox) error {
-	e, c, err := s.container(name)
-	if err != nil {
-		return err
-	}
-	seen, err := e.inspect(c)
+	e, seen, err := s.inspected(name)
 	if err != nil {
 		return err
 	}
@@ -591,11 +587,7 @@ func (s *Service) Sandbox(name string, reply *lab.Sandbox) error {
 
 // Told is the verb Docker.Told.
 func (s *Service) Told(name string, reply *lab.Told) error {
-	e, c, err := s.container(name)
-	if err != nil {
-		return err
-	}
-	seen, err := e.inspect(c)
+	e, seen, err := s.inspected(name)
 	if err != nil {
 		return err
 	}
@@ -608,6 +600,15 @@ func (s *Service) Told(name string, reply *lab.Told) error {
 	reply.Env = strings.FieldsFunc(read("environ"), func(r rune) bool { return r == 0 })
 	reply.Hosts, reply.Resolver = read("root/etc/hosts"), read("root/etc/resolv.conf")
 	return err
+}
+
+// inspected is what the machine's engine says of a container: an error as of container.
+func (s *Service) inspected(name string) (e *engine, seen client.ContainerInspectResult, err error) {
+	e, c, err := s.container(name)
+	if err == nil {
+		seen, err = e.inspect(c)
+	}
+	return e, seen, err
 }
 
 func (e *engine) inspect(c *ran) (seen client.ContainerInspectResult, err error) {
