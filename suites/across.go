@@ -126,7 +126,6 @@ var _ = register(Spec{
 	Sabotage: []Sabotage{
 		{Mode: "vxlan-static", Doc: "a neighbour routes", Steps: roundabout("vxlan-static")},
 		{Mode: "macvlan-bridge", Doc: "a neighbour routes", Steps: roundabout("macvlan-bridge")},
-		{Mode: "direct-bgp", Doc: "hosts announce nothing", Rewire: unannounced},
 	},
 })
 
@@ -185,8 +184,32 @@ var _ = registerFamilies(func(f Family) Spec {
 			{Mode: "direct-bgp", Doc: "the host masquerades what leaves", Steps: masqueraded(func(p *topology.Plan) topology.Match {
 				return topology.Match{Field: "oifname", Value: p.Networks[0].NIC}
 			})},
-			{Mode: "macvlan-bridge", Doc: "the first host's port is out of the switch", Steps: unplugged},
-			{Mode: "vxlan-static", Doc: "no host is told of the others", Setup: unknown},
+			{Mode: "macvlan-bridge", Doc: "the container sends from a second address of its own", Steps: disowned("macvlan-bridge")},
+			{Mode: "vxlan-static", Doc: "the container sends from a second address of its own", Steps: disowned("vxlan-static")},
 		},
 	}
 })
+
+// disowned has a mode's first container translate what it sends to a second address, which it has, too.
+func disowned(mode string) func(*topology.Plan) []topology.Step {
+	return func(p *topology.Plan) (steps []topology.Step) {
+		m, _ := modes.Find(mode)
+		h := p.Hosts()[0]
+		c := h.Containers[0]
+		second, err := p.Container(h.Name, c.Network, 99)
+		if err != nil {
+			panic(err)
+		}
+		chain := topology.Chain{Name: "postrouting", Type: "nat", Hook: "postrouting", Priority: 100}
+		for i, own := range m.Addrs(p, h, c) {
+			to := m.Addrs(p, h, second)[i]
+			field := map[bool]string{true: "ip saddr", false: "ip6 saddr"}[own.Addr().Is4()]
+			steps = append(steps, topology.Step{On: h.Name, In: c.Name, Addr: &topology.Addr{Link: "eth0", Prefix: to, NoDAD: to.Addr().Is6()}})
+			chain.Rules = append(chain.Rules, topology.Rule{
+				Match:   []topology.Match{{Field: field, Value: own.Addr().String()}, {Field: "oifname", Value: "eth0"}},
+				Verdict: topology.Verdict{Kind: "snat", To: netip.AddrPortFrom(to.Addr(), 0)},
+			})
+		}
+		return append(steps, topology.Step{On: h.Name, In: c.Name, Table: &topology.Table{Family: "inet", Name: "sabotage", Chains: []topology.Chain{chain}}})
+	}
+}

@@ -287,13 +287,12 @@ var _ = register(Spec{
 		return ttls(ctx, b, first, second, 0)
 	},
 	Sabotage: []Sabotage{
-		{Mode: "bridge", Doc: "the bridge's ports are isolated, and the host routes between them", Steps: func(p *topology.Plan) []topology.Step {
-			// bridge_slave isolated, and proxy_arp_pvlan of ip-sysctl.rst.
-			return append(isolated(p), topology.Step{On: p.Hosts()[0].Name, Sysctl: &topology.Sysctl{
-				Key: "net/ipv4/conf/" + p.Networks[0].Bridge + "/proxy_arp_pvlan", Value: "1",
+		{Mode: "bridge", Doc: "the host routes between its containers", Steps: func(p *topology.Plan) []topology.Step {
+			h := p.Hosts()[0]
+			return append(tableRemoved("bridge", "filter-")(p), topology.Step{On: h.Name, In: h.Containers[0].Name, Route: &topology.Route{
+				Dst: alone(h.Containers[1].Private4.Addr()), Via: p.Networks[0].Gateway4,
 			}})
 		}},
-		{Mode: "ptp", Doc: "the host does not forward", Steps: forwardingOff(IPv4)},
 	},
 })
 
@@ -1028,7 +1027,7 @@ var _ = register(Spec{
 		return Observation{}, err
 	},
 	Sabotage: []Sabotage{
-		{Mode: "macvlan-bridge", Doc: "each container's MAC address is left to the kernel", Rewire: mapLinks(func(l *topology.Link) { l.MAC = nil })},
+		{Mode: "macvlan-bridge", Doc: "the containers hang on veth pairs", Rewire: paired},
 	},
 })
 

@@ -187,7 +187,6 @@ var _ = register(Spec{
 		return o.with(c.String(), "flags before: %s; after: %s", strings.Join(before.Flags, ","), strings.Join(after.Flags, ",")), nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "macvlan-bridge", Doc: "the containers hang on veth pairs", Rewire: paired},
 		{Mode: "macvlan-passthru", Doc: "the devices are of mode private", Rewire: parentMode("private")},
 		{Mode: "ipvlan-l2", Doc: "the devices are macvlan devices", Rewire: kindOf("macvlan", "bridge")},
 	},

@@ -241,7 +241,6 @@ func asking(b *Bench) []Place {
 var (
 	strangePair = Sabotage{Mode: "bridge", Doc: "the host's end of the pair has another name", Rewire: unfamiliar}
 	joinedSpace = Sabotage{Mode: "ptp", Doc: "the second container enters the first one's namespace", Rewire: joined}
-	ownPair     = Sabotage{Mode: "container", Doc: "the second container has a pair of its own", Rewire: separated}
 )
 
 var _ = denial{
@@ -264,13 +263,13 @@ var _ = denial{
 var _ = denial{
 	name: "policy-same-host", doc: "Can the host deny all that another container on it sends to a container, but for one port?",
 	what:   "a container asks its neighbour on the same host at two ports; the host then denies the neighbour all but one, and it asks again",
-	places: asked, sabotage: []Sabotage{strangePair, joinedSpace, ownPair},
+	places: asked, sabotage: []Sabotage{strangePair, joinedSpace},
 }.register()
 
 var _ = denial{
 	name: "policy-same-host-out", doc: "Can the host deny all that a container sends to another container on it, but for one port?",
 	what: "a container asks its neighbour on the same host at two ports; the host then denies it all but one, and it asks again",
-	out:  true, places: asking, sabotage: []Sabotage{strangePair, joinedSpace, ownPair},
+	out:  true, places: asking, sabotage: []Sabotage{strangePair, joinedSpace},
 }.register()
 
 var _ = denial{

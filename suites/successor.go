@@ -51,6 +51,9 @@ func succeeded(ctx context.Context, b *Bench, f Family) (Observation, error) {
 		return Observation{}, err
 	}
 	a := addrOf(b, old, f)
+	if err := forgets(ctx, b, host, a); err != nil { // whoever had it before
+		return Observation{}, err
+	}
 	// As long as it may take until it is looked for a second time: a port that forwards late has not carried the first.
 	if _, err := b.Ask(ctx, neighbour, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(a, 0), Wait: retry + slow}); err != nil {
 		return Observation{}, err

@@ -417,6 +417,9 @@ func (o *observer) reddens(t *testing.T, s Spec, how Sabotage) {
 	if result.Outcome != reports.Fail {
 		t.Errorf("outcome %s: want fail\n%s", result.Outcome, Failure(result))
 	}
+	if result.Observed == reports.NotApplicable { // says that the experiment was not done, and nothing of whether it would have seen the fault
+		t.Errorf("the question does not apply any more where this is broken: %s", result.Detail)
+	}
 	if result.Detail == "" {
 		t.Error("fails without a word why")
 	}
