@@ -1036,5 +1036,5 @@ var _ = register(Spec{
 		}
 		return topology.Step{On: host, Remove: true, Link: &topology.Link{Name: r.Link}}, "the device " + r.Link
 	}),
-	Sabotage: []Sabotage{configured("flannel-vxlan", "the daemons use no tunnel", `"Type": "vxlan"`, `"Type": "host-gw"`)},
+	Sabotage: []Sabotage{configured("flannel-host-gw", "the daemons tunnel", `"Type": "host-gw"`, `"Type": "vxlan"`)},
 })
