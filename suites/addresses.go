@@ -67,7 +67,21 @@ func cable(m *topology.Machine, nic *topology.Interface) *topology.Interface {
 }
 
 // uplinkPort is the switch's end of the uplink.
-func uplinkPort(b *Bench) topology.Port { return cable(b.plan.Machine(firstHost(b)), uplink(b)).Peer }
+func uplinkPort(b *Bench) topology.Port { return portOf(b, firstHost(b)) }
+
+// portOf is the switch's port of a host.
+func portOf(b *Bench, host string) topology.Port {
+	h := b.plan.Machine(host)
+	return cable(h, h.NIC(b.plan.Network(network(b)).NIC)).Peer
+}
+
+// entrance puts rules at the switch's port of a host, for what enters by it.
+func entrance(b *Bench, host, name string, rules ...topology.Rule) topology.Step {
+	port := portOf(b, host)
+	return topology.Step{On: port.Machine, Table: &topology.Table{Family: "netdev", Name: name + "-" + host, Chains: []topology.Chain{{
+		Name: "ingress", Type: "filter", Hook: "ingress", Device: port.Interface, Rules: rules,
+	}}}}
+}
 
 // routers is how many of them stand between two machines.
 func routers(b *Bench) int {

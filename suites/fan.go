@@ -442,15 +442,10 @@ var _ = register(Spec{
 // do that give a host one address.
 func confined(b *Bench) (steps []topology.Step) {
 	for _, h := range b.plan.Hosts()[:2] {
-		own := h.NIC(b.plan.Network(network(b)).NIC)
-		port := cable(h, own).Peer
-		steps = append(steps, topology.Step{On: port.Machine, Table: &topology.Table{Family: "netdev", Name: "one-address-" + h.Name, Chains: []topology.Chain{{
-			Name: "ingress", Type: "filter", Hook: "ingress", Device: port.Interface,
-			Rules: []topology.Rule{{
-				Match:   []topology.Match{{Field: "ip saddr", Not: true, Value: own.V4.Addr().String()}},
-				Verdict: topology.Verdict{Kind: "drop"}, Comment: "not from " + h.Name,
-			}},
-		}}}})
+		steps = append(steps, entrance(b, h.Name, "one-address", topology.Rule{
+			Match:   []topology.Match{{Field: "ip saddr", Not: true, Value: underlayOf(b, h.Name).String()}},
+			Verdict: topology.Verdict{Kind: "drop"}, Comment: "not from " + h.Name,
+		}))
 	}
 	return steps
 }

@@ -316,6 +316,45 @@ func spreading(ctx context.Context, b *Bench, within time.Duration) (Observation
 	return o.value("sec", came[rounds-1].Seconds()).value("sec", went[rounds-1].Seconds()), nil
 }
 
+// leaky is the comment of rules that lose a tenth of what a host sends.
+const leaky = "lost by chance"
+
+var _ = register(Spec{
+	Suite: "routing", Needs: []modes.Kernel{modes.NFTables, modes.NFNetdev, modes.Balance},
+	Feature: Feature{
+		Name: "gossip-loss", Group: "routing",
+		Doc: "When the switch loses a tenth of all that hosts send, by chance, do the entries of a container that comes or goes still come and go on the other hosts within ten seconds?",
+	},
+	Name: "at the switch's ports of hosts one in ten packets is dropped; a container is attached to one host and detached again, five times, and the moments are read at which the others wrote and removed its entries",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := gossipless(b); o != nil {
+			return *o, nil
+		}
+		var steps []topology.Step
+		for _, h := range hostNames(b) {
+			steps = append(steps, entrance(b, h, "loss", topology.Rule{
+				Match: []topology.Match{{Field: "numgen random mod 10", Value: "0"}}, Verdict: topology.Verdict{Kind: "drop"}, Comment: leaky,
+			}))
+		}
+		if _, err := disturbed(ctx, b, steps); err != nil {
+			return Observation{}, err
+		}
+		o, err := spreading(ctx, b, 2*patience)
+		if err != nil {
+			return o, err
+		}
+		lost, err := b.counted(ctx, uplinkPort(b).Machine, leaky)
+		if err == nil && lost == 0 {
+			err = errors.New("nothing was lost")
+		}
+		return o.with(uplinkPort(b).Machine, "%d packets of hosts were lost", lost).by(steps), err
+	},
+	Sabotage: []Sabotage{
+		{Mode: "vxlan-gossip", Doc: "hosts tell of no container that comes later", Rewire: ofSpares(unspoken)},
+		{Mode: "vxlan-kv", Doc: "hosts write of no container that comes later", Rewire: ofSpares(unspoken)},
+	},
+})
+
 var _ = register(Spec{
 	Suite: scale,
 	Feature: Feature{
@@ -366,10 +405,9 @@ func introduced(p *topology.Plan, host *topology.Machine) (steps []topology.Step
 // off from all: two that a third one still hears of hold each other for alive, by its word.
 func split(ctx context.Context, b *Bench, off ...string) (steps []topology.Step, heal func() error, err error) {
 	for _, h := range b.plan.Hosts() {
-		port := cable(h, h.NIC(b.plan.Network(network(b)).NIC)).Peer
-		chain := topology.Chain{Name: "ingress", Type: "filter", Hook: "ingress", Device: port.Interface}
+		var rules []topology.Rule
 		drop := func(to string, at netip.Addr) {
-			chain.Rules = append(chain.Rules, topology.Rule{
+			rules = append(rules, topology.Rule{
 				Match:   []topology.Match{{Field: "ip daddr", Value: at.String()}},
 				Verdict: topology.Verdict{Kind: "drop"}, Comment: "from " + h.Name + " to " + to,
 			})
@@ -382,9 +420,15 @@ func split(ctx context.Context, b *Bench, off ...string) (steps []topology.Step,
 		if at := clusterOf(b, h.Name).Store; slices.Contains(off, h.Name) && at.IsValid() {
 			drop("the store", at.Addr())
 		}
-		steps = append(steps, topology.Step{On: port.Machine, Table: &topology.Table{Family: "netdev", Name: "split-" + h.Name, Chains: []topology.Chain{chain}}})
+		steps = append(steps, entrance(b, h.Name, "split", rules...))
 	}
-	const owner = "split"
+	heal, err = disturbed(ctx, b, steps)
+	return steps, heal, err
+}
+
+// disturbed applies what keeps hosts from telling each other, and gives what takes that back. At the end all have to be together again.
+func disturbed(ctx context.Context, b *Bench, steps []topology.Step) (heal func() error, err error) {
+	const owner = "disturbance"
 	heal = sync.OnceValue(func() error { return b.lab.Undo(context.WithoutCancel(ctx), owner) })
 	b.atEnd(func(ctx context.Context) error {
 		if err := heal(); err != nil {
@@ -396,7 +440,7 @@ func split(ctx context.Context, b *Bench, off ...string) (steps []topology.Step,
 		}
 		return err
 	})
-	return steps, heal, b.lab.Apply(ctx, owner, steps)
+	return heal, b.lab.Apply(ctx, owner, steps)
 }
 
 // knowing waits until hosts do, or do not, hold each of some others for alive.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
@@ -552,14 +553,10 @@ var _ = registerFamilies(func(f Family) Spec {
 			if o := numberless(b, f); o != nil {
 				return *o, nil
 			}
-			c, to, device := container(b), far(b), ownDevice(b, container(b))
-			own, err := linkOf(ctx, b, c, device)
-			if err != nil {
-				return Observation{}, err
-			}
-			whole := uplink(b).MTU
-			if own.MTU >= whole {
-				return notApplicable("containers have the MTU of the host's interface, and nothing that leads to other hosts is known to have less"), nil
+			c, to, device, whole := container(b), far(b), ownDevice(b, container(b)), uplink(b).MTU
+			own, o, err := narrower(ctx, b)
+			if err != nil || o.Status != "" {
+				return o, err
 			}
 			port, err := serve(ctx, b, to, unspecified(f))
 			if err != nil {
@@ -595,6 +592,101 @@ var _ = registerFamilies(func(f Family) Spec {
 		},
 	}
 })
+
+// narrower is the first container's device, where that has a lower MTU than the host's interface; else there is nothing to observe.
+func narrower(ctx context.Context, b *Bench) (own lab.Link, o Observation, err error) {
+	own, err = linkOf(ctx, b, container(b), ownDevice(b, container(b)))
+	if err == nil && own.MTU >= uplink(b).MTU {
+		o = notApplicable("containers have the MTU of the host's interface, and nothing that leads to other hosts is known to have less")
+	}
+	return own, o, err
+}
+
+// fragmented and unfragmented begin the comments of rules that count a host's packets of IPv4 by whether they are fragments.
+const fragmented, unfragmented = "fragments of ", "whole of "
+
+var _ = register(Spec{
+	Suite: "packets", Needs: []modes.Kernel{modes.NFTables, modes.NFNetdev},
+	Feature: Feature{
+		Name: "tunnel-stream", Group: "packets",
+		Doc: "Does a TCP stream between containers of two hosts, as fast as they can, cross the segment in a tunnel without one fragment (RFC 7348 section 4.3)?",
+	},
+	Name: "a container sends one of another host by one TCP connection, and at the switch's ports packets are counted that are fragments, and that are not",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := numberless(b, IPv4); o != nil {
+			return *o, nil
+		}
+		own, o, err := narrower(ctx, b)
+		if err != nil || o.Status != "" {
+			return o, err
+		}
+		w := stretch{sender: container(b), receiver: far(b), port: b.freePort(), mtu: own.MTU}
+		w.target = netip.AddrPortFrom(addrOf(b, w.receiver, IPv4), w.port)
+		if w, err = w.started(ctx, b); err != nil {
+			return o, err
+		}
+		hosts := []string{w.sender.Machine, w.receiver.Machine}
+		var steps []topology.Step
+		for _, h := range hosts {
+			one := topology.Match{Field: "ip frag-off", Value: "0x0/0x3fff"} // neither that more fragments follow nor an offset
+			other := one
+			other.Not = true
+			steps = append(steps, entrance(b, h, "fragments",
+				topology.Rule{Match: []topology.Match{one}, Verdict: topology.Verdict{Kind: "count"}, Comment: unfragmented + h},
+				topology.Rule{Match: []topology.Match{other}, Verdict: topology.Verdict{Kind: "count"}, Comment: fragmented + h}))
+		}
+		if err := b.Apply(ctx, steps...); err != nil {
+			return o, err
+		}
+		_, got, err := w.carry(ctx, b, 1, sampled)
+		if err != nil {
+			return o, err
+		}
+		var pieces uint64
+		for _, h := range hosts {
+			at := portOf(b, h)
+			ones, err := b.counted(ctx, at.Machine, unfragmented+h)
+			if err != nil {
+				return o, err
+			}
+			others, err := b.counted(ctx, at.Machine, fragmented+h)
+			if err != nil {
+				return o, err
+			}
+			if h == w.sender.Machine && ones+others < plenty {
+				return o, fmt.Errorf("%d packets of %s entered %s by %s, of a stream of %s: too few to tell", ones+others, h, at.Machine, at.Interface, megabits(payload(got))[0])
+			}
+			pieces += others
+			o = o.with(at.Machine, "%d packets came whole by %s, and %d that are fragments", ones, at.Interface, others)
+		}
+		seen := whether(pieces == 0, "%s sent %s %s by one TCP connection: %d packets of it crossed the segment that are fragments", w.sender, w.receiver, megabits(payload(got))[0], pieces)
+		seen.Evidence = o.Evidence
+		return seen.by(steps), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "vxlan-static", Doc: "tunnels and containers have 10 bytes less than the segment alone, and containers let their packets be fragmented", Setup: wide, Rewire: brimful},
+		{Mode: "vxlan-gossip", Doc: "tunnels and containers have 10 bytes less than the segment alone, and containers let their packets be fragmented", Setup: wide, Rewire: brimful},
+	},
+})
+
+// plenty is of how many packets a stream has at least; one that the kernel has not cut yet counts as one.
+const plenty = 20
+
+// brimful gives containers' devices 40 of the 50 bytes that a VXLAN over IPv4 adds, and has their packets without DF: with that the tunnel tells them
+// of its MTU (skb_tunnel_check_pmtu() of net/ipv4/ip_tunnel_core.c).
+func brimful(steps []topology.Step) (out []topology.Step) {
+	for _, s := range mapLinks(func(l *topology.Link) {
+		if l.PeerName == "eth0" {
+			l.MTU, l.PeerMTU = l.MTU+40, l.PeerMTU+40
+		}
+	})(steps) {
+		out = append(out, s)
+		if s.Link != nil && s.Link.PeerName == "eth0" {
+			out = append(out, topology.Step{On: s.On, In: s.Link.PeerIn, Sysctl: &topology.Sysctl{Key: "net/ipv4/ip_no_pmtu_disc", Value: "1"}})
+		}
+	}
+	return out
+}
 
 // wide gives tunnels the MTU of the interface that they leave by: a VXLAN over IPv4 adds 50 bytes.
 var wide = mapTunnels(func(l *topology.Link) { l.MTU += 50 })

@@ -26,7 +26,7 @@ const (
 // shapers is what rates of all modes are made of.
 var shapers = []modes.Kernel{modes.TBF, modes.IFB}
 
-// stretch is a way of four TCP connections between a container and an external machine.
+// stretch is a way of TCP connections between a container and an external machine, or one of another host.
 type stretch struct {
 	sender, receiver Place
 	target           netip.AddrPort // whom the sender connects to
@@ -36,7 +36,7 @@ type stretch struct {
 	end              func() error   // ends them
 }
 
-// stretchOf is that from a container, or to it, where a port has to be published by that.
+// stretchOf is that from a container to an external machine, or from that to it, where a port has to be published by that.
 func stretchOf(ctx context.Context, b *Bench, c Place, out bool) (w stretch, err error) {
 	x := external(b)
 	w = stretch{sender: x, receiver: c, port: b.freePort()}
@@ -46,16 +46,16 @@ func stretchOf(ctx context.Context, b *Bench, c Place, out bool) (w stretch, err
 	} else if w.target, _, err = known(ctx, b, attachedAt(b, c), c.Machine, IPv4, w.port, "tcp"); err != nil {
 		return w, err
 	}
-	s, err := b.State(ctx, c.Machine)
+	l, err := linkOf(ctx, b, c, exitDevice(b, c))
 	if err != nil {
 		return w, err
 	}
-	device := exitDevice(b, c)
-	for _, l := range s.Spaces[c.Container].Links {
-		if l.Name == device {
-			w.mtu = l.MTU
-		}
-	}
+	w.mtu = l.MTU
+	return w.started(ctx, b)
+}
+
+// started has agents at the ends of a stretch.
+func (w stretch) started(ctx context.Context, b *Bench) (stretch, error) {
 	for i, at := range []Place{w.sender, w.receiver} {
 		if err := b.Do(ctx, at.Machine, "Traffic.Start", lab.AgentAt{In: at.Container, CPU: -1}, &w.ends[i]); err != nil {
 			return w, err

@@ -547,14 +547,14 @@ type Rule struct {
 	Comment string // unique in its table where a spec reads the rule's counter
 }
 
-// Match compares one field. Fields are named as nft(8) names them: iifname, oifname, ip saddr, ip daddr, ip6 saddr,
+// Match compares one field. Fields are named as nft(8) names them: iifname, oifname, ip saddr, ip daddr, ip frag-off, ip6 saddr,
 // ip6 daddr, ether type, meta l4proto, tcp dport, udp dport, tcp sport, udp sport, th dport, ct state, ct status, ether saddr, ether daddr, fib daddr type,
 // meta nfproto, meta mark. Fields that divide packets into n parts, numbered from 0, are numgen inc mod n (in turn), numgen random mod n, and
 // jhash ip saddr mod n seed 0x1 (by source; also of ip6).
 type Match struct {
 	Field string
 	Not   bool
-	Value string // an address, a prefix, a port, a name, for ct state a comma-separated list; of MAC addresses also one and a mask of its bits after a slash, or @ and a set
+	Value string // an address, a prefix, a port, a name, for ct state a comma-separated list; of MAC addresses and ip frag-off also one and a mask of its bits after a slash; of MAC addresses @ and a set, too
 	Learn bool   // add the field to the set that Value names, or to several, instead of looking it up; holds where the sets have room
 }
 
@@ -1575,13 +1575,16 @@ func (r Rule) line(family string) string {
 		}
 		w.add(m.Field)
 		value, mask, masked := strings.Cut(m.Value, "/")
-		masked = masked && strings.HasPrefix(m.Field, "ether")
+		masked = masked && (strings.HasPrefix(m.Field, "ether") || m.Field == "ip frag-off")
 		if masked {
-			w.add("&", mask, "==")
+			w.add("&", mask)
 			m.Value = value
 		}
-		if m.Not {
+		switch {
+		case m.Not:
 			w.add("!=")
+		case masked:
+			w.add("==")
 		}
 		switch {
 		case m.Field == "iifname" || m.Field == "oifname":

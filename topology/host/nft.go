@@ -343,6 +343,7 @@ var fields = map[string]field{
 	"ether type":   {"link", "ether", payload(link, 12, 2), etherType},
 	"ip saddr":     {"network", "ip", payload(network, 12, 4), prefix(32)},
 	"ip daddr":     {"network", "ip", payload(network, 16, 4), prefix(32)},
+	"ip frag-off":  {"network", "ip", payload(network, 6, 2), fragment},
 	"ip6 saddr":    {"network", "ip6", payload(network, 8, 16), prefix(128)},
 	"ip6 daddr":    {"network", "ip6", payload(network, 24, 16), prefix(128)},
 	"tcp sport":    {"transport", "tcp", payload(transport, 0, 2), port},
@@ -546,6 +547,21 @@ func port(v string) (test, error) {
 		return test{}, errors.New("want a port, 0 to 65535")
 	}
 	return test{want: binaryutil.BigEndian.PutUint16(uint16(n))}, nil
+}
+
+// fragment is a number of the 16 bits that hold a packet's flags of fragmentation and its offset, or one and a mask of them.
+func fragment(v string) (t test, err error) {
+	value, mask, masked := strings.Cut(v, "/")
+	n, err := strconv.ParseUint(value, 0, 16)
+	t.want = binaryutil.BigEndian.PutUint16(uint16(n))
+	if masked && err == nil {
+		n, err = strconv.ParseUint(mask, 0, 16)
+		t.mask = binaryutil.BigEndian.PutUint16(uint16(n))
+	}
+	if err != nil {
+		return test{}, errors.New("want a number of 16 bits, or one and a mask of its bits after a slash, such as 0x0/0x3fff")
+	}
+	return t, nil
 }
 
 func octet(v string) (test, error) {
