@@ -40,6 +40,19 @@ func unjoined(steps []topology.Step) []topology.Step {
 	return containers(func(s *topology.Space) { s.Run.Network, s.Run.Addrs = "none", nil })(steps)
 }
 
+// joinable has a container that should have no network run in one.
+var joinable = Sabotage{
+	Mode: "none", Doc: "the host has a network, and the container is run in it",
+	Steps: func(p *topology.Plan) []topology.Step {
+		n := p.Networks[0]
+		return []topology.Step{{On: p.Hosts()[0].Name, EngineNetwork: &topology.EngineNetwork{
+			Name: n.Name, Driver: "bridge", Blocks: []netip.Prefix{n.V4, n.V6}, Gateways: make([]netip.Addr, 2),
+			Options: map[string]string{"com.docker.network.bridge.name": n.Bridge},
+		}}}
+	},
+	Spares: containers(func(s *topology.Space) { s.Run.Network = "blue" }),
+}
+
 // atHost runs a container in its host's namespace, of which no setting is changed for it.
 func atHost(steps []topology.Step) []topology.Step {
 	steps = slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.In != "" })
@@ -261,7 +274,7 @@ var _ = registerEngined(Spec{
 		o.Reproduce = []string{leave.String(), again.String()}
 		return o, err
 	}),
-	Sabotage: spared("the container is run without a network", unjoined, "bridge", "macvlan-private"),
+	Sabotage: []Sabotage{joinable},
 })
 
 // devicesOf are the names of a namespace's devices.
@@ -301,7 +314,7 @@ var _ = registerEngined(Spec{
 		o.Reproduce = []string{remove.String()}
 		return o, nil
 	},
-	Sabotage: spared("the container is run without a network", unjoined, "bridge", "macvlan-private"),
+	Sabotage: []Sabotage{joinable},
 })
 
 var _ = registerEngined(Spec{
