@@ -40,6 +40,7 @@ type Bench struct {
 	rewire func([]topology.Step) []topology.Step // a sabotage's
 	counts reports.Counts                        // what the mode put on the first host
 	quiet  bool                                  // nothing is recorded
+	soak   time.Duration                         // how long sessions are watched by what soaks
 
 	mu       sync.Mutex
 	attached map[string]attachment // by place

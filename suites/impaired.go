@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/HdrHistogram/hdrhistogram-go"
+
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
@@ -266,7 +268,7 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		_, clean, err := w.carry(ctx, b, 1, sampled)
+		_, clean, err := w.carry(ctx, b, lab.Trial{Test: "tcp-stream", For: sampled})
 		if err != nil {
 			return Observation{}, fmt.Errorf("where nothing is impaired: %w", err)
 		}
@@ -276,7 +278,7 @@ var _ = register(Spec{
 		}
 		var sent, got lab.Measured
 		for range trials { // a machine that has much else to do may carry less, or let a connection wait
-			if sent, got, err = w.carry(ctx, b, 1, faring); ctx.Err() != nil {
+			if sent, got, err = w.carry(ctx, b, lab.Trial{Test: "tcp-stream", For: faring}); ctx.Err() != nil {
 				return Observation{}, err
 			}
 			if err == nil && payload(got) >= stuck {
@@ -305,3 +307,75 @@ func cramped(p *topology.Plan) []topology.Step {
 
 // payload is what a trial carried, in bits a second.
 func payload(m lab.Measured) float64 { return 8 * float64(m.Bytes) / m.Seconds }
+
+// watchedTogether is how many connections are watched at the same time.
+const watchedTogether = 8
+
+var _ = register(Spec{
+	Suite: failure, Needs: []modes.Kernel{netem}, Within: 4 * specTimeout, Soaks: true,
+	Feature: Feature{Name: "impaired-soak", Group: failure, Doc: "Do a container's TCP sessions go on over an uplink that loses one in a thousand packets and delays them by up to 20 ms, none of them stuck for two seconds, and is the host the same after them?"},
+	Name:    "a container asks an external machine over eight TCP connections, again and again, for a minute or as long as the run says, while the host's cable is impaired; the host is compared with before",
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		if o := numberless(b, IPv4); o != nil {
+			return *o, nil
+		}
+		host, p := firstHost(b), container(b)
+		if a, err := persists(ctx, b, p); err != nil || !a {
+			return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s where nothing is impaired", p, external(b)))
+		}
+		w, err := stretchOf(ctx, b, p, true)
+		if err != nil {
+			return Observation{}, err
+		}
+		before, err := steady(ctx, b, host)
+		if err != nil {
+			return Observation{}, err
+		}
+		var had, has lab.Usage
+		if err := b.Do(ctx, host, "Host.Usage", lab.Nothing{}, &had); err != nil {
+			return Observation{}, err
+		}
+		steps, whole, err := impair(ctx, b, poor, uplinkEnds(b)...)
+		if err != nil {
+			return Observation{}, err
+		}
+		sent, _, stuck := w.carry(ctx, b, lab.Trial{Test: "tcp-rr", Streams: watchedTogether, For: b.soak})
+		if err := errors.Join(context.Cause(ctx), whole()); err != nil {
+			return Observation{}, err
+		}
+		if stuck != nil {
+			if a, err := persists(ctx, b, p); err != nil || !a {
+				return Observation{}, errors.Join(err, fmt.Errorf("%w; and %s does not reach %s without the impairment either", stuck, p, external(b)))
+			}
+			return blocked("of %d sessions over an impaired cable one did not go on: %v", watchedTogether, stuck).
+				with(p.String(), "control: without the impairment %s was answered", p).by(steps), nil
+		}
+		h, err := hdrhistogram.Decode(sent.Latency)
+		if err != nil {
+			return Observation{}, fmt.Errorf("histogram: %w", err)
+		}
+		diff, err := restored(ctx, b, host, before)
+		if err != nil {
+			return Observation{}, err
+		}
+		after, err := b.State(ctx, host)
+		if err != nil {
+			return Observation{}, err
+		}
+		stay, _ := lingering(before, after)
+		diff = append(diff, stay...)
+		if err := b.Do(ctx, host, "Host.Usage", lab.Nothing{}, &has); err != nil {
+			return Observation{}, err
+		}
+		o := whether(len(diff) == 0 && has.Descriptors <= had.Descriptors,
+			"for %s %s asked %s %d times over %d TCP connections, and was answered each time, after %s ms at most; %d segments were sent again; after it, %d differences to the host before, and %+d descriptors of its program",
+			b.soak, p, w.receiver, sent.Operations, watchedTogether, milliseconds(time.Duration(h.Max())), sent.Retransmits, len(diff), has.Descriptors-had.Descriptors)
+		return o.differences(host, diff).by(steps).value("max-sec", float64(h.Max())/1e9).value("count", float64(sent.Operations)).value("retransmits", float64(sent.Retransmits)), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "ipvlan-l2", Doc: "the external machine loses half of what it sends", Steps: func(p *topology.Plan) []topology.Step {
+			x := p.Externals()[0]
+			return []topology.Step{{On: x.Name, Shape: &topology.Shape{Link: x.NICs[0].Name, Loss: 0.5}}}
+		}},
+	},
+})

@@ -638,7 +638,7 @@ var _ = register(Spec{
 		if err := b.Apply(ctx, steps...); err != nil {
 			return o, err
 		}
-		_, got, err := w.carry(ctx, b, 1, sampled)
+		_, got, err := w.carry(ctx, b, lab.Trial{Test: "tcp-stream", For: sampled})
 		if err != nil {
 			return o, err
 		}

@@ -72,15 +72,15 @@ func (w stretch) started(ctx context.Context, b *Bench) (stretch, error) {
 // read is what the connections carry in a second, in bits of frames: each segment has 52 bytes of headers within the MTU (RFC 7323 section 3.2), and
 // 14 of the frame's beyond it.
 func (w stretch) read(ctx context.Context, b *Bench) (bits float64, err error) {
-	_, got, err := w.carry(ctx, b, 4, sampled)
+	_, got, err := w.carry(ctx, b, lab.Trial{Test: "tcp-stream", Streams: 4, For: sampled})
 	return payload(got) * float64(w.mtu+14) / float64(w.mtu-52), err
 }
 
-// carry has so many TCP connections carry for so long, and gives what each end has to say.
-func (w stretch) carry(ctx context.Context, b *Bench, streams int, span time.Duration) (sent, got lab.Measured, err error) {
-	ctx, cancel := context.WithTimeout(ctx, span+trialPatience)
+// carry does a trial along the stretch, and gives what each end has to say.
+func (w stretch) carry(ctx context.Context, b *Bench, t lab.Trial) (sent, got lab.Measured, err error) {
+	ctx, cancel := context.WithTimeout(ctx, t.For+trialPatience)
 	defer cancel()
-	t := lab.Trial{Test: "tcp-stream", Streams: streams, For: span, Agent: w.ends[1], To: netip.AddrPortFrom(netip.IPv4Unspecified(), w.port)}
+	t.Agent, t.To = w.ends[1], netip.AddrPortFrom(netip.IPv4Unspecified(), w.port)
 	if err := b.Do(ctx, w.receiver.Machine, "Traffic.Serve", t, &lab.Serving{}); err != nil {
 		return sent, got, err
 	}

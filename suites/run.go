@@ -27,6 +27,7 @@ type Run struct {
 	Expectations map[string]map[string]modes.Expectation // by mode and feature
 	Fidelity     reports.Fidelity                        // without the fabric, which is the mode's
 	Measure      Measure                                 // how throughput is measured
+	Soak         time.Duration                           // how long sessions are watched by what soaks; 0: UsualSoak
 	// What makes results reproducible: the flags of the command that name the topology, and those that name what the labs stand
 	// on, as words of a shell.
 	File, Ground []string
@@ -135,6 +136,9 @@ func (r *Run) Cells() []Cell {
 	return append(out, r.measuredCells()...)
 }
 
+// UsualSoak is for how long sessions are watched where nothing else is said.
+const UsualSoak = time.Minute
+
 // specTimeout bounds one spec, and what has to be put back after it, which may take another lab: where system calls are slow and the
 // machine has much else to do, that alone takes half a minute in a guest. One that takes longer is not decided.
 const specTimeout = 4 * time.Minute
@@ -239,7 +243,11 @@ func (o *observer) boot(ctx context.Context) (*Bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newBench(ctx, o.run.Driver, p, o.mode, o.rewire)
+	b, err := newBench(ctx, o.run.Driver, p, o.mode, o.rewire)
+	if err == nil {
+		b.soak = cmp.Or(o.run.Soak, UsualSoak)
+	}
+	return b, err
 }
 
 func (o *observer) stop() error {
@@ -289,6 +297,9 @@ func (o *observer) try(ctx context.Context, s Spec) (got Observation, whole bool
 	within := cmp.Or(s.Within, specTimeout)
 	if s.Machines || o.mode.Implementation == modes.ByDocker {
 		within *= 4 // emulated processors, and many containers; an engine takes seconds for one where the machine has much else to do
+	}
+	if s.Soaks {
+		within += o.bench.soak
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("undecided after %s", within))
 	defer cancel()

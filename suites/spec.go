@@ -34,6 +34,8 @@ type Spec struct {
 	On *topology.Fabric
 	// Within bounds the experiment; 0: four minutes.
 	Within time.Duration
+	// Soaks says that the experiment lasts besides as long as the run says (Run.Soak).
+	Soaks bool
 	// Run observes the bench's mode. The bench is as after the mode was set up and its containers attached, and what Run
 	// changes by the bench's verbs is undone after it. An error means that the experiment could not be done.
 	Run func(context.Context, *Bench) (Observation, error)

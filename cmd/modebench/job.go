@@ -60,6 +60,7 @@ type job struct {
 	File      []string // as in suites.Run
 	Ground    []string // likewise
 	Measure   suites.Measure
+	Soak      time.Duration    // as in suites.Run
 	Up        bool             // only start a lab: with the mode, or of hosts only where there is none
 	Fabric    *topology.Fabric // with Up what the lab is on; nil: what the mode or the topology says
 	Lab       *address         // where the lab can be asked: the one of Up, or the first one of a run in which a spec fails; nil: none is kept
@@ -205,7 +206,7 @@ func do(j job, say func(message)) (kept *supervisor, err error) {
 	}
 	run := &suites.Run{
 		Driver: driver, Topology: t, Suites: j.Suites, Features: j.Features, Expectations: expected,
-		Fidelity: j.Fidelity, Measure: j.Measure, File: j.File, Ground: j.Ground, Conf: j.ConfFlags,
+		Fidelity: j.Fidelity, Measure: j.Measure, Soak: j.Soak, File: j.File, Ground: j.Ground, Conf: j.ConfFlags,
 		Emit: func(e suites.Event) { say(message{Event: e}) },
 		Keep: func(name string, ps []lab.Packet) (string, error) {
 			var b bytes.Buffer

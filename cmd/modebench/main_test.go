@@ -158,6 +158,7 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"flag", nil, []string{"run", "--fast"}},
 		{"command", nil, []string{"start"}},
 		{"blocks", nil, []string{"run", "--blocks", "0"}},
+		{"soak", nil, []string{"run", "--soak", "25h"}},
 		{"argument", nil, []string{"plan"}},
 		{"plan-mode", nil, []string{"plan", "bridges"}},
 		{"no-topology", nil, []string{"run", "-t", "nowhere.yaml"}},

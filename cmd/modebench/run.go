@@ -52,6 +52,7 @@ type options struct {
 	keep                    bool // leave the first lab in which a spec fails
 	seed                    uint64
 	blocks                  int
+	soak                    time.Duration
 	part                    string // --shard as it was given
 	shard                   shard
 }
@@ -96,6 +97,7 @@ func runCommand() *cobra.Command {
 	f.StringVarP(&o.dir, "out", "o", "modebench-report", "directory for the report")
 	f.BoolVar(&o.quick, "quick", false, fmt.Sprintf("measure %d blocks, and claim no intervals", quickBlocks))
 	f.IntVar(&o.blocks, "blocks", defaultBlocks, "interleaved blocks of measurements")
+	f.DurationVar(&o.soak, "soak", suites.UsualSoak, "how long impaired-soak watches sessions, such as 1h")
 	f.Uint64Var(&o.seed, "seed", 0, "seed of everything random; drawn where not given")
 	f.BoolVar(&o.strict, "strict", false, "exit with 1 where this machine could not say")
 	f.BoolVar(&o.keep, "keep-on-fail", false, "leave the first lab in which a spec fails up, as the spec left it, to look around in with modebench lab")
@@ -155,6 +157,9 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	}
 	if o.blocks < 1 || o.blocks > 1000 {
 		return nil, "", nil, input("--blocks %d: want 1 to 1000", o.blocks)
+	}
+	if o.soak < time.Second || o.soak > 24*time.Hour {
+		return nil, "", nil, input("--soak %s: want 1s to 24h", o.soak)
 	}
 	if o.shard, err = parseShard(o.part); err != nil {
 		return nil, "", nil, err
@@ -432,7 +437,7 @@ func (o options) confFlags() []string {
 	return []string{"--cni-conf", word(o.confFile), "--cni-bin", word(o.confBin)}
 }
 
-// flags lead a run to a ground.
+// flags lead a run to a ground, and have it watch as long.
 func (o options) flags(g *ground) (words []string) {
 	if o.dockerBin != "" {
 		words = append(words, "--docker-bin", word(o.dockerBin))
@@ -448,6 +453,9 @@ func (o options) flags(g *ground) (words []string) {
 	}
 	if g.guest != nil || len(o.kernels) > 1 {
 		words = append(words, "--kernel", word(g.name))
+	}
+	if o.soak != suites.UsualSoak {
+		words = append(words, "--soak", o.soak.String())
 	}
 	return words
 }
@@ -629,7 +637,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			if g.guest != nil {
 				name += " on " + g.name
 			}
-			base := job{Topology: source, Name: o.topology, Features: o.features, Seed: o.seed, Cache: o.cache, Programs: o.programs, Dirs: o.dirs, Conf: o.conf, ConfFlags: o.confFlags(), Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
+			base := job{Topology: source, Name: o.topology, Features: o.features, Soak: o.soak, Seed: o.seed, Cache: o.cache, Programs: o.programs, Dirs: o.dirs, Conf: o.conf, ConfFlags: o.confFlags(), Fidelity: g.fidelity(), File: o.file(), Ground: o.flags(g)}
 			if o.keep && g.guest == nil {
 				base.Lab = &address{labsDir(), fmt.Sprintf("failed-%d", os.Getpid())}
 			}
