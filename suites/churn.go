@@ -92,16 +92,10 @@ var _ = register(Spec{
 			return refusedIn(err, turns)
 		}
 		took := time.Since(began)
-		diff, err := restored(ctx, s, host, before)
+		diff, _, err := left(ctx, s, host, before)
 		if err != nil {
 			return Observation{}, err
 		}
-		after, err := s.State(ctx, host)
-		if err != nil {
-			return Observation{}, err
-		}
-		stay, _ := lingering(before, after)
-		diff = append(diff, stay...)
 		if _, err := eventually(ctx, patience, func() (bool, error) {
 			err := s.Do(ctx, host, "Host.Usage", lab.Nothing{}, &has)
 			return has.Descriptors <= had.Descriptors && has.Memory <= had.Memory+kept*(turns-warmUp), err

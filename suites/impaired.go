@@ -354,16 +354,10 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, fmt.Errorf("histogram: %w", err)
 		}
-		diff, err := restored(ctx, b, host, before)
+		diff, _, err := left(ctx, b, host, before)
 		if err != nil {
 			return Observation{}, err
 		}
-		after, err := b.State(ctx, host)
-		if err != nil {
-			return Observation{}, err
-		}
-		stay, _ := lingering(before, after)
-		diff = append(diff, stay...)
 		if err := b.Do(ctx, host, "Host.Usage", lab.Nothing{}, &has); err != nil {
 			return Observation{}, err
 		}

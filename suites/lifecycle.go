@@ -678,16 +678,10 @@ var _ = register(Spec{
 		} else if err != nil {
 			return Observation{}, err
 		}
-		diff, err := restored(ctx, b, host, before)
+		diff, ageing, err := left(ctx, b, host, before)
 		if err != nil {
 			return Observation{}, err
 		}
-		after, err := b.State(ctx, host)
-		if err != nil {
-			return Observation{}, err
-		}
-		stay, ageing := lingering(before, after)
-		diff = append(diff, stay...)
 		o := whether(len(diff) == 0, "%s was attached, got %d answers and was detached: %d differences to the host before", p, used, len(diff))
 		if len(once) > 0 {
 			o = o.with(host, "plugins leave what they made for all containers alike: %d differences after the first, such as %s", len(once), once[0])
@@ -779,6 +773,16 @@ func use(ctx context.Context, b *Bench, p Place, c topology.Container) (answers 
 		}
 	}
 	return answers, nil
+}
+
+// left is restored, and the connections that the host's kernel keeps for long; ageing is how many it keeps for less.
+func left(ctx context.Context, b *Bench, host string, before lab.State) (diff []string, ageing int, err error) {
+	if diff, err = restored(ctx, b, host, before); err != nil {
+		return nil, 0, err
+	}
+	after, err := b.State(ctx, host)
+	stay, ageing := lingering(before, after)
+	return append(diff, stay...), ageing, err
 }
 
 // lingering are the connections that are new in a host's tracking. Those that are over age out by themselves, within two
