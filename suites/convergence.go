@@ -708,7 +708,7 @@ var _ = register(Spec{
 		o.Evidence = []reports.Evidence{seen(m.Packet)}
 		return o, nil
 	}),
-	Sabotage: []Sabotage{{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute}},
+	Sabotage: []Sabotage{muted(speaks)},
 })
 
 // pace is the time from one question of an outage to the next.
@@ -786,7 +786,7 @@ var _ = register(Spec{
 			s.tor, s.host, took.Seconds(), tally.Sent-tally.Answered, tally.Sent).with(at(told.Packet), "%s", told.Text).
 			value("session-sec", took.Seconds()).value("lost-count", float64(tally.Sent-tally.Answered)), nil
 	}),
-	Sabotage: []Sabotage{{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute}},
+	Sabotage: []Sabotage{muted(speaks)},
 })
 
 // restarted crashes the speaker of a machine and starts it again when all of its neighbours have noticed.

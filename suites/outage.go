@@ -293,8 +293,7 @@ var _ = register(Spec{
 		})(ctx, b)
 	}),
 	Sabotage: []Sabotage{
-		{Mode: "direct-bgp", Doc: "what the first host sends to its router is lost", Steps: mute},
-		{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute},
+		muted("direct-bgp"), muted(speaks),
 	},
 })
 

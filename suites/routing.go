@@ -258,6 +258,11 @@ func routesTo(ctx context.Context, b *Bench, tor string, p netip.Prefix) (out []
 // Sabotages that several specs have in common. The modes that speak BGP are the same to these specs.
 const speaks = "ipvlan-l3"
 
+// muted loses what a mode's first host sends to its router, where all sessions are established.
+func muted(mode string) Sabotage {
+	return Sabotage{Mode: mode, Doc: "what the first host sends to its router is lost", Before: converged, Steps: mute}
+}
+
 // mute has the first host send all that is for its router by IPv4 to a station that does not exist.
 func mute(p *topology.Plan) []topology.Step {
 	h := p.Hosts()[0]
@@ -331,7 +336,7 @@ var _ = register(Spec{
 		}
 		return o, nil
 	}),
-	Sabotage: []Sabotage{{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute}},
+	Sabotage: []Sabotage{muted(speaks)},
 })
 
 // capabilities that a speaker has to offer: multiprotocol (RFC 4760), route refresh (RFC 2918), 4-octet AS (RFC 6793),
@@ -481,7 +486,7 @@ var _ = register(Spec{
 		}
 		return o.value("gap-sec", max(gaps[0], gaps[1]).Seconds()), nil
 	}),
-	Sabotage: []Sabotage{{Mode: speaks, Doc: "what the first host sends to its router is lost", Steps: mute}},
+	Sabotage: []Sabotage{muted(speaks)},
 })
 
 var _ = registerFamilies(func(f Family) Spec {
