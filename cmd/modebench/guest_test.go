@@ -496,6 +496,7 @@ func TestReproduce(t *testing.T) {
 	}{
 		"":                                      {options{topology: defaultTopology, kernels: []string{autoKernel}}, ground{name: hostKernel}},
 		"--kernel uml":                          {options{topology: defaultTopology, kernels: []string{autoKernel}}, ground{name: "uml", guest: guest}},
+		"--kernel uml --soak 1h0m0s":            {options{topology: defaultTopology, kernels: []string{autoKernel}, soak: time.Hour}, ground{name: "uml", guest: guest}},
 		"--kernel host":                         {options{topology: defaultTopology, kernels: []string{hostKernel, "uml"}}, ground{name: hostKernel}},
 		"--driver vm --nic e1000e --kernel k":   {options{topology: defaultTopology, kernels: []string{"k"}}, ground{name: "k", driver: vmDriver, nic: "e1000e", guest: guest}},
 		"-t ./a.yaml --driver vm --kernel k/v1": {options{topology: "./a.yaml", kernels: []string{"k/v1"}}, ground{name: "k/v1", driver: vmDriver, guest: guest}},

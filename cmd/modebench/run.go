@@ -454,7 +454,7 @@ func (o options) flags(g *ground) (words []string) {
 	if g.guest != nil || len(o.kernels) > 1 {
 		words = append(words, "--kernel", word(g.name))
 	}
-	if o.soak != suites.UsualSoak {
+	if cmp.Or(o.soak, suites.UsualSoak) != suites.UsualSoak {
 		words = append(words, "--soak", o.soak.String())
 	}
 	return words
