@@ -616,11 +616,11 @@ var _ = register(Spec{
 		if o := numberless(b, IPv4); o != nil {
 			return *o, nil
 		}
-		own, o, err := narrower(ctx, b)
+		_, o, err := narrower(ctx, b)
 		if err != nil || o.Status != "" {
 			return o, err
 		}
-		w := stretch{sender: container(b), receiver: far(b), port: b.freePort(), mtu: own.MTU}
+		w := stretch{sender: container(b), receiver: far(b), port: b.freePort()}
 		w.target = netip.AddrPortFrom(addrOf(b, w.receiver, IPv4), w.port)
 		if w, err = w.started(ctx, b); err != nil {
 			return o, err

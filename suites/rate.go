@@ -31,7 +31,7 @@ type stretch struct {
 	sender, receiver Place
 	target           netip.AddrPort // whom the sender connects to
 	port             uint16         // where the receiver serves
-	mtu              int            // of the container's device
+	mtu              int            // of the container's device, for read
 	ends             [2]lab.Handle  // agents: the sender's, the receiver's
 	end              func() error   // ends them
 }
