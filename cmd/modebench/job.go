@@ -247,10 +247,15 @@ func do(j job, say func(message)) (kept *supervisor, err error) {
 	run.Declare()
 	suite, reporter := ginkgo.GinkgoConfiguration()
 	suite.RandomSeed = int64(j.Seed)
-	suite.Timeout = time.Hour
+	suite.Timeout = j.bound()
 	reporter.Succinct, reporter.NoColor = true, true
 	ginkgo.RunSpecs(indifferent{}, "modebench", suite, reporter)
 	return kept, nil
+}
+
+// bound is how long a job may take: what hangs ends then, and what goes on does not. Each mode has an hour, and the soak that is asked for.
+func (j job) bound() time.Duration {
+	return time.Duration(max(len(j.Modes), 1)) * (time.Hour + j.Soak)
 }
 
 // mode is that of a label.

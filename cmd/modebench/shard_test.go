@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/suites"
@@ -54,6 +55,15 @@ func TestParseShard(t *testing.T) {
 	for _, bad := range []string{"0/3", "4/3", "1", "1/", "/2", "1/2/3", "1/2 x", "-1/2", "1/0", "a/b"} {
 		if s, err := parseShard(bad); err == nil {
 			t.Errorf("%s: %v: want an error", bad, fmt.Sprint(s))
+		}
+	}
+}
+
+// TestJobOutlastsItsSoaks holds how long a job may take against how long its modes soak, one after another.
+func TestJobOutlastsItsSoaks(t *testing.T) {
+	for _, j := range []job{{}, {Modes: []string{"ptp"}, Soak: time.Hour}, {Modes: []string{"ptp", "bridge"}, Soak: 24 * time.Hour}} {
+		if soaks := time.Duration(len(j.Modes)) * j.Soak; j.bound() < soaks+time.Hour/2 {
+			t.Errorf("%d modes that soak for %s each may take %s: want more", len(j.Modes), j.Soak, j.bound())
 		}
 	}
 }
