@@ -695,7 +695,20 @@ func (w *walk) publish(p topology.EnginePort) (func(*walk) error, error) {
 	}
 	return func(w *walk) error {
 		again, err := undo(letGo(w))
-		return errors.Join(err, adopt(w, again))
+		if err = errors.Join(err, adopt(w, again)); err != nil {
+			return err
+		}
+		for _, r := range again {
+			if r.Share != "" {
+				continue
+			}
+			for _, s := range topology.Defaults("", r.Name) { // as with the port, whose steps say so
+				if _, err := w.setSysctl(r.Name, *s.Sysctl); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
 	}, nil
 }
 
