@@ -36,7 +36,7 @@ var _ = register(40, Mode{
 		Publish: portmap, Rate: bandwidth,
 		Policy: byAddresses("bridge", privateAddrs),
 	},
-	Docker: &Engined{Network: dockerBridge, Policy: byAddresses("bridge", privateAddrs), Rate: ratedWithin},
+	Docker: &Engined{Network: dockerBridge, Policy: byAddresses("bridge", privateAddrs), Rate: ratedWithin(eth0)},
 })
 
 // bridgeSetup makes the bridge of each network, with the gateway's addresses, and the rules around it.

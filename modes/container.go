@@ -33,7 +33,7 @@ var _ = register(30, Mode{
 	Addrs:  ownersAddrs,
 	Device: eth0,
 	Docker: &Engined{
-		Network: dockerBridge, Policy: byAddresses("bridge", ownersAddrs), Rate: ratedWithin,
+		Network: dockerBridge, Policy: byAddresses("bridge", ownersAddrs), Rate: ratedWithin(eth0),
 		Share: func(host *topology.Machine, c topology.Container) (whose, network string) {
 			if first := owner(host, c); first.ID() != c.ID() {
 				return first.Name, "container:" + dockerName(first)

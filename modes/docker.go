@@ -12,8 +12,13 @@ import (
 
 // Engined is a mode as an engine of Docker's carries it out.
 type Engined struct {
-	// Network is a network of the plan's as the engine of a host makes it. Nil: containers join what every engine has.
+	// Network is a network of the plan's as the engine of a host makes it, or, of a swarm, that of the machine which manages it. Nil: containers join what
+	// every engine has.
 	Network func(*topology.Plan, *topology.Machine, topology.PlannedNetwork) topology.EngineNetwork
+	// Swarm tells whether the hosts' engines are nodes of a swarm, which another machine manages: see storeAt.
+	Swarm bool
+	// Addrs are as in Mode; nil: those of the mode.
+	Addrs addressing
 	// Share is in whose namespace a container is instead of one of its own: as topology.Space and docker run --network name it. Nil: none is in another's.
 	Share func(*topology.Machine, topology.Container) (whose, network string)
 	// Policy and Rate are as in Mode: their places are the host's and the container's, whoever attaches.
@@ -29,18 +34,29 @@ func (m Mode) engined(programs string) Mode {
 	by := *m.Docker
 	m.Implementation, m.Policy, m.Rate, m.Link = ByDocker, by.Policy, by.Rate, nil
 	m.Needs = append(slices.Clone(m.Needs), Engine)
+	if by.Addrs != nil {
+		m.Addrs = by.Addrs
+	}
 	m.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
 		s := steps{on: host.Name}
 		if by.Setup != nil {
 			s.all = by.Setup(p, host)
 		}
-		s.host(topology.Step{Engine: &topology.Engine{Path: programs}})
+		start := topology.Step{Engine: &topology.Engine{Path: programs}}
+		var networks []topology.Step
 		if by.Network != nil {
 			for _, n := range p.Networks {
 				made := by.Network(p, host, n)
 				made.Name = n.Name
-				s.host(topology.Step{EngineNetwork: &made})
+				networks = append(networks, topology.Step{EngineNetwork: &made})
 			}
+		}
+		if by.Swarm {
+			s.node(p, host, start, networks)
+		} else {
+			s.host(append([]topology.Step{start}, networks...)...)
+		}
+		if by.Network != nil {
 			// What the engine's own does not know it asks the host's for (127.0.0.1 of the host's /etc/resolv.conf).
 			s.host(topology.Step{Resolver: &topology.Resolver{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 53), TTL: 10 * time.Minute}})
 		}
@@ -82,6 +98,22 @@ func (m Mode) engined(programs string) Mode {
 	return m
 }
 
+// node makes the host's engine, which it starts, a node of a swarm. The first host's steps begin with those of the machine that manages the swarm and makes its networks, which may be
+// the host itself.
+func (s *steps) node(p *topology.Plan, host *topology.Machine, start topology.Step, networks []topology.Step) {
+	manager, at := storeAt(p)
+	if host.Name == p.Hosts()[0].Name {
+		begins := steps{on: manager}
+		begins.host(start, topology.Step{EngineSwarm: &topology.EngineSwarm{Addr: at}})
+		begins.host(networks...)
+		s.all = append(s.all, begins.all...)
+	}
+	if manager != host.Name {
+		own := nic(p, host, p.Networks[0].Name).V4.Addr()
+		s.host(start, topology.Step{EngineSwarm: &topology.EngineSwarm{Addr: own, Manager: manager, At: at}})
+	}
+}
+
 // dockerName is what a container is called, wherever it is: by where it was planned, as its ID does.
 func dockerName(c topology.Container) string { return c.Host + "-" + c.Name }
 
@@ -99,7 +131,7 @@ func dockerBridge(p *topology.Plan, host *topology.Machine, n topology.PlannedNe
 // address, which is a host's, where it gets none: it gets that of an external machine, or one that nobody has.
 func dockerOn(driver, parentMode string) *Engined {
 	return &Engined{
-		Policy: onParent(segmentAddrs), Rate: ratedWithin,
+		Policy: onParent(segmentAddrs), Rate: ratedWithin(eth0),
 		Network: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) topology.EngineNetwork {
 			made, up := ofParent(p, host, n, driver, parentMode)
 			for i, block := range made.Blocks {
@@ -120,7 +152,7 @@ func dockerOn(driver, parentMode string) *Engined {
 // dockerRouted is a network of ipvlan devices without a layer 2, with addresses that the host tells the routers: an engine asks for no gateway then.
 func dockerRouted(parentMode string, policy policing) *Engined {
 	return &Engined{
-		Policy: policy, Rate: ratedWithin, Setup: speaks, Beside: announced,
+		Policy: policy, Rate: ratedWithin(eth0), Setup: speaks, Beside: announced,
 		Network: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) topology.EngineNetwork {
 			made, _ := ofParent(p, host, n, "ipvlan", parentMode)
 			return made
@@ -136,6 +168,15 @@ func ofParent(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwor
 		Driver: driver, Options: map[string]string{"parent": up.Name, fmt.Sprint(driver, "_mode"): parentMode},
 		Blocks: []netip.Prefix{segment.V4, segment.V6}, Gateways: make([]netip.Addr, 2),
 	}, up
+}
+
+// dockerOverlay is a network across hosts, in VXLAN between the engines, of IPv4: a swarm's address manager knows nothing else (moby/moby#47125).
+func dockerOverlay(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) topology.EngineNetwork {
+	block, _ := p.OverlayBlock(n.Name)
+	return topology.EngineNetwork{
+		Driver: "overlay", Blocks: []netip.Prefix{block}, Gateways: make([]netip.Addr, 1),
+		Options: map[string]string{"com.docker.network.driver.mtu": strconv.Itoa(nic(p, host, n.Name).MTU)}, // of which the engine takes what VXLAN adds
+	}
 }
 
 // highest is the last address of a subnet that is no broadcast address. Nobody in a plan has it, but for a segment that is full.

@@ -21,7 +21,7 @@ func switched(m Mode) Mode {
 		s.start(c, eth0, c.Segment4, c.Segment6)
 		return s.all
 	}
-	m.Policy, m.Rate = onParent(segmentAddrs), ratedWithin
+	m.Policy, m.Rate = onParent(segmentAddrs), ratedWithin(eth0)
 	m.Addrs = segmentAddrs
 	m.Device = eth0
 	m.CNI = stationed("ipvlan", "l2")
@@ -48,7 +48,7 @@ func routed(m Mode, parentMode string) Mode {
 		s.announce(p, host, c, "")
 		return s.all
 	}
-	m.Rate = ratedWithin
+	m.Rate = ratedWithin(eth0)
 	m.Addrs = hostAddrs
 	m.Device = eth0
 	m.CNI = &Plugged{

@@ -23,7 +23,7 @@ func macvlan(m Mode, parentMode string, mac func(topology.Container) net.Hardwar
 		s.start(c, eth0, c.Segment4, c.Segment6)
 		return s.all
 	}
-	m.Policy, m.Rate = onParent(segmentAddrs), ratedWithin
+	m.Policy, m.Rate = onParent(segmentAddrs), ratedWithin(eth0)
 	m.Addrs = segmentAddrs
 	m.Device = eth0
 	if m.CNI = stationed("macvlan", parentMode, "mac"); parentMode == "passthru" {

@@ -46,9 +46,11 @@ func ratedAt(devices func(*topology.Machine, topology.Container) []string) ratin
 	}
 }
 
-// ratedWithin holds a container to a rate at its own device, where the host has none that is the container's alone.
-func ratedWithin(_ *topology.Plan, host *topology.Machine, c topology.Container, r Rate) []topology.Step {
-	s := steps{on: host.Name}
-	s.shaped(c.Name, c, !r.Out, r.Bits, eth0)
-	return s.all
+// ratedWithin holds a container to a rate at its own devices, where the host has none that is the container's alone.
+func ratedWithin(devices ...string) rating {
+	return func(_ *topology.Plan, host *topology.Machine, c topology.Container, r Rate) []topology.Step {
+		s := steps{on: host.Name}
+		s.shaped(c.Name, c, !r.Out, r.Bits, devices...)
+		return s.all
+	}
 }

@@ -15,6 +15,7 @@ var _ = register(220, clustered(overlay(Mode{
 		"database is needed.",
 	BadFor: "Protocols that need broadcast or multicast between hosts, stations with addresses that nobody announced, and the " +
 		"moment until all have heard of a change. And the last bit of throughput and of packet size.",
+	Docker: &Engined{Swarm: true, Network: dockerOverlay, Addrs: overlayAddrs4, Rate: ratedWithin(eth0, outside)},
 }, proxying), false))
 
 // gossipPort is what members listen on, as libnetwork's do.

@@ -110,6 +110,11 @@ func overlayAddrs(p *topology.Plan, _ *topology.Machine, c topology.Container) [
 	return []netip.Prefix{v4, v6}
 }
 
+// overlayAddrs4 are those of IPv4 alone.
+func overlayAddrs4(p *topology.Plan, host *topology.Machine, c topology.Container) []netip.Prefix {
+	return overlayAddrs(p, host, c)[:1]
+}
+
 // everybody is the MAC address of a VXLAN device's entries for frames that no other entry is for (bridge(8), all-zero default
 // destination).
 var everybody = make(net.HardwareAddr, 6)

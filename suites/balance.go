@@ -110,12 +110,16 @@ func (s *service) over(ctx context.Context, places ...Place) error {
 	chain := topology.Chain{Name: "prerouting", Type: "nat", Hook: "prerouting", Priority: -100}
 	for _, proto := range []string{"udp", "tcp"} {
 		for i, p := range places {
+			own, err := exitAddr(ctx, s.b, p, s.f)
+			if err != nil {
+				return err
+			}
 			chain.Rules = append(chain.Rules, topology.Rule{
 				Match: slices.Concat([]topology.Match{
 					{Field: ipOf(s.f) + " daddr", Value: s.target.Addr().String()},
 					{Field: proto + " dport", Value: strconv.Itoa(int(s.target.Port()))},
 				}, s.divide(s.f, len(places), i)),
-				Verdict: topology.Verdict{Kind: "dnat", To: netip.AddrPortFrom(exitAddr(s.b, p, s.f), 0)},
+				Verdict: topology.Verdict{Kind: "dnat", To: netip.AddrPortFrom(own, 0)},
 				Comment: fmt.Sprintf("%s to %s", proto, p),
 			})
 		}

@@ -333,7 +333,7 @@ func (b *Bench) lost(ctx context.Context) error {
 		if len(storms) > 0 {
 			return &lostError{fmt.Errorf("%s: %s", m, strings.Join(storms, "; "))}
 		}
-		if b.mode.Carrier() != modes.ByDocker || b.plan.Machine(m).Role != topology.RoleHost {
+		if b.mode.Carrier() != modes.ByDocker || b.plan.Machine(m).Role == topology.RoleTor {
 			return nil
 		}
 		var how string

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,6 +54,22 @@ func TestDocker(t *testing.T) {
 	observeAll(t, run.observer(run.Modes[0], nil), run.specs(run.Modes[0]))
 }
 
+// TestDockerSwarm observes engines that are a swarm, by what goes by its overlay networks and what does not.
+func TestDockerSwarm(t *testing.T) {
+	t.Parallel()
+	run := runOf(t, byEngine(t, "vxlan-gossip"))
+	run.Features = []string{
+		"cross-host-ipv4", "cross-host-ipv6", "multicast-siblings-ipv6", "overlay-header", "overlay-replication", "overlay-joins", "publish-tcp-ipv4", "hairpin-source", "name-follows-move", "attach-detach",
+	}
+	observeAll(t, run.observer(run.Modes[0], nil), run.specs(run.Modes[0]))
+}
+
+// TestDockerSwarmSabotage has a swarm whose networks leave no room for what VXLAN adds: that has to turn a spec red.
+func TestDockerSwarmSabotage(t *testing.T) {
+	t.Parallel()
+	networked(t, byEngine(t, "vxlan-gossip"), "overlay-size", map[string]string{"com.docker.network.driver.mtu": "1550"})
+}
+
 // TestEngines asks engines what they alone are asked, of modes that differ in it.
 func TestEngines(t *testing.T) {
 	t.Parallel()
@@ -72,23 +89,23 @@ func TestEngines(t *testing.T) {
 // TestDockerSabotage has engines configured as they should not be: each has to turn a spec red.
 func TestDockerSabotage(t *testing.T) {
 	t.Parallel()
-	m := byEngine(t, "bridge")
+	networked(t, byEngine(t, "bridge"), "container-to-external-ipv4", map[string]string{
+		"com.docker.network.bridge.enable_icc": "false", "com.docker.network.bridge.enable_ip_masquerade": "false",
+	})
+}
+
+// networked fails the test where a spec is not red once the engines' networks have other options.
+func networked(t *testing.T, m modes.Mode, feature string, options map[string]string) {
+	t.Helper()
 	setup := m.Setup
 	m.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step {
-		steps := setup(p, host)
-		for i, s := range steps {
-			if s.EngineNetwork != nil {
-				n := *s.EngineNetwork
-				n.Options = maps.Clone(n.Options)
-				n.Options["com.docker.network.bridge.enable_icc"] = "false"
-				n.Options["com.docker.network.bridge.enable_ip_masquerade"] = "false"
-				steps[i].EngineNetwork = &n
-			}
-		}
-		return steps
+		return mapped(func(s *topology.Step) **topology.EngineNetwork { return &s.EngineNetwork }, func(n *topology.EngineNetwork) {
+			n.Options = maps.Clone(n.Options)
+			maps.Copy(n.Options, options)
+		})(setup(p, host))
 	}
 	run := runOf(t, m)
-	run.Features = []string{"container-to-external-ipv4"}
+	run.Features = []string{feature}
 	o := run.observer(run.Modes[0], nil)
 	o.start(t.Context())
 	for _, s := range run.specs(run.Modes[0]) {
@@ -183,7 +200,7 @@ func TestSwarmIsLeft(t *testing.T) {
 	// node tells whether the host's engine has a token for others, and the bridge that containers of a swarm leave by.
 	node := func() (manages, exit bool) {
 		var token string
-		err := b.Do(t.Context(), host, "Docker.Token", lab.Nothing{}, &token)
+		err := b.Do(t.Context(), host, "Docker.Token", time.Duration(0), &token)
 		if err != nil && !refused(err) {
 			t.Fatal(err)
 		}

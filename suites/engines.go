@@ -190,9 +190,17 @@ func spareNetwork(ctx context.Context, b *Bench) (topology.EngineNetwork, error)
 	return n, b.Apply(ctx, topology.Step{On: firstHost(b), EngineNetwork: &n})
 }
 
+// refusal is what an engine's begins with.
+const refusal = "Error response from daemon: "
+
+// declined tells whether an engine said no that runs on.
+func declined(ctx context.Context, b *Bench, err error) bool {
+	return refused(err) && strings.Contains(err.Error(), refusal) && b.lost(ctx) == nil
+}
+
 // objection is an engine's refusal in words.
 func objection(err error) string {
-	_, text, found := strings.Cut(err.Error(), "Error response from daemon: ")
+	_, text, found := strings.Cut(err.Error(), refusal)
 	if !found {
 		return err.Error()
 	}
@@ -429,17 +437,15 @@ func swarmOf(ctx context.Context, b *Bench) (s *swarm, err error) {
 		}
 	}()
 	s = &swarm{Bench: l}
-	const owner = "swarm"
 	hosts := hostNames(l)
 	node := topology.EngineSwarm{Addr: underlayOf(l, hosts[0])}
-	if err := l.lab.Apply(ctx, owner, []topology.Step{{On: hosts[0], EngineSwarm: &node}, {On: hosts[0], EngineNetwork: &across}, {On: hosts[0], EngineNetwork: &acrossToo}}); err != nil {
-		return nil, err
-	}
-	joins := topology.EngineSwarm{Addr: underlayOf(l, hosts[1]), Manager: node.Addr}
-	if err := l.Do(ctx, hosts[0], "Docker.Token", lab.Nothing{}, &joins.Token); err != nil {
-		return nil, err
-	}
-	if err := l.lab.Apply(ctx, owner, []topology.Step{{On: hosts[1], EngineSwarm: &joins}}); err != nil {
+	joins := topology.EngineSwarm{Addr: underlayOf(l, hosts[1]), Manager: hosts[0], At: node.Addr}
+	if err := l.lab.Apply(ctx, "swarm", []topology.Step{
+		{On: hosts[0], EngineSwarm: &node},
+		{On: hosts[0], EngineNetwork: &across},
+		{On: hosts[0], EngineNetwork: &acrossToo},
+		{On: hosts[1], EngineSwarm: &joins},
+	}); err != nil {
 		return nil, err
 	}
 	for i, h := range hosts {

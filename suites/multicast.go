@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/modebench/modebench/modes"
 	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
@@ -43,15 +44,26 @@ func exitDevice(b *Bench, p Place) string {
 	return ownDevice(b, p)
 }
 
-// exitAddr is the container's address there, which translation begins with.
-func exitAddr(b *Bench, p Place, f Family) netip.Addr {
+// exitAddr is the container's address there, which translation begins with: where an engine chose it, the one that it has now.
+func exitAddr(ctx context.Context, b *Bench, p Place, f Family) (netip.Addr, error) {
 	switch {
 	case p.Container == "" || b.mode.Exit == "":
-		return addrOf(b, p, f)
+		return addrOf(b, p, f), nil
+	case b.mode.Carrier() == modes.ByDocker:
+		s, err := b.State(ctx, p.Machine)
+		if err != nil {
+			return netip.Addr{}, err
+		}
+		for _, a := range s.Spaces[p.Container].Addrs {
+			if a.Link == b.mode.Exit && !a.LinkLocal && familyOf(a.Prefix.Addr()) == f {
+				return a.Prefix.Addr(), nil
+			}
+		}
+		return netip.Addr{}, fmt.Errorf("%s has no address of %s at %s", p, f, b.mode.Exit)
 	case f == IPv4:
-		return attachedAt(b, p).Private4.Addr()
+		return attachedAt(b, p).Private4.Addr(), nil
 	}
-	return attachedAt(b, p).Private6.Addr()
+	return attachedAt(b, p).Private6.Addr(), nil
 }
 
 // hops lets a packet to a group pass routers, if any would forward it.
@@ -411,6 +423,11 @@ func report(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	// The link-local address is what MLD reports from (RFC 3810 section 5.1.14), the device's own what IGMP does.
 	own := addrOf(b, c, IPv4)
 	if f == IPv6 && device != "" {
+		if without, err := stackless(ctx, b, c, f); err != nil {
+			return Observation{}, err
+		} else if without {
+			return notApplicable("%s has no IPv6, of which it would join a group", c), nil
+		}
 		var err error
 		if own, err = linkLocal(ctx, b, c, device); err != nil {
 			return Observation{}, err

@@ -351,26 +351,30 @@ var _ = register(Spec{
 		}
 		name := nameOf(c)
 		var o Observation
-		// leads tells whether every asker's resolver leads to these addresses alone: to none where there is no such name.
-		leads := func(when string, want []netip.Addr) (all bool, err error) {
-			all = true
-			for _, a := range askers {
-				for _, f := range []Family{IPv4, IPv6} {
-					var data []string
-					for _, w := range want {
-						if familyOf(w) == f {
-							data = append(data, w.String())
+		// leads tells whether every asker's resolver soon leads to these addresses alone: to none where there is no such name. Where hosts tell each other, that takes
+		// them a moment.
+		leads := func(when string, want []netip.Addr) (bool, error) {
+			had := o
+			return eventually(ctx, patience, func() (all bool, err error) {
+				o, all = had, true
+				for _, a := range askers {
+					for _, f := range []Family{IPv4, IPv6} {
+						var data []string
+						for _, w := range want {
+							if familyOf(w) == f {
+								data = append(data, w.String())
+							}
 						}
+						found, err := lookup(ctx, b, a, embedded, recordType(f), name, b.newToken())
+						if err != nil {
+							return false, err
+						}
+						o = o.with(a.String(), "%s, %s %s: %s", when, recordType(f), name, inWords(found))
+						all = all && (want != nil && tells(found, data...) || want == nil && found.Code == "NXDOMAIN")
 					}
-					found, err := lookup(ctx, b, a, embedded, recordType(f), name, b.newToken())
-					if err != nil {
-						return false, err
-					}
-					o = o.with(a.String(), "%s, %s %s: %s", when, recordType(f), name, inWords(found))
-					all = all && (want != nil && tells(found, data...) || want == nil && found.Code == "NXDOMAIN")
 				}
-			}
-			return all, nil
+				return all, nil
+			})
 		}
 		here, err := b.Attach(ctx, c, from)
 		if err != nil {

@@ -142,7 +142,9 @@ func outagesOf(f Family, who func(context.Context, *Bench) (Place, error), fail 
 				return Observation{}, err
 			}
 			what, back, err := fail(ctx, s)
-			if err != nil {
+			if declined(ctx, b, err) {
+				return blocked("%s asked %s at %s a thousand times a second, and after the failure it is not run again: %s", s.from, at, s.target, objection(err)), nil
+			} else if err != nil {
 				return Observation{}, err
 			}
 			again, err := s.goesOn(ctx, lasting)

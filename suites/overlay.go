@@ -60,6 +60,28 @@ func tunnels(mode string, host int, edit func(*topology.Link)) func(*topology.Pl
 	}
 }
 
+// hidden is the answer of the modes whose tunnels' devices are where nobody but those who made them has them.
+func hidden(b *Bench) *Observation {
+	if o := unspanned(b); o != nil {
+		return o
+	}
+	if b.mode.Carrier() == modes.ByDocker {
+		o := notApplicable("the tunnels' devices are in a namespace of the engine's own, which nobody else is let into")
+		return &o
+	}
+	return nil
+}
+
+// macsOf are the MAC addresses of two containers' own devices, which engines choose.
+func macsOf(ctx context.Context, b *Bench, from, to Place) (src, dst net.HardwareAddr, err error) {
+	one, err := linkOf(ctx, b, from, ownDevice(b, from))
+	if err != nil {
+		return nil, nil, err
+	}
+	other, err := linkOf(ctx, b, to, ownDevice(b, to))
+	return one.MAC, other.MAC, err
+}
+
 // entering tells packets that enter the switch by the port of a host.
 func entering(b *Bench, host string) func(lab.Packet) bool {
 	return comesBy(b, host, b.plan.Machine(host).NIC(b.plan.Network(network(b)).NIC))
@@ -104,11 +126,16 @@ var _ = register(Spec{
 		nicOf := func(p Place) *topology.Interface {
 			return b.plan.Machine(p.Machine).NIC(b.plan.Network(network(b)).NIC)
 		}
+		asks, answers, err := macsOf(ctx, b, from, to)
+		if err != nil {
+			return Observation{}, err
+		}
 		var wrong []string
 		for _, way := range []struct {
 			p        *lab.Packet
 			from, to Place
-		}{{question, from, to}, {answer, to, from}} {
+			src, dst net.HardwareAddr
+		}{{question, from, to, asks, answers}, {answer, to, from, answers, asks}} {
 			p := way.p
 			check := func(what string, got, want any) {
 				if fmt.Sprint(got) != fmt.Sprint(want) {
@@ -130,8 +157,8 @@ var _ = register(Spec{
 			check("the VNI", p.VXLAN.VNI, device.VNI)
 			check("the byte of flags", p.VXLAN.Flags, 0x08)
 			check("what is reserved", p.VXLAN.Reserved, 0)
-			check("the source of the carried frame", p.Inner.EthSrc, attachedAt(b, way.from).MAC)
-			check("the destination of the carried frame", p.Inner.EthDst, attachedAt(b, way.to).MAC)
+			check("the source of the carried frame", p.Inner.EthSrc, way.src)
+			check("the destination of the carried frame", p.Inner.EthDst, way.dst)
 			check("a tag of the carried frame", p.Inner.Tag != nil, false)
 			check("the source that it carries", p.Inner.Src.Addr(), addrOf(b, way.from, IPv4))
 			check("the destination that it carries", p.Inner.Dst.Addr(), addrOf(b, way.to, IPv4))
@@ -162,6 +189,10 @@ var _ = register(Spec{
 		if _, _, a, evidence, err := tunnelled(ctx, b, lab.Ask{}); err != nil || !a.Answered {
 			return astray(b, a, evidence), err
 		}
+		src, dst, err := macsOf(ctx, b, from, to)
+		if err != nil {
+			return Observation{}, err
+		}
 		recorded, err := b.Record(ctx)
 		if err != nil {
 			return Observation{}, err
@@ -175,7 +206,7 @@ var _ = register(Spec{
 			for range 2 {
 				last = b.newToken()
 				if err := b.Send(ctx, from, ownDevice(b, from), lab.Packet{
-					EthSrc: attachedAt(b, from).MAC, EthDst: attachedAt(b, to).MAC, Proto: "udp", Token: last,
+					EthSrc: src, EthDst: dst, Proto: "udp", Token: last,
 					Src: netip.AddrPortFrom(addrOf(b, from, IPv4), own), Dst: target,
 				}); err != nil {
 					return Observation{}, err
@@ -258,12 +289,16 @@ var _ = register(Spec{
 		if _, _, a, evidence, err := tunnelled(ctx, b, lab.Ask{}); err != nil || !a.Answered {
 			return astray(b, a, evidence), err // a control, by which each host also knows where the other's container is
 		}
+		src, dst, err := macsOf(ctx, b, from, to)
+		if err != nil {
+			return Observation{}, err
+		}
 		const dscp = 46 // expedited forwarding (RFC 3246)
 		var inherited, wrong []string
 		var evidence []reports.Evidence
 		for _, ttl := range startTTLs {
 			p, err := sent(ctx, b, from, lab.Packet{
-				EthSrc: attachedAt(b, from).MAC, EthDst: attachedAt(b, to).MAC, Proto: "udp", Token: b.newToken(),
+				EthSrc: src, EthDst: dst, Proto: "udp", Token: b.newToken(),
 				Src: netip.AddrPortFrom(addrOf(b, from, IPv4), b.freePort()), Dst: netip.AddrPortFrom(addrOf(b, to, IPv4), controlPort),
 				IP: &lab.IP{TTL: ttl, DSCP: dscp, DontFragment: true},
 			})
@@ -363,7 +398,7 @@ var _ = register(Spec{
 	},
 	Name: "the first host's tunnel gets a VNI of its own, a container sends a datagram to one of another host, and what becomes of it is looked for",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := unspanned(b); o != nil {
+		if o := hidden(b); o != nil {
 			return *o, nil
 		}
 		from, to := container(b), far(b)
@@ -602,7 +637,7 @@ var _ = register(Spec{
 	},
 	Name: "a container sends one of another host a frame from a MAC address that nobody has, and that host's entries are read",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := unspanned(b); o != nil {
+		if o := hidden(b); o != nil {
 			return *o, nil
 		}
 		to, from := container(b), far(b)
@@ -670,6 +705,9 @@ var _ = registerFamilies(func(f Family) Spec {
 		Name: "a container is attached to another host, is asked by one that never heard of it, and the questions for its MAC address are looked for",
 		Run: func(ctx context.Context, b *Bench) (Observation, error) {
 			if o := unspanned(b); o != nil {
+				return *o, nil
+			}
+			if o := numberless(b, f); o != nil {
 				return *o, nil
 			}
 			from := container(b)
@@ -760,7 +798,7 @@ var _ = register(Spec{
 	},
 	Name: "the tunnel of a host is taken down and up again, and membership reports are looked for on the segment until one that follows has come",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
-		if o := unspanned(b); o != nil {
+		if o := hidden(b); o != nil {
 			return *o, nil
 		}
 		host := firstHost(b)
@@ -902,6 +940,9 @@ func overlayMove(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	if o := unspanned(b); o != nil {
 		return *o, nil
 	}
+	if o := numberless(b, f); o != nil {
+		return *o, nil
+	}
 	asker, from, to := container(b), firstHost(b), secondHost(b)
 	c, err := another(b, from, network(b), 1)
 	if err != nil {
@@ -986,8 +1027,12 @@ var _ = register(Spec{
 		}); err != nil || !ok {
 			return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s at all", from, to))
 		}
+		src, dst, err := macsOf(ctx, b, from, to)
+		if err != nil {
+			return Observation{}, err
+		}
 		frame := lab.Packet{
-			EthSrc: attachedAt(b, from).MAC, EthDst: attachedAt(b, to).MAC, Proto: "udp",
+			EthSrc: src, EthDst: dst, Proto: "udp",
 			Src: netip.AddrPortFrom(addrOf(b, from, IPv4), b.freePort()), Dst: netip.AddrPortFrom(addrOf(b, to, IPv4), controlPort),
 		}
 		by := entering(b, from.Machine)

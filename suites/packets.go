@@ -715,7 +715,9 @@ func routeOfItsOwn(ctx context.Context, b *Bench, p Place, dst netip.Addr) error
 	}
 	src := addrOf(b, p, familyOf(dst))
 	if best.Link == b.mode.Exit {
-		src = exitAddr(b, p, familyOf(dst))
+		if src, err = exitAddr(ctx, b, p, familyOf(dst)); err != nil {
+			return err
+		}
 	}
 	return b.Apply(ctx, topology.Step{On: p.Machine, In: p.Container, Route: &topology.Route{
 		Dst: netip.PrefixFrom(dst, dst.BitLen()), Via: best.Via, Link: best.Link, Src: src,

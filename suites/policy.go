@@ -327,7 +327,15 @@ func unfamiliar(steps []topology.Step) []topology.Step {
 
 // hooks are the hooks of a host's packet filter, by family, and what each counts of an exchange between a container and an external machine. Rules
 // have the hook's name and which way it is.
-func hooks(b *Bench, c, x Place) (steps []topology.Step) {
+func hooks(ctx context.Context, b *Bench, c, x Place) (steps []topology.Step, err error) {
+	exits := map[Family]string{}
+	for _, f := range b.families() {
+		own, err := exitAddr(ctx, b, c, f)
+		if err != nil {
+			return nil, err
+		}
+		exits[f] = own.String()
+	}
 	nic := b.plan.Machine(c.Machine).NIC(b.plan.Network(attachedAt(b, c).Network).NIC).Name
 	chain := func(hook, device, feature string, ways ...string) topology.Chain {
 		out := topology.Chain{Name: hook, Type: "filter", Hook: hook, Device: device}
@@ -340,7 +348,7 @@ func hooks(b *Bench, c, x Place) (steps []topology.Step) {
 				}
 				match := []topology.Match{{Field: ip + theirs, Value: addrOf(b, x, f).String()}}
 				if device != "" {
-					match = append(match, topology.Match{Field: ip + own, Value: exitAddr(b, c, f).String()})
+					match = append(match, topology.Match{Field: ip + own, Value: exits[f]})
 				}
 				out.Rules = append(out.Rules, topology.Rule{
 					Match:   append(match, topology.Match{Field: "meta l4proto", Value: "udp"}),
@@ -360,7 +368,7 @@ func hooks(b *Bench, c, x Place) (steps []topology.Step) {
 		t.Name = "hooks"
 		steps = append(steps, topology.Step{On: c.Machine, Table: &t})
 	}
-	return steps
+	return steps, nil
 }
 
 // hookSpec is the spec of one of the hooks.
@@ -375,7 +383,10 @@ func hookSpec(name, doc string, sabotage ...Sabotage) bool {
 				return *o, nil
 			}
 			c, x := container(b), external(b)
-			steps := hooks(b, c, x)
+			steps, err := hooks(ctx, b, c, x)
+			if err != nil {
+				return Observation{}, err
+			}
 			if err := b.Apply(ctx, steps...); err != nil {
 				return Observation{}, err
 			}

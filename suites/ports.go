@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/modebench/modebench/modes"
+	"github.com/modebench/modebench/reports"
 	"github.com/modebench/modebench/topology"
 	"github.com/modebench/modebench/topology/lab"
 )
@@ -303,11 +304,24 @@ var _ = register(Spec{
 				return Observation{}, err
 			}
 			o.Reproduce = append(o.Reproduce, reproduce...)
+			theirs, err := exitAddr(ctx, b, to, f)
+			if err != nil {
+				return Observation{}, err
+			}
+			mine, err := exitAddr(ctx, b, from, f)
+			if err != nil {
+				return Observation{}, err
+			}
 			delivered, err := recorded(ctx, func(p lab.Packet) bool {
-				return p.Machine == to.Machine && p.In == to.Container && !p.Outgoing && p.Dst == netip.AddrPortFrom(exitAddr(b, to, f), inner)
+				return p.Machine == to.Machine && p.In == to.Container && !p.Outgoing && p.Dst == netip.AddrPortFrom(theirs, inner)
 			})
 			if err != nil {
 				return Observation{}, err
+			}
+			if yes, _ := t.answered(); len(yes) == 0 && len(delivered) == 0 {
+				void := t.observation()
+				void.Status, void.Detail = reports.NotApplicable, "nothing is delivered, which would have a source: "+void.Detail
+				return void, nil
 			}
 			for _, proto := range []string{"tcp", "udp"} {
 				i := slices.IndexFunc(delivered, func(p lab.Packet) bool { return p.Proto == proto })
@@ -319,7 +333,7 @@ var _ = register(Spec{
 				p := delivered[i]
 				o.Evidence = append(o.Evidence, seen(p))
 				switch {
-				case p.Src.Addr() == exitAddr(b, from, f):
+				case p.Src.Addr() == mine:
 					own++
 				case !hosts[p.Src.Addr()]:
 					return Observation{Status: "mixed", Detail: fmt.Sprintf("the source %s is neither the client's nor the host's", p.Src), Evidence: o.Evidence}, nil
@@ -409,7 +423,10 @@ var _ = register(Spec{
 			if err != nil {
 				return Observation{}, err
 			}
-			private := exitAddr(b, to, f)
+			private, err := exitAddr(ctx, b, to, f)
+			if err != nil {
+				return Observation{}, err
+			}
 			packets, err := recorded(ctx, nil)
 			if err != nil {
 				return Observation{}, err

@@ -186,7 +186,10 @@ func hostReboot(ctx context.Context, b *Bench) (Observation, error) {
 	}
 	o = o.with(other.String(), "reached %s while nothing was set up on %s", x, host)
 	began := time.Now()
-	if err := restore(ctx); err != nil {
+	if err := restore(ctx); declined(ctx, b, err) {
+		o.Status, o.Detail = reports.Blocked, fmt.Sprintf("%s was restarted, and cannot be set up again as it was: %s", host, objection(err))
+		return o, nil
+	} else if err != nil {
 		return Observation{}, err
 	}
 	_, no, err = recovers(ctx, b, p)

@@ -43,7 +43,11 @@ var _ = registerFamilies(func(f Family) Spec {
 			if _, err := b.Ask(ctx, c, ask); err != nil {
 				return Observation{}, err
 			}
-			own := netip.AddrPortFrom(exitAddr(b, c, f), 0)
+			exit, err := exitAddr(ctx, b, c, f)
+			if err != nil {
+				return Observation{}, err
+			}
+			own := netip.AddrPortFrom(exit, 0)
 			control, err := b.Ask(ctx, c, lab.Ask{Proto: "udp", From: own, To: target}) // after it, by the same way
 			if err != nil || !control.Answered {
 				return Observation{}, errors.Join(err, fmt.Errorf("control: %s did not answer %s", x, own.Addr()))

@@ -640,10 +640,14 @@ var _ = register(Spec{
 		if _, o, err := abroad(ctx, b, from, IPv4, "udp"); err != nil || o != nil {
 			return orNothing(o), err
 		}
+		exit, err := exitAddr(ctx, b, from, IPv4)
+		if err != nil {
+			return Observation{}, err
+		}
 		entries := func() ([]lab.Conntrack, error) {
 			s, err := b.State(ctx, from.Machine)
 			return slices.DeleteFunc(s.Spaces[""].Conntrack, func(c lab.Conntrack) bool {
-				return c.Proto != "udp" || !c.NAT || c.Src.Addr() != exitAddr(b, from, IPv4) || c.Dst.Addr() != addrOf(b, x, IPv4)
+				return c.Proto != "udp" || !c.NAT || c.Src.Addr() != exit || c.Dst.Addr() != addrOf(b, x, IPv4)
 			}), err
 		}
 		timeout := func(own, to uint16) (time.Duration, error) {

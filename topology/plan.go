@@ -330,15 +330,22 @@ func (p *Plan) slice(host string, segment *PlannedSegment) (v4, v6 netip.Prefix)
 // Overlay is the address that a container has wherever it is attached, in a block that its network has across all hosts, with
 // the block's length. It is zero if the block has no such number, or all blocks are taken.
 func (p *Plan) Overlay(c Container) (v4, v6 netip.Prefix) {
-	at := slices.IndexFunc(p.Networks, func(n PlannedNetwork) bool { return n.Name == c.Network })
+	v4, v6 = p.OverlayBlock(c.Network)
 	within := int(number(c.Segment4.Addr()) - number(c.Segment4.Masked().Addr()))
-	if at < 0 || at > 63 || within >= 1<<16-1 {
+	if !v4.IsValid() || within >= 1<<16-1 {
+		return netip.Prefix{}, netip.Prefix{}
+	}
+	return offset(v4, within), offset(v6, within)
+}
+
+// OverlayBlock is the block that a network has across all hosts: zero if the network is unknown, or all blocks are taken.
+func (p *Plan) OverlayBlock(network string) (v4, v6 netip.Prefix) {
+	at := slices.IndexFunc(p.Networks, func(n PlannedNetwork) bool { return n.Name == network })
+	if at < 0 || at > 63 {
 		return netip.Prefix{}, netip.Prefix{}
 	}
 	block := byte(127 - at)
-	v4 = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, block}), 16)
-	v6 = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x64, 7: block}), 64)
-	return offset(v4, within), offset(v6, within)
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{100, block}), 16), netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 0x64, 7: block}), 64)
 }
 
 // Lease is a host's own part of the IPv4 block that its network has across all hosts, of 256 addresses, by the host's number:

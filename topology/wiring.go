@@ -412,8 +412,9 @@ type EngineJoin struct {
 // EngineSwarm makes the machine's engine a node of a swarm, which it begins, and manages, or joins. Undoing it takes it out, whatever it has there.
 type EngineSwarm struct {
 	Addr    netip.Addr // by which other nodes reach it
-	Manager netip.Addr // of the node that it joins by; zero: it begins the swarm
-	Token   string     // of the swarm that it joins, by the verb Docker.Token of a manager
+	Manager string     // the machine whose engine began the swarm that it joins; empty: it begins one
+	At      netip.Addr // Addr of the manager's
+	Token   string     // by which the manager lets it in; empty: the lab asks the manager for it, who may not have begun yet
 }
 
 // Neigh is an entry: of the neighbour table, or, with FDB, of a bridge's or VXLAN's forwarding table. It is permanent, unless it says otherwise.
@@ -1362,10 +1363,14 @@ func (e EngineJoin) line(on string, remove bool) string {
 }
 
 func (e EngineSwarm) line(on string) string {
-	if !e.Manager.IsValid() {
+	if e.Manager == "" {
 		return fmt.Sprintf("%s swarm init --advertise-addr %s", engine(on), e.Addr)
 	}
-	return fmt.Sprintf("%s swarm join --advertise-addr %s --token %s %s", engine(on), e.Addr, e.Token, e.Manager)
+	token := e.Token
+	if token == "" {
+		token = fmt.Sprintf("$(%s swarm join-token -q worker)", engine(e.Manager))
+	}
+	return fmt.Sprintf("%s swarm join --advertise-addr %s --token %s %s", engine(on), e.Addr, token, e.At)
 }
 
 // line is dnsmasq's, of which all on a machine read the names in one directory, named after the machine.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -95,6 +96,9 @@ func (l *Lab) Apply(ctx context.Context, owner string, steps []topology.Step) er
 	for _, m := range order {
 		g.Go(func() error {
 			a := Apply{Owner: owner, Steps: on[m]}
+			if err := l.admit(ctx, a.Steps); err != nil {
+				return err
+			}
 			if err := l.Do(ctx, m, "Host.Apply", a, &Nothing{}); err != nil {
 				return err
 			}
@@ -108,6 +112,24 @@ func (l *Lab) Apply(ctx context.Context, owner string, steps []topology.Step) er
 		})
 	}
 	return g.Wait()
+}
+
+// swarming bounds how long a machine that is to manage a swarm may take to begin it, beside others that join it.
+const swarming = 3 * time.Minute
+
+// admit asks the managers of swarms for the tokens of those who join them.
+func (l *Lab) admit(ctx context.Context, steps []topology.Step) error {
+	for i, s := range steps {
+		if s.EngineSwarm == nil || s.EngineSwarm.Manager == "" || s.EngineSwarm.Token != "" {
+			continue
+		}
+		joins := *s.EngineSwarm
+		if err := l.Do(ctx, joins.Manager, "Docker.Token", swarming, &joins.Token); err != nil {
+			return fmt.Errorf("%s joins the swarm of %s: %w", s.On, joins.Manager, err)
+		}
+		steps[i].EngineSwarm = &joins
+	}
+	return nil
 }
 
 // Undo undoes what an owner applied, on the machines named, or on every machine where none is.

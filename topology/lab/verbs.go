@@ -53,7 +53,7 @@ import (
 //	DNS.Lookup    Lookup → Found         asks a DNS server
 //	CNI.Ask       CNIAsk → CNIAnswer     has plugins do something else than to attach by a step; nothing is undone
 //	Docker.Ended  Nothing  → string      how the machine's engine ended, and what it said last; empty: it runs, or there is none
-//	Docker.Token  Nothing  → string      with which others join the swarm that the machine's engine manages, to run containers
+//	Docker.Token  Duration → string      with which others join the swarm that the machine's engine manages, to run containers; it has so long to begin one
 //	Docker.Sandbox string → Sandbox      what the machine's engine says of a container's
 //	Docker.Told   string  → Told         what a container's process is told by the machine's engine
 //	Traffic.*     see traffic.go

@@ -69,7 +69,8 @@ func New(machine string) *Service { return &Service{machine: machine, starting: 
 
 const (
 	starting = time.Minute           // see Service
-	patience = 25 * time.Second      // with one thing that is asked of it
+	patience = 25 * time.Second      // with one thing that is asked of it, after which it has to answer something else
+	busy     = 4                     // so many times as long for one thing where it does
 	parting  = 10 * time.Second      // of ending, once it does not answer
 	pace     = 10 * time.Millisecond // of looking whether it answers
 	image    = "modebench"
@@ -93,7 +94,7 @@ type engine struct {
 	output *program.Tail
 	ended  chan struct{} // closed when it has
 	api    *client.Client
-	within time.Duration // it has for one thing
+	within time.Duration // it has for one thing: see patience
 
 	mu         sync.Mutex
 	containers map[string]*ran
@@ -285,11 +286,19 @@ func (e *engine) ready(within time.Duration) error {
 	}
 }
 
+// answers tells whether the engine answers at all, in time.
+func (e *engine) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, parting)
+	defer cancel()
+	_, err := e.api.Ping(ctx, client.PingOptions{})
+	return err == nil
+}
+
 // gone tells whether the engine has ended, for which it waits where it does not answer: what ends does not all end at once.
 func (e *engine) gone() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), parting)
 	defer cancel()
-	if _, err := e.api.Ping(ctx, client.PingOptions{}); err == nil {
+	if e.answers(ctx) {
 		return false
 	}
 	select {
@@ -356,8 +365,23 @@ func (e *engine) equip() error {
 
 // ask asks the engine for something, and tells whether it said no or could not be asked. One that cannot go on is killed.
 func (e *engine) ask(what string, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), e.within, fmt.Errorf("no answer within %s", e.within))
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	began, done := time.Now(), make(chan struct{})
+	defer close(done)
+	go func() {
+		for wait := e.within; ; wait = parting {
+			select {
+			case <-done:
+				return
+			case <-time.After(wait):
+			}
+			if waited := time.Since(began); waited > busy*e.within || !e.answers(ctx) {
+				cancel(fmt.Errorf("no answer within %s", waited.Round(time.Second)))
+				return
+			}
+		}
+	}()
 	err := f(ctx)
 	if err == nil {
 		return nil
@@ -486,9 +510,9 @@ func (s *Service) Swarm(w topology.EngineSwarm) (undo func() error, err error) {
 		return nil, err
 	}
 	own := w.Addr.String()
-	if w.Manager.IsValid() {
-		err = e.ask("join the swarm of "+w.Manager.String(), func(ctx context.Context) error {
-			_, err := e.api.SwarmJoin(ctx, client.SwarmJoinOptions{ListenAddr: own, AdvertiseAddr: own, RemoteAddrs: []string{w.Manager.String()}, JoinToken: w.Token})
+	if w.Manager != "" {
+		err = e.ask("join the swarm of "+w.Manager, func(ctx context.Context) error {
+			_, err := e.api.SwarmJoin(ctx, client.SwarmJoinOptions{ListenAddr: own, AdvertiseAddr: own, RemoteAddrs: []string{w.At.String()}, JoinToken: w.Token})
 			return err
 		})
 	} else {
@@ -513,7 +537,24 @@ func (s *Service) Swarm(w topology.EngineSwarm) (undo func() error, err error) {
 }
 
 // Token is the verb Docker.Token.
-func (s *Service) Token(_ lab.Nothing, reply *string) error {
+func (s *Service) Token(within time.Duration, reply *string) error {
+	late := time.After(within)
+	look := time.NewTicker(10 * pace)
+	defer look.Stop()
+	for {
+		err := s.token(reply)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-late:
+			return err
+		case <-look.C:
+		}
+	}
+}
+
+func (s *Service) token(reply *string) error {
 	e, err := s.running()
 	if err != nil {
 		return err
