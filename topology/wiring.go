@@ -120,6 +120,8 @@ type Link struct {
 	Learning bool       // vxlan: make entries for senders of what arrives; else it has those alone that it is given
 	Entries  int        // vxlan: how many its forwarding table may have; 0: any number
 	Group    netip.Addr // vxlan: multicast group, joined on Parent, for frames that no entry is for; invalid: none
+	// vxlan over IPv6: send its packets without a UDP checksum, and take in those that have none (RFC 6935 section 5)
+	UDP6ZeroCSumTx, UDP6ZeroCSumRx bool
 }
 
 // QueryResponse is the time in which members of groups answer a bridge that asks (Link.Querier).
@@ -797,6 +799,12 @@ func (l Link) line(at, on, in string, remove bool) string {
 		}
 		if l.Entries > 0 {
 			w.add("maxaddress", fmt.Sprint(l.Entries))
+		}
+		if l.UDP6ZeroCSumTx {
+			w.add("udp6zerocsumtx")
+		}
+		if l.UDP6ZeroCSumRx {
+			w.add("udp6zerocsumrx")
 		}
 	case "ipip":
 		w.add("local", l.Local.String())

@@ -230,6 +230,10 @@ func TestStepString(t *testing.T) {
 			"ip -n h1 link add name vxlan0 type vxlan id 4096 local 198.18.0.1 dstport 4789 proxy nolearning maxaddress 16", "ip -n h1 link del dev vxlan0",
 		},
 		{
+			topology.Step{Link: &topology.Link{Name: "vxlan0", Kind: "vxlan", Local: addr("2001:db8:18::1"), VNI: 4096, Port: 4789, UDP6ZeroCSumTx: true, UDP6ZeroCSumRx: true}},
+			"ip -n h1 link add name vxlan0 type vxlan id 4096 local 2001:db8:18::1 dstport 4789 nolearning udp6zerocsumtx udp6zerocsumrx", "ip -n h1 link del dev vxlan0",
+		},
+		{
 			topology.Step{Gossip: &topology.Gossip{
 				Name: "h1", Addr: addr("198.18.0.1"), Port: 7946, Join: []netip.Addr{addr("198.18.0.2")}, Tunnels: []topology.Tunnel{{VNI: 4096, Link: "vxlan0"}},
 			}},

@@ -1005,7 +1005,10 @@ func (w *walk) addLink(nl *netlinks, in string, l topology.Link) error {
 			return err
 		}
 	case "vxlan":
-		device := &netlink.Vxlan{LinkAttrs: base, VxlanId: l.VNI, SrcAddr: l.Local.AsSlice(), Port: l.Port, Learning: l.Learning, Proxy: l.Proxy, Limit: l.Entries}
+		device := &netlink.Vxlan{
+			LinkAttrs: base, VxlanId: l.VNI, SrcAddr: l.Local.AsSlice(), Port: l.Port, Learning: l.Learning, Proxy: l.Proxy, Limit: l.Entries,
+			UDP6ZeroCSumTx: l.UDP6ZeroCSumTx, UDP6ZeroCSumRx: l.UDP6ZeroCSumRx,
+		}
 		if l.Group.IsValid() {
 			parent, err := index(nl, l.Parent)
 			if err != nil {

@@ -193,6 +193,13 @@ func TestSteps(t *testing.T) {
 		},
 		{"vxlan", []string{"vxlan"}, nil, tunnel, link("", "v", ""), " vxlan  0 1450 []"},
 		{
+			"vxlan over IPv6",
+			[]string{"vxlan"},
+			nil,
+			topology.Step{Link: &topology.Link{Name: "v", Kind: "vxlan", MTU: 1430, Up: true, Local: netip.MustParseAddr("2001:db8:18::1"), VNI: 7, Port: 4789, UDP6ZeroCSumTx: true}},
+			link("", "v", ""), " vxlan  0 1430 []",
+		},
+		{
 			"vxlan with a group",
 			[]string{"vxlan"},
 			[]topology.Step{pair, {Set: &topology.LinkSet{Name: "a", State: "up"}}},
