@@ -108,18 +108,21 @@ func balanced(ctx context.Context, b *Bench, f Family, divide divider) (*service
 // over divides new connections among these containers. What was translated before stays so (nft(8), nat statements).
 func (s *service) over(ctx context.Context, places ...Place) error {
 	chain := topology.Chain{Name: "prerouting", Type: "nat", Hook: "prerouting", Priority: -100}
+	exits := make([]netip.Addr, len(places))
+	for i, p := range places {
+		var err error
+		if exits[i], err = exitAddr(ctx, s.b, p, s.f); err != nil {
+			return err
+		}
+	}
 	for _, proto := range []string{"udp", "tcp"} {
 		for i, p := range places {
-			own, err := exitAddr(ctx, s.b, p, s.f)
-			if err != nil {
-				return err
-			}
 			chain.Rules = append(chain.Rules, topology.Rule{
 				Match: slices.Concat([]topology.Match{
 					{Field: ipOf(s.f) + " daddr", Value: s.target.Addr().String()},
 					{Field: proto + " dport", Value: strconv.Itoa(int(s.target.Port()))},
 				}, s.divide(s.f, len(places), i)),
-				Verdict: topology.Verdict{Kind: "dnat", To: netip.AddrPortFrom(own, 0)},
+				Verdict: topology.Verdict{Kind: "dnat", To: netip.AddrPortFrom(exits[i], 0)},
 				Comment: fmt.Sprintf("%s to %s", proto, p),
 			})
 		}

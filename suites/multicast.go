@@ -54,10 +54,9 @@ func exitAddr(ctx context.Context, b *Bench, p Place, f Family) (netip.Addr, err
 		if err != nil {
 			return netip.Addr{}, err
 		}
-		for _, a := range s.Spaces[p.Container].Addrs {
-			if a.Link == b.mode.Exit && !a.LinkLocal && familyOf(a.Prefix.Addr()) == f {
-				return a.Prefix.Addr(), nil
-			}
+		_, has := holds(s.Spaces[p.Container], b.mode.Exit)
+		if i := slices.IndexFunc(has, func(a netip.Addr) bool { return familyOf(a) == f }); i >= 0 {
+			return has[i], nil
 		}
 		return netip.Addr{}, fmt.Errorf("%s has no address of %s at %s", p, f, b.mode.Exit)
 	case f == IPv4:
