@@ -422,11 +422,6 @@ func report(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	// The link-local address is what MLD reports from (RFC 3810 section 5.1.14), the device's own what IGMP does.
 	own := addrOf(b, c, IPv4)
 	if f == IPv6 && device != "" {
-		if without, err := stackless(ctx, b, c, f); err != nil {
-			return Observation{}, err
-		} else if without {
-			return notApplicable("%s has no IPv6, of which it would join a group", c), nil
-		}
 		var err error
 		if own, err = linkLocal(ctx, b, c, device); err != nil {
 			return Observation{}, err
