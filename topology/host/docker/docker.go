@@ -720,6 +720,9 @@ func (e *engine) run(c *ran) (r Running, err error) {
 			return err
 		}
 		_, err := e.api.ContainerStart(ctx, c.Run.Name, client.ContainerStartOptions{})
+		if err != nil && strings.Contains(err.Error(), "attaching to network failed") { // by the manager, in 20 s, though it sometimes can a moment later: once more
+			_, err = e.api.ContainerStart(ctx, c.Run.Name, client.ContainerStartOptions{})
+		}
 		return err
 	})
 	if err != nil || c.Share != "" {
