@@ -63,6 +63,30 @@ func TestExpectationsCoverTheModes(t *testing.T) {
 	}
 }
 
+// What is asked of a mode by one of its functions has an answer, whoever carries the mode out.
+func TestExpectationsHaveWhatTheyNeed(t *testing.T) {
+	all, err := modes.Expectations(fixtures.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	needs := map[string]func(modes.Mode) bool{
+		"policy-": func(m modes.Mode) bool { return m.Policy != nil },
+		"rate-":   func(m modes.Mode) bool { return m.Rate != nil },
+	}
+	for _, m := range modes.All() {
+		for _, by := range modes.Implementations() {
+			m, ok := m.By(by, nil)
+			for feature, e := range all[m.String()] {
+				for prefix, has := range needs {
+					if ok && strings.HasPrefix(feature, prefix) && e.Expect != "not-applicable" && !has(m) {
+						t.Errorf("%s: %s is expected to be %s, and the mode has nothing to do it by", m, feature, e.Expect)
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestExpectationsRead(t *testing.T) {
 	const text = `
 interface:

@@ -52,7 +52,7 @@ func routed(m Mode, parentMode string) Mode {
 	m.Addrs = hostAddrs
 	m.Device = eth0
 	m.CNI = &Plugged{
-		Setup: speaks,
+		Setup: speaks, Policy: m.Policy,
 		Chain: func(p *topology.Plan, host *topology.Machine, n topology.PlannedNetwork) []Plugin {
 			everything := []any{map[string]string{"dst": "0.0.0.0/0"}, map[string]string{"dst": "::/0"}}
 			return []Plugin{onto(p, host, n, "ipvlan", parentMode, map[string]bool{"ips": true}, everything...)}
