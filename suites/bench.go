@@ -220,10 +220,18 @@ func (b *Bench) settled(ctx context.Context, host string) error {
 	return err
 }
 
-// told waits, where hosts run programs of others, until these have told each other of their hosts: until a container of each host is answered
-// from one of each other. What they do not tell in time is for the questions to find.
+// rejoining bounds how long engines of one swarm need to tell each other where containers are: one that does not find the others as it joins asks them again every
+// minute, and what is lost of what they tell is sent again every 30 s (moby libnetwork/networkdb/cluster.go clusterInit, of memberlist's DefaultLANConfig).
+const rejoining = 90 * time.Second
+
+// told waits, where hosts run programs of others that tell each other of their hosts, or engines of one swarm, until these have: until a container of each host
+// is answered from one of each other. What they do not tell in time is for the questions to find.
 func (b *Bench) told(ctx context.Context) error {
-	if len(b.mode.Programs) == 0 {
+	within := crowded
+	switch {
+	case b.mode.Implementation == modes.ByDocker && b.mode.Docker.Swarm:
+		within = rejoining
+	case len(b.mode.Programs) == 0:
 		return nil
 	}
 	network := b.plan.Networks[0].Name
@@ -233,16 +241,21 @@ func (b *Bench) told(ctx context.Context) error {
 			if from == to || len(asking) == 0 || len(asked) == 0 {
 				continue
 			}
-			_, err := eventually(ctx, crowded, func() (bool, error) {
-				r, err := b.Ask(ctx, asking[0], lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(addrOf(b, asked[0], IPv4), 0), Wait: 50 * time.Millisecond})
-				return r.Answered, err
-			})
-			if err != nil {
+			if err := b.toldOf(ctx, asking[0], addrOf(b, asked[0], IPv4), within); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// toldOf waits for so long until a container is answered from an address.
+func (b *Bench) toldOf(ctx context.Context, from Place, to netip.Addr, within time.Duration) error {
+	_, err := eventually(ctx, within, func() (bool, error) {
+		r, err := b.Ask(ctx, from, lab.Ask{Proto: "icmp", To: netip.AddrPortFrom(to, 0), Wait: 50 * time.Millisecond})
+		return r.Answered, err
+	})
+	return err
 }
 
 // announced tells whether every router has, by a host, a route to all that is announced for its containers.

@@ -454,6 +454,20 @@ func swarmOf(ctx context.Context, b *Bench) (s *swarm, err error) {
 			return nil, err
 		}
 	}
+	for _, p := range s.places {
+		seen, err := sandbox(ctx, l, p)
+		if err != nil {
+			return nil, err
+		}
+		if e, _ := seen.endpoint(func(e lab.EnginePoint) bool { return e.Network == across.Name }); e.Network == "" {
+			return s, nil // nobody tells a container anything of a network that it is not in
+		}
+	}
+	for i, p := range s.places {
+		if err := l.toldOf(ctx, p, s.addrs[1-i], rejoining); err != nil {
+			return nil, err
+		}
+	}
 	return s, nil
 }
 
