@@ -197,8 +197,8 @@ func (s *service) shares(served map[Place]int) string {
 
 // counted adds what the rules in force counted.
 func (s *service) counted(ctx context.Context, o Observation) (Observation, error) {
-	state, err := s.b.State(ctx, firstHost(s.b))
-	for _, r := range state.Spaces[""].Rules {
+	state, err := s.b.own(ctx, firstHost(s.b))
+	for _, r := range state.Rules {
 		if r.Table == s.table.Name {
 			o = o.with(firstHost(s.b), "rule %q counted %d new connections", r.Comment, r.Packets)
 		}

@@ -200,7 +200,7 @@ func probing(host string, s lab.State) string {
 func (b *Bench) settled(ctx context.Context, host string) error {
 	var last string
 	ok, err := eventually(ctx, restless, func() (bool, error) {
-		s, err := b.State(ctx, host)
+		s, err := b.Devices(ctx, host)
 		if err != nil {
 			return false, err
 		}
@@ -235,18 +235,17 @@ func (b *Bench) told(ctx context.Context) error {
 		return nil
 	}
 	network := b.plan.Networks[0].Name
+	pairs, asking := errgroup.WithContext(ctx)
 	for _, from := range b.plan.Hosts() {
 		for _, to := range b.plan.Hosts() {
-			asking, asked := b.Containers(from.Name, network), b.Containers(to.Name, network)
-			if from == to || len(asking) == 0 || len(asked) == 0 {
+			asks, asked := b.Containers(from.Name, network), b.Containers(to.Name, network)
+			if from == to || len(asks) == 0 || len(asked) == 0 {
 				continue
 			}
-			if err := b.toldOf(ctx, asking[0], addrOf(b, asked[0], IPv4), within); err != nil {
-				return err
-			}
+			pairs.Go(func() error { return b.toldOf(asking, asks[0], addrOf(b, asked[0], IPv4), within) })
 		}
 	}
-	return nil
+	return pairs.Wait()
 }
 
 // toldOf waits for so long until a container is answered from an address.
@@ -489,6 +488,12 @@ func (b *Bench) Reboot(ctx context.Context, host string) (restore func(context.C
 func (b *Bench) State(ctx context.Context, machine string) (lab.State, error) {
 	var s lab.State
 	err := b.lab.Do(ctx, machine, "Host.State", lab.Nothing{}, &s)
+	return s, err
+}
+
+// Devices is the same, with the links and addresses alone.
+func (b *Bench) Devices(ctx context.Context, machine string) (s lab.State, err error) {
+	err = b.lab.Do(ctx, machine, "Host.Devices", lab.Nothing{}, &s)
 	return s, err
 }
 

@@ -262,7 +262,7 @@ var _ = register(Spec{
 	Name:    "the devices of a host are looked through for bridges",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		host := firstHost(b)
-		s, err := b.State(ctx, host)
+		s, err := b.Devices(ctx, host)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -348,13 +348,13 @@ var _ = register(Spec{
 			o = o.with(x.String(), "asked %s at %s: answered %t", c, targets[f], t.answers["udp"].Answered)
 			o.Evidence = append(o.Evidence, t.control...)
 		}
-		s, err := b.State(ctx, c.Machine)
+		s, err := b.own(ctx, c.Machine)
 		if err != nil {
 			return Observation{}, err
 		}
 		var hit []string
 		dropped := map[Family]bool{}
-		for _, r := range s.Spaces[""].Rules {
+		for _, r := range s.Rules {
 			if r.Table != rules.Table.Name || r.Packets == 0 {
 				continue
 			}

@@ -222,7 +222,7 @@ func newest(ctx context.Context, b *Bench) (Place, error) {
 		return Place{}, err
 	}
 	at, err := b.Attach(ctx, c, host)
-	if err != nil || b.plan.Topology.Fabric.Overflow != "promisc" {
+	if err != nil || b.plan.Topology.Fabric.Overflow != "promisc" || numberless(b) != nil {
 		return at, err
 	}
 	_, err = hearsBack(ctx, b, at) // the NIC is told soon after

@@ -471,11 +471,11 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		for _, tor := range b.plan.Tors() {
-			s, err := b.State(ctx, tor.Name)
+			s, err := b.own(ctx, tor.Name)
 			if err != nil {
 				return Observation{}, err
 			}
-			for _, r := range s.Spaces[""].Rules {
+			for _, r := range s.Rules {
 				o = o.with(tor.Name, "rule %q dropped %d packets", r.Comment, r.Packets)
 			}
 		}
@@ -541,7 +541,7 @@ var _ = register(Spec{
 		} else if err != nil {
 			return Observation{}, err
 		}
-		s, err := b.State(ctx, host.Name)
+		s, err := b.Devices(ctx, host.Name)
 		if err != nil {
 			return Observation{}, err
 		}

@@ -222,11 +222,13 @@ func steady(ctx context.Context, b *Bench, host string) (s lab.State, err error)
 	return s, err
 }
 
+// cleanup bounds what the kernel has yet to do: namespaces are taken down by a worker of it (cleanup_net() of net/core/net_namespace.c), and
+// operational states follow carriers within a second (net/core/link_watch.c).
+const cleanup = 3 * time.Second
+
 // restored waits until a host is as it was before, and gives what is not.
 func restored(ctx context.Context, b *Bench, host string, before lab.State) (diff []string, err error) {
-	// Namespaces are taken down by a worker of the kernel (cleanup_net() of net/core/net_namespace.c), and operational
-	// states follow carriers within a second (net/core/link_watch.c).
-	_, err = eventually(ctx, 3*time.Second, func() (bool, error) {
+	_, err = eventually(ctx, cleanup, func() (bool, error) {
 		after, err := b.State(ctx, host)
 		came, went := changes(before, after)
 		diff = append(came, went...)
@@ -462,7 +464,7 @@ const many = 50
 
 // crowd attaches containers to a host at the same time until the spec ends, and tells how long that took.
 func crowd(ctx context.Context, b *Bench, host string, cs []topology.Container) (places []Place, took time.Duration, err error) {
-	before, err := steady(ctx, b, host)
+	before, err := b.Devices(ctx, host)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -485,7 +487,10 @@ func crowd(ctx context.Context, b *Bench, host string, cs []topology.Container) 
 			return err
 		}
 		if b.mode.Implementation == "" {
-			if _, err := restored(ctx, b, host, before); err != nil {
+			if _, err := eventually(ctx, cleanup, func() (bool, error) {
+				s, err := b.Devices(ctx, host)
+				return len(s.Spaces[""].Links) <= len(before.Spaces[""].Links), err
+			}); err != nil {
 				return err
 			}
 		}
@@ -1120,7 +1125,7 @@ var _ = register(Spec{
 			}
 			places = append(places, p)
 		}
-		made, err := b.State(ctx, host)
+		made, err := b.Devices(ctx, host)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -1499,7 +1504,7 @@ var _ = register(Spec{
 		c := b.attached[p.String()].container
 		own := b.mode.DeviceOf(b.plan, b.plan.Machine(p.Machine), c)
 		device := func() (*lab.Link, error) {
-			s, err := b.State(ctx, p.Machine)
+			s, err := b.Devices(ctx, p.Machine)
 			for _, l := range s.Spaces[p.Container].Links {
 				if l.Name == own {
 					return &l, err

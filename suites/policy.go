@@ -77,13 +77,13 @@ func policies(ctx context.Context, b *Bench, c Place, policy modes.Policy, open 
 	if err != nil {
 		return Observation{}, err
 	}
-	s, err := b.State(ctx, c.Machine)
+	s, err := b.own(ctx, c.Machine)
 	if err != nil {
 		return Observation{}, err
 	}
 	o := Observation{Reproduce: lines(steps)}
 	var where []string
-	for _, r := range s.Spaces[""].Rules {
+	for _, r := range s.Rules {
 		if r.Table != modes.PolicyTable || r.Packets == 0 {
 			continue
 		}
@@ -396,13 +396,13 @@ func hookSpec(name, doc string, sabotage ...Sabotage) bool {
 					return Observation{}, errors.Join(err, fmt.Errorf("%s does not reach %s: there is nothing to count", c, to))
 				}
 			}
-			s, err := b.State(ctx, c.Machine)
+			s, err := b.own(ctx, c.Machine)
 			if err != nil {
 				return Observation{}, err
 			}
 			o := Observation{Reproduce: lines(steps)}
 			var met, missed []string
-			for _, r := range s.Spaces[""].Rules {
+			for _, r := range s.Rules {
 				if r.Table != "hooks" {
 					continue
 				}

@@ -27,12 +27,12 @@ func cloudless(b *Bench) *Observation {
 
 // fabric counts what rules of the uplink's tor have dropped, by a rule's comment.
 func fabric(ctx context.Context, b *Bench) (map[string]uint64, error) {
-	s, err := b.State(ctx, uplinkPort(b).Machine)
+	s, err := b.own(ctx, uplinkPort(b).Machine)
 	if err != nil {
 		return nil, err
 	}
 	counts := map[string]uint64{}
-	for _, r := range s.Spaces[""].Rules {
+	for _, r := range s.Rules {
 		counts[r.Comment] += r.Packets
 	}
 	return counts, nil

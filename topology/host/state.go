@@ -25,13 +25,13 @@ import (
 	"github.com/modebench/modebench/topology/space"
 )
 
-// state reads namespaces without changing them. What has no order of its own is sorted: the same state reads the same.
-func state(spaces map[string]*space.Space) (lab.State, error) {
+// state reads parts of namespaces without changing them. What has no order of its own is sorted: the same state reads the same.
+func state(spaces map[string]*space.Space, of []part) (lab.State, error) {
 	all := lab.State{Spaces: map[string]lab.SpaceState{}}
 	for _, name := range slices.Sorted(maps.Keys(spaces)) {
 		s := spaces[name]
 		err := s.Do(func() error {
-			here, err := snapshot()
+			here, err := snapshot(of)
 			here.Inode = s.Inode()
 			all.Spaces[name] = here
 			return err
@@ -49,32 +49,39 @@ type reader struct {
 	names map[int]string // of devices, by index
 }
 
-// snapshot reads the namespace of the calling thread.
-func snapshot() (s lab.SpaceState, err error) {
+// part is something of a namespace's state, and who reads it.
+type part struct {
+	name string
+	read func(reader, *lab.SpaceState) error
+}
+
+// everything of a namespace. Devices come first: the others name them.
+var (
+	everything = slices.Concat(devices, []part{
+		{"routes", reader.routes},
+		{"neighbours", reader.neighs},
+		{"forwarding table", reader.fdb},
+		{"rules", func(_ reader, s *lab.SpaceState) (err error) { s.Rules, err = rules(); return err }},
+		{"connections", reader.conntrack},
+		{"statistics of connections", reader.crowding},
+		{"sysctls", reader.sysctls},
+		{"qdiscs", reader.qdiscs},
+		{"sockets", func(_ reader, s *lab.SpaceState) error { return sockets(s) }},
+	})
+	devices = []part{{"links", reader.links}, {"addresses", reader.addrs}}
+)
+
+// snapshot reads parts of the namespace of the calling thread.
+func snapshot(of []part) (s lab.SpaceState, err error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return s, fmt.Errorf("netlink socket: %w", err)
 	}
 	defer h.Close()
 	r := reader{h, map[int]string{}}
-	for _, part := range []struct {
-		name string
-		read func(*lab.SpaceState) error
-	}{
-		{"links", r.links}, // first: the others name devices
-		{"addresses", r.addrs},
-		{"routes", r.routes},
-		{"neighbours", r.neighs},
-		{"forwarding table", r.fdb},
-		{"rules", func(s *lab.SpaceState) (err error) { s.Rules, err = rules(); return err }},
-		{"connections", r.conntrack},
-		{"statistics of connections", r.crowding},
-		{"sysctls", r.sysctls},
-		{"qdiscs", r.qdiscs},
-		{"sockets", sockets},
-	} {
-		if err := part.read(&s); err != nil {
-			return s, fmt.Errorf("%s: %w", part.name, err)
+	for _, p := range of {
+		if err := p.read(r, &s); err != nil {
+			return s, fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
 	return s, nil

@@ -182,7 +182,7 @@ func TestState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := state(map[string]*space.Space{"c": s, "": fresh(t)})
+	all, err := state(map[string]*space.Space{"c": s, "": fresh(t)}, everything)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +324,7 @@ func TestRouteTexts(t *testing.T) {
 				want = append(want, strings.Join(strings.Fields(line), " "))
 			}
 		}
-		s, err := snapshot()
+		s, err := snapshot(everything)
 		if err != nil {
 			return err
 		}
@@ -371,7 +371,7 @@ func BenchmarkState(b *testing.B) {
 				b.Fatal(err)
 			}
 			for b.Loop() {
-				if _, err := state(map[string]*space.Space{"": s}); err != nil {
+				if _, err := state(map[string]*space.Space{"": s}, everything); err != nil {
 					b.Fatal(err)
 				}
 			}

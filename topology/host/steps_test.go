@@ -54,7 +54,7 @@ func machine(t *testing.T) *Host {
 // steady is a machine's state without what changes by itself.
 func steady(t *testing.T, h *Host) lab.State {
 	t.Helper()
-	s, err := state(h.spaces)
+	s, err := state(h.spaces, everything)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 //	Host.Undo     Undo     → Nothing     everything its owner applied, last first; no such owner is no error
 //	Host.Attempt  Attempt  → Refusal     one step that may be refused; undone at once where it is not
 //	Host.State    Nothing  → State
+//	Host.Devices  Nothing  → State       its links and addresses alone
 //	Host.Space    string   → SpaceState  of one namespace alone
 //	Host.Spawn    Spawn    → Process
 //	Host.Kill     Kill     → Nothing     ends a process that Spawn started
