@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -652,14 +653,16 @@ func phases(o options, all []assignment, source string) (out []phase) {
 				continue
 			}
 			if g.guest != nil {
+				room := math.MaxInt
 				for _, t := range tasks {
-					most = max(1, min(most, int(memory("MemAvailable")/2)/int(t.Memory)))
+					room = min(room, int(memory("MemAvailable")/2)/int(t.Memory))
 				}
-			}
-			// Guests of several kernels need not wait for each other: where few are left of the one, there is room for the other.
-			if last := len(out) - 1; last >= 0 && most > 1 && g.guest != nil && out[last].tasks[0].ground.guest != nil {
-				out[last].name, out[last].tasks = out[last].name+" and "+g.name, append(out[last].tasks, tasks...)
-				continue
+				// Grounds need not wait for each other: where few are left of the one, there is room for the other.
+				if last := len(out) - 1; last >= 0 && most > 1 && out[last].atOnce > 1 && room >= out[last].atOnce {
+					out[last] = phase{out[last].name + " and on " + g.name, append(out[last].tasks, tasks...), out[last].atOnce}
+					continue
+				}
+				most = max(1, min(most, room))
 			}
 			out = append(out, phase{name, tasks, most})
 		}
@@ -708,7 +711,24 @@ func phases(o options, all []assignment, source string) (out []phase) {
 			return []task{{j, g, of}}
 		})
 	}
+	for _, p := range out {
+		slices.SortStableFunc(p.tasks, func(a, b task) int { return cmp.Compare(b.weight(), a.weight()) })
+	}
 	return out
+}
+
+// weight tells which tasks of a phase come first, so that nobody waits for them in the end: what is emulated takes longest, then what is in a guest, and then what
+// waits for programs of others.
+func (t task) weight() int {
+	switch {
+	case t.ground.emulated():
+		return 3
+	case t.ground.guest != nil:
+		return 2
+	case slices.ContainsFunc(t.of, func(a assignment) bool { return len(a.Programs) > 0 }):
+		return 1
+	}
+	return 0
 }
 
 // laborious tells whether an engine carries the mode out on emulated processors: it computes more than it waits, and one that waits for a processor answers too late.
@@ -718,7 +738,7 @@ func (a assignment) laborious() bool {
 
 // together is how many workers observe at the same time on a ground.
 func together(g *ground) int {
-	n := max(2, min(2*runtime.NumCPU(), 16)) // a spec waits more than it computes: two for a processor keep it busy
+	n := max(2, min(3*runtime.NumCPU(), 16)) // a spec waits more than it computes: two for a processor keep it busy
 	switch {
 	case g.driver == sshDriver: // which have their interfaces once
 		n = 1
