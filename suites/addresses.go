@@ -460,7 +460,7 @@ var _ = register(Spec{
 		if err != nil {
 			return o, err
 		}
-		inside, err := b.Devices(ctx, c.Machine)
+		inside, err := b.devices(ctx, c.Machine)
 		if err != nil {
 			return o, err
 		}
@@ -635,7 +635,7 @@ func prefixOf(b *Bench, p Place) netip.Prefix {
 
 // announce tells a place's neighbours that it has an address: whoever remembers another holder is corrected at once.
 func announce(ctx context.Context, b *Bench, p Place, a netip.Addr) error {
-	s, err := b.Devices(ctx, p.Machine)
+	s, err := b.devices(ctx, p.Machine)
 	if err != nil {
 		return err
 	}
@@ -772,7 +772,7 @@ var _ = register(Spec{
 		}
 		var formed lab.Addr
 		ok, err := eventually(ctx, wait, func() (bool, error) {
-			s, err := b.Devices(ctx, c.Machine)
+			s, err := b.devices(ctx, c.Machine)
 			for _, a := range s.Spaces[c.Container].Addrs {
 				if prefix.Contains(a.Prefix.Addr()) {
 					formed = a
@@ -859,7 +859,7 @@ var _ = register(Spec{
 				return Observation{}, err
 			}
 			ok, err := eventually(ctx, patience, func() (bool, error) {
-				s, err := b.Devices(ctx, c.Machine)
+				s, err := b.devices(ctx, c.Machine)
 				is = lab.Addr{}
 				for _, a := range s.Spaces[c.Container].Addrs {
 					if a.Prefix == dup {
@@ -1005,7 +1005,7 @@ var _ = register(Spec{
 		_, err = b.Attach(ctx, c, first.Machine)
 		switch {
 		case err == nil:
-			s, err := b.Devices(ctx, first.Machine)
+			s, err := b.devices(ctx, first.Machine)
 			if err != nil {
 				return Observation{}, err
 			}
@@ -1060,7 +1060,7 @@ var _ = register(Spec{
 		other := net.HardwareAddr{0x02, 0x5e, 0x10, 0, 0, 1}
 		var o Observation
 		look := func(when string) (net.HardwareAddr, error) {
-			s, err := b.Devices(ctx, c.Machine)
+			s, err := b.devices(ctx, c.Machine)
 			if err != nil {
 				return nil, err
 			}

@@ -200,7 +200,7 @@ func probing(host string, s lab.State) string {
 func (b *Bench) settled(ctx context.Context, host string) error {
 	var last string
 	ok, err := eventually(ctx, restless, func() (bool, error) {
-		s, err := b.Devices(ctx, host)
+		s, err := b.devices(ctx, host)
 		if err != nil {
 			return false, err
 		}
@@ -491,8 +491,8 @@ func (b *Bench) State(ctx context.Context, machine string) (lab.State, error) {
 	return s, err
 }
 
-// Devices is the same, with the links and addresses alone.
-func (b *Bench) Devices(ctx context.Context, machine string) (s lab.State, err error) {
+// devices is the same, with the links and addresses alone.
+func (b *Bench) devices(ctx context.Context, machine string) (s lab.State, err error) {
 	err = b.lab.Do(ctx, machine, "Host.Devices", lab.Nothing{}, &s)
 	return s, err
 }

@@ -262,7 +262,7 @@ var _ = register(Spec{
 	Name:    "the devices of a host are looked through for bridges",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		host := firstHost(b)
-		s, err := b.Devices(ctx, host)
+		s, err := b.devices(ctx, host)
 		if err != nil {
 			return Observation{}, err
 		}

@@ -128,7 +128,7 @@ func (l *leasing) attach(ctx context.Context, broadcast bool, within time.Durati
 
 // addrOf is the address of the server's subnet that a container's device has; invalid: it has none.
 func (l *leasing) addrOf(ctx context.Context, p Place, device string) (has netip.Addr, err error) {
-	s, err := l.b.Devices(ctx, p.Machine)
+	s, err := l.b.devices(ctx, p.Machine)
 	for _, a := range s.Spaces[p.Container].Addrs {
 		if a.Link == device && l.server.Range.Subnet.Contains(a.Prefix.Addr()) {
 			has = a.Prefix.Addr()
@@ -447,7 +447,7 @@ var _ = registerLeases(func(f Family) Spec {
 			var wrong []string
 			var o Observation
 			macs := map[string]bool{}
-			st, err := l.b.Devices(ctx, l.host)
+			st, err := l.b.devices(ctx, l.host)
 			if err != nil {
 				return Observation{}, err
 			}
@@ -485,7 +485,7 @@ var _ = register(Spec{
 	},
 	Name: "a container is attached that wants a lease, and each field of DISCOVER, OFFER, REQUEST and ACK is read at its device",
 	Run: leased(IPv4, 4, time.Minute, func(ctx context.Context, l *leasing, who client, recorded recording) (Observation, error) {
-		s, err := l.b.Devices(ctx, who.Machine)
+		s, err := l.b.devices(ctx, who.Machine)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -675,7 +675,7 @@ var _ = registerLeases(func(f Family) Spec {
 			}
 			var lost error
 			if _, err := eventually(ctx, retry, func() (bool, error) { // what came was not yet heeded
-				s, err := l.b.Devices(ctx, who.Machine)
+				s, err := l.b.devices(ctx, who.Machine)
 				_, lost = linkWith(s.Spaces[who.Container], who.addr)
 				return lost == nil, err
 			}); err != nil {

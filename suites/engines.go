@@ -628,7 +628,7 @@ var _ = registerEngined(Spec{
 			}
 			s.atEnd(func(ctx context.Context) error { return s.Detach(ctx, p) })
 			places[i] = p
-			state, err := s.Devices(ctx, p.Machine)
+			state, err := s.devices(ctx, p.Machine)
 			if err != nil {
 				return o, err
 			}

@@ -541,7 +541,7 @@ var _ = register(Spec{
 		} else if err != nil {
 			return Observation{}, err
 		}
-		s, err := b.Devices(ctx, host.Name)
+		s, err := b.devices(ctx, host.Name)
 		if err != nil {
 			return Observation{}, err
 		}

@@ -150,7 +150,7 @@ func (p *pool) works(ctx context.Context, o *Observation, want ...netip.Addr) (a
 	} else if err != nil {
 		return at, false, err
 	}
-	state, err := p.b.Devices(ctx, at.Machine)
+	state, err := p.b.devices(ctx, at.Machine)
 	if err != nil {
 		return at, false, err
 	}

@@ -182,7 +182,7 @@ var _ = register(Spec{
 		kinds := []string{"mnt", "pid", "uts"}
 		first, second := container(b), companion(b)
 		host := Place{Machine: first.Machine}
-		s, err := b.Devices(ctx, host.Machine)
+		s, err := b.devices(ctx, host.Machine)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -294,7 +294,7 @@ var _ = register(Spec{
 // overheard are the packets with some tokens that a capture in a place sees. A container that shares its namespace sees
 // what is recorded there by another name.
 func overheard(ctx context.Context, b *Bench, by Place, packets []lab.Packet, tokens ...string) ([]lab.Packet, error) {
-	s, err := b.Devices(ctx, by.Machine)
+	s, err := b.devices(ctx, by.Machine)
 	if err != nil {
 		return nil, err
 	}
@@ -494,7 +494,7 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		gone := topology.Step{On: first.Machine, Remove: true, Space: &topology.Space{Name: first.Container}}
-		s, err := b.Devices(ctx, first.Machine)
+		s, err := b.devices(ctx, first.Machine)
 		if err != nil {
 			return Observation{}, err
 		}

@@ -464,7 +464,7 @@ const many = 50
 
 // crowd attaches containers to a host at the same time until the spec ends, and tells how long that took.
 func crowd(ctx context.Context, b *Bench, host string, cs []topology.Container) (places []Place, took time.Duration, err error) {
-	before, err := b.Devices(ctx, host)
+	before, err := b.devices(ctx, host)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -488,7 +488,7 @@ func crowd(ctx context.Context, b *Bench, host string, cs []topology.Container) 
 		}
 		if b.mode.Implementation == "" {
 			if _, err := eventually(ctx, cleanup, func() (bool, error) {
-				s, err := b.Devices(ctx, host)
+				s, err := b.devices(ctx, host)
 				return len(s.Spaces[""].Links) <= len(before.Spaces[""].Links), err
 			}); err != nil {
 				return err
@@ -1125,7 +1125,7 @@ var _ = register(Spec{
 			}
 			places = append(places, p)
 		}
-		made, err := b.Devices(ctx, host)
+		made, err := b.devices(ctx, host)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -1504,7 +1504,7 @@ var _ = register(Spec{
 		c := b.attached[p.String()].container
 		own := b.mode.DeviceOf(b.plan, b.plan.Machine(p.Machine), c)
 		device := func() (*lab.Link, error) {
-			s, err := b.Devices(ctx, p.Machine)
+			s, err := b.devices(ctx, p.Machine)
 			for _, l := range s.Spaces[p.Container].Links {
 				if l.Name == own {
 					return &l, err

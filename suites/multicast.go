@@ -403,7 +403,7 @@ var _ = registerFamilies(func(f Family) Spec {
 
 // linkLocal is a place's own link-local address.
 func linkLocal(ctx context.Context, b *Bench, p Place, device string) (netip.Addr, error) {
-	s, err := b.Devices(ctx, p.Machine)
+	s, err := b.devices(ctx, p.Machine)
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -608,7 +608,7 @@ func announced(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	if err := renew(ctx, b, c.Machine, network.Name); err != nil {
 		return Observation{}, err
 	}
-	s, err := b.Devices(ctx, c.Machine)
+	s, err := b.devices(ctx, c.Machine)
 	if err != nil {
 		return Observation{}, err
 	}

@@ -231,7 +231,7 @@ const unknowing = "unknown"
 func carriers(ctx context.Context, b *Bench, machine string, up bool, nics ...string) error {
 	var last string
 	ok, err := eventually(ctx, patience, func() (bool, error) {
-		s, err := b.Devices(ctx, machine)
+		s, err := b.devices(ctx, machine)
 		for _, l := range s.Spaces[""].Links {
 			if slices.Contains(nics, l.Name) && l.Oper != unknowing && (l.Oper == "up") != up {
 				last = l.Name + " is " + l.Oper
@@ -415,7 +415,7 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		s, err := b.Devices(ctx, host)
+		s, err := b.devices(ctx, host)
 		if err != nil {
 			return Observation{}, err
 		}

@@ -396,7 +396,7 @@ var _ = register(Spec{
 
 // linkOf is a device of a place as it is now.
 func linkOf(ctx context.Context, b *Bench, p Place, name string) (lab.Link, error) {
-	s, err := b.Devices(ctx, p.Machine)
+	s, err := b.devices(ctx, p.Machine)
 	if err != nil {
 		return lab.Link{}, err
 	}

@@ -455,7 +455,7 @@ var _ = registerPlugged(Spec{
 			if a.Refusal.Errno != "" {
 				return blocked("the %s DEL of %s: %s", which, p, replied(a)), nil
 			}
-			s, err := b.Devices(ctx, host)
+			s, err := b.devices(ctx, host)
 			if err != nil {
 				return Observation{}, err
 			}
@@ -823,7 +823,7 @@ var _ = registerPlugged(Spec{
 	Name:     "in a lab of its own, containers of two networks are attached, of one by the list and the plugin firewall, and one asks the other; and again when both networks have the plugin",
 	Programs: map[string]string{"iptables": "iptables"},
 	Run: func(ctx context.Context, b *Bench) (o Observation, err error) {
-		s, err := b.Devices(ctx, firstHost(b))
+		s, err := b.devices(ctx, firstHost(b))
 		if err != nil {
 			return Observation{}, err
 		}
@@ -1030,7 +1030,7 @@ var _ = registerPlugged(Spec{
 			return *cmp.Or(no, &Observation{}), err
 		}
 		has := func() (bool, error) {
-			s, err := b.Devices(ctx, host)
+			s, err := b.devices(ctx, host)
 			return slices.ContainsFunc(s.Spaces[""].Links, func(l lab.Link) bool { return l.Name == given }), err
 		}
 		still, err := has()
@@ -1139,7 +1139,7 @@ var _ = registerPlugged(Spec{
 		if no != nil || err != nil {
 			return *cmp.Or(no, &Observation{}), err
 		}
-		s, err := b.Devices(ctx, p.Machine)
+		s, err := b.devices(ctx, p.Machine)
 		var has []string
 		for _, a := range s.Spaces[p.Container].Addrs {
 			if a.Link == call.Link {
@@ -1174,7 +1174,7 @@ var _ = registerPlugged(Spec{
 		if no != nil || err != nil {
 			return *cmp.Or(no, &Observation{}), err
 		}
-		s, err := b.Devices(ctx, p.Machine)
+		s, err := b.devices(ctx, p.Machine)
 		has, asked := "none", attachedAt(b, p).MAC.String()
 		for _, l := range s.Spaces[p.Container].Links {
 			if l.Name == call.Link {

@@ -352,7 +352,7 @@ var _ = register(Spec{
 
 // hostAddrs are the addresses that a machine has in its own namespace.
 func hostAddrs(ctx context.Context, b *Bench, machine string) (map[netip.Addr]bool, error) {
-	s, err := b.Devices(ctx, machine)
+	s, err := b.devices(ctx, machine)
 	if err != nil {
 		return nil, err
 	}

@@ -351,7 +351,7 @@ var _ = register(Spec{
 	Name:    "a container's interfaces are listed",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		c := container(b)
-		s, err := b.Devices(ctx, c.Machine)
+		s, err := b.devices(ctx, c.Machine)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -386,7 +386,7 @@ var _ = register(Spec{
 	Name:    "the network namespaces of two containers and of their host are compared",
 	Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		first, second := container(b), companion(b)
-		s, err := b.Devices(ctx, first.Machine)
+		s, err := b.devices(ctx, first.Machine)
 		if err != nil {
 			return Observation{}, err
 		}

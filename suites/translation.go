@@ -401,7 +401,7 @@ var _ = register(Spec{
 // neighbours are the first container and, where there is one, another of its network and host that has its own namespace.
 func neighbours(ctx context.Context, b *Bench) ([]Place, error) {
 	c := container(b)
-	s, err := b.Devices(ctx, c.Machine)
+	s, err := b.devices(ctx, c.Machine)
 	if err != nil {
 		return nil, err
 	}
