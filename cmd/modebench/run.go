@@ -738,7 +738,7 @@ func (a assignment) laborious() bool {
 
 // together is how many workers observe at the same time on a ground.
 func together(g *ground) int {
-	n := max(2, min(3*runtime.NumCPU(), 16)) // a spec waits more than it computes: two for a processor keep it busy
+	n := max(2, min(3*runtime.NumCPU(), 16)) // a spec waits more than it computes: three for a processor keep it busy
 	switch {
 	case g.driver == sshDriver: // which have their interfaces once
 		n = 1
