@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"path"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -85,7 +84,7 @@ type file struct {
 
 // work does one job.
 func work(in io.Reader) error {
-	debug.SetGCPercent(host.CollectAt)
+	host.Collect()
 	// Standard output is the line of messages, and nobody else's: ginkgo writes to what is there when the program starts.
 	fd, err := unix.FcntlInt(1, unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {

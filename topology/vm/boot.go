@@ -319,9 +319,9 @@ func arguments(k Kernel, g Guest, initrd string) ([]string, error) {
 	return nil, fmt.Errorf("kernel of kind %q: want %s or %s", k.Kind, UML, QEMU)
 }
 
-// environment is that of the programs in a guest. A kernel hands what it does not know of its command line to its first
-// process, and children inherit it.
-var environment = []string{"LD_LIBRARY_PATH=/" + linked.Dir}
+// environment is that of the programs in a guest, which has little memory to let garbage lie in. A kernel hands what it does not know of its command line to
+// its first process, and children inherit it.
+var environment = []string{"LD_LIBRARY_PATH=/" + linked.Dir, "GOGC=150"}
 
 // registers are what a Go program is told to do without: all options of the runtime that lead to wide registers. Each is a
 // switch of its own: the garbage collector asks for AVX-512's parts and not for its foundation.
