@@ -100,7 +100,7 @@ func TestGuest(t *testing.T) {
 	for _, p := range res.Run.Phases {
 		phases = append(phases, p.Name)
 	}
-	for _, want := range []string{"boot " + name, "load modules of " + name, "observe on " + name, "measure on " + name} {
+	for _, want := range []string{"boot " + name, "load modules of " + name, "observe here and on " + name, "measure on " + name} {
 		if !strings.Contains(strings.Join(phases, "\n"), want) {
 			t.Errorf("no phase %q in %q", want, phases)
 		}

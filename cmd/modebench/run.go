@@ -659,7 +659,11 @@ func phases(o options, all []assignment, source string) (out []phase) {
 				}
 				// Grounds need not wait for each other: where few are left of the one, there is room for the other.
 				if last := len(out) - 1; last >= 0 && most > 1 && out[last].atOnce > 1 && room >= out[last].atOnce {
-					out[last] = phase{out[last].name + " and on " + g.name, append(out[last].tasks, tasks...), out[last].atOnce}
+					before := out[last]
+					if before.name == verb {
+						before.name += " here"
+					}
+					out[last] = phase{before.name + " and on " + g.name, append(before.tasks, tasks...), before.atOnce}
 					continue
 				}
 				most = max(1, min(most, room))
