@@ -200,7 +200,7 @@ func probing(host string, s lab.State) string {
 func (b *Bench) settled(ctx context.Context, host string) error {
 	var last string
 	ok, err := eventually(ctx, restless, func() (bool, error) {
-		s, err := b.devices(ctx, host)
+		s, err := b.State(ctx, host)
 		if err != nil {
 			return false, err
 		}

@@ -207,13 +207,13 @@ func TestArguments(t *testing.T) {
 	}{
 		{
 			Kernel{Kind: UML, Path: "/k/linux.uml"},
-			"/proc/self/exe uml /k/linux.uml mem=300M initrd=/i con0=null,fd:1 con=null ssl0=fd:3,fd:3 ssl=null uml_dir=/proc/ quiet panic=-1 LD_LIBRARY_PATH=/lib " +
+			"/proc/self/exe uml /k/linux.uml mem=300M initrd=/i con0=null,fd:1 con=null ssl0=fd:3,fd:3 ssl=null uml_dir=/proc/ quiet panic=-1 LD_LIBRARY_PATH=/lib GOGC=150 " +
 				strings.Join(noAVX, " ") + " DEVICE -- init",
 		},
 		{
 			Kernel{Kind: QEMU, Path: "/k/vmlinuz", Accelerator: "tcg"},
-			"qemu-system-x86_64 -machine q35 -accel tcg,thread=multi,tb-size=37 -cpu max -nodefaults -no-user-config -display none -no-reboot -m 300M -smp 2 " +
-				"-kernel /k/vmlinuz -initrd /i -append console=ttyS0 quiet panic=-1 transparent_hugepage=never no_timer_check LD_LIBRARY_PATH=/lib -- init " +
+			"qemu-system-x86_64 -machine q35 -accel tcg,thread=multi,tb-size=37 -cpu max,la57=off -nodefaults -no-user-config -display none -no-reboot -m 300M -smp 2 " +
+				"-kernel /k/vmlinuz -initrd /i -append console=ttyS0 quiet panic=-1 transparent_hugepage=never no_timer_check LD_LIBRARY_PATH=/lib GOGC=150 -- init " +
 				"-chardev stdio,id=console,signal=off -device isa-serial,chardev=console " +
 				"-chardev socket,id=line,fd=3 -device virtio-serial-pci -device virtserialport,chardev=line DEVICE",
 		},

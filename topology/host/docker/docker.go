@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -723,6 +724,14 @@ func (e *engine) run(c *ran) (r Running, err error) {
 		if err != nil && strings.Contains(err.Error(), "attaching to network failed") { // by the manager, in 20 s, though it sometimes can a moment later: once more
 			_, err = e.api.ContainerStart(ctx, c.Run.Name, client.ContainerStartOptions{})
 		}
+		for i := 0; i < 3 && err != nil && unheard.MatchString(err.Error()); i++ {
+			select {
+			case <-time.After(time.Second):
+				_, err = e.api.ContainerStart(ctx, c.Run.Name, client.ContainerStartOptions{})
+			case <-ctx.Done():
+				return err
+			}
+		}
 		return err
 	})
 	if err != nil || c.Share != "" {
@@ -851,3 +860,6 @@ func (e *engine) rerun(c *ran, ports []topology.EnginePort, forget func([]string
 	}
 	return again, nil
 }
+
+// unheard is what a node of a swarm says that has yet to be told of a network.
+var unheard = regexp.MustCompile(`network \S+ not found`)
