@@ -227,7 +227,9 @@ func observeAll(t *testing.T, o *observer, specs []Spec) (all []reports.Result) 
 	o.start(t.Context())
 	for _, s := range specs {
 		r := o.observe(t.Context(), s)
-		t.Logf("%s %s: %s %.3f s: %s", o.mode, r.Feature, r.Outcome, r.Seconds, r.Detail)
+		if testing.Verbose() { // else what is red would be lost among hundreds that are not
+			t.Logf("%s %s: %s %.3f s: %s", o.mode, r.Feature, r.Outcome, r.Seconds, r.Detail)
+		}
 		switch {
 		case r.Outcome == reports.Fail:
 			t.Error(Failure(r))
