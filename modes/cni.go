@@ -137,8 +137,7 @@ func (m Mode) plugged(implementation, plugins string, policy policing, with list
 	}
 	m.Attach = func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
 		s := steps{on: host.Name}
-		s.host(topology.Step{Space: &topology.Space{Name: c.Name}})
-		s.all = append(s.all, topology.Defaults(host.Name, c.Name)...)
+		s.host(topology.Step{Space: &topology.Space{Name: c.Name, Defaults: true}})
 		var ips []string
 		for _, a := range m.Addrs(p, host, c) {
 			ips = append(ips, a.String())

@@ -64,7 +64,7 @@ func (m Mode) engined(programs string) Mode {
 	}
 	m.Attach = func(p *topology.Plan, host *topology.Machine, c topology.Container) []topology.Step {
 		run := &topology.EngineContainer{Name: dockerName(c), Network: "none"}
-		made := topology.Space{Name: c.Name, Run: run}
+		made := topology.Space{Name: c.Name, Run: run, Defaults: true}
 		if by.Share != nil {
 			made.Share, run.Network = by.Share(host, c)
 		}
@@ -76,9 +76,6 @@ func (m Mode) engined(programs string) Mode {
 		}
 		s := steps{on: host.Name}
 		s.host(topology.Step{Space: &made})
-		if made.Share == "" {
-			s.all = append(s.all, topology.Defaults(host.Name, c.Name)...)
-		}
 		if by.Beside != nil {
 			s.all = append(s.all, by.Beside(p, host, c)...)
 		}
@@ -89,10 +86,8 @@ func (m Mode) engined(programs string) Mode {
 			if by.Share != nil {
 				c = owner(host, c)
 			}
-			s := steps{on: host.Name}
-			s.host(topology.Step{EnginePort: &topology.EnginePort{Container: c.Name, Proto: port.Proto, Host: port.Host, Published: port.Container}})
-			s.all = append(s.all, topology.Defaults(host.Name, c.Name)...)
-			return s.all
+			published := topology.EnginePort{Container: c.Name, Proto: port.Proto, Host: port.Host, Published: port.Container}
+			return []topology.Step{{On: host.Name, EnginePort: &published}}
 		}
 	}
 	return m

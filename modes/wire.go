@@ -26,8 +26,7 @@ func (s *steps) in(container string, more ...topology.Step) {
 
 // own adds a namespace of the container's own, which announces the addresses of its devices when they come up.
 func (s *steps) own(c topology.Container) {
-	s.host(topology.Step{Space: &topology.Space{Name: c.Name}})
-	s.all = append(s.all, topology.Defaults(s.on, c.Name)...)
+	s.host(topology.Step{Space: &topology.Space{Name: c.Name, Defaults: true}})
 	s.in(c.Name,
 		// Of the devices that are made later: without it their peers learn of a new holder only when an entry times out.
 		sysctl("net/ipv4/conf/default/arp_notify", "1"),

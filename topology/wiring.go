@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"path"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -81,8 +80,15 @@ type Space struct {
 	Name string // the container
 	// Share names whose namespace it is instead of one of its own: a container of the same machine, or "host" for the machine's.
 	Share string
+	// Defaults has a namespace of its own begin with the settings of the function Defaults.
+	Defaults bool
 	// Run has the machine's engine make it, by running a container; nil: nobody does.
 	Run *EngineContainer
+}
+
+// begins tells whether a step makes a namespace that begins with settings.
+func (s Step) begins() bool {
+	return s.Space != nil && s.Space.Defaults && s.Space.Share == "" && !s.Remove
 }
 
 // Link makes a device. Its kind's fields follow ip-link(8).
@@ -571,7 +577,7 @@ type Verdict struct {
 }
 
 // String is a shell script that does the same with iproute2, sysctl, ethtool and nft: each host's steps below a heading of
-// its own, then those of each container attached to it. The steps of Defaults are a function of the script.
+// its own, then those of each container attached to it. Defaults are a function of the script.
 func (w Wiring) String() string {
 	var hosts []string
 	setup := map[string][]Step{}
@@ -592,14 +598,12 @@ func (w Wiring) String() string {
 	var b strings.Builder
 	write := func(heading string, steps []Step) {
 		fmt.Fprintf(&b, "\n# %s\n", heading)
-		for i := 0; i < len(steps); i++ {
-			d := Defaults(steps[i].On, steps[i].In)
-			if len(steps)-i >= len(d) && reflect.DeepEqual(steps[i:i+len(d)], d) {
-				fmt.Fprintf(&b, "defaults %s\n", space(steps[i].On, steps[i].In))
-				i += len(d) - 1
+		for _, s := range steps {
+			if s.begins() {
+				fmt.Fprintf(&b, "%s\ndefaults %s\n", s.Space.line(s.On, false), space(s.On, s.Space.Name))
 				continue
 			}
-			fmt.Fprintln(&b, steps[i])
+			fmt.Fprintln(&b, s)
 		}
 	}
 	for _, host := range hosts {
@@ -628,10 +632,16 @@ func (w Wiring) String() string {
 }
 
 // String is the shell line that does the same, with a machine's namespace named after the machine and a container's
-// MACHINE-CONTAINER, as ip-netns(8) would name them. A table is several lines.
+// MACHINE-CONTAINER, as ip-netns(8) would name them. A table is several lines, and so is a namespace that begins with settings.
 func (s Step) String() string {
 	at := space(s.On, s.In)
 	switch {
+	case s.begins():
+		lines := []string{s.Space.line(s.On, false)}
+		for _, d := range Defaults(s.On, s.Space.Name) {
+			lines = append(lines, d.String())
+		}
+		return strings.Join(lines, "\n")
 	case s.Space != nil:
 		return s.Space.line(s.On, s.Remove)
 	case s.Link != nil:

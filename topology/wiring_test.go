@@ -546,7 +546,7 @@ func sample(t testing.TB, p *topology.Plan) topology.Wiring {
 
 	c := p.Machine("h1").Containers[0]
 	a := topology.Attachment{Container: c, Host: "h1", Steps: []topology.Step{
-		{On: "h1", Space: &topology.Space{Name: c.Name}},
+		{On: "h1", Space: &topology.Space{Name: c.Name, Defaults: true}},
 		{On: "h1", Link: &topology.Link{Name: c.Device, Kind: "veth", Master: blue.Bridge, Up: true, PeerName: "eth0", PeerIn: c.Name, PeerMAC: c.MAC, PeerMTU: 1500}},
 		{On: "h1", Set: &topology.LinkSet{Name: c.Device, Hairpin: "on", Isolated: "on"}},
 		{On: "h1", Neigh: &topology.Neigh{Link: c.Device, MAC: mac5, FDB: true}},
@@ -557,7 +557,6 @@ func sample(t testing.TB, p *topology.Plan) topology.Wiring {
 		{On: "h1", In: c.Name, Route: &topology.Route{Dst: pfx("0.0.0.0/0"), Via: blue.Gateway4}},
 		{On: "h1", In: c.Name, Route: &topology.Route{Dst: pfx("::/0"), Via: blue.Gateway6, Link: "eth0"}},
 	}}
-	a.Steps = append(a.Steps, topology.Defaults("h1", c.Name)...)
 	shared, err := p.Container("h1", "blue", 9)
 	if err != nil {
 		t.Fatal(err)
@@ -574,6 +573,26 @@ func sample(t testing.TB, p *topology.Plan) topology.Wiring {
 		{On: "h1", In: moved.Name, Addr: &topology.Addr{Link: "eth0", Prefix: moved.Segment4}},
 	}})
 	return w
+}
+
+// A namespace that begins with settings is all of its lines where it stands by itself, and not where it is another's or goes away.
+func TestSpaceBegins(t *testing.T) {
+	s := topology.Step{On: "h1", Space: &topology.Space{Name: "c1", Defaults: true}}
+	want := []string{"ip netns add h1-c1 && ip -n h1-c1 link set dev lo up"}
+	for _, d := range topology.Defaults("h1", "c1") {
+		want = append(want, d.String())
+	}
+	if got := s.String(); got != strings.Join(want, "\n") {
+		t.Errorf("%s\nwant\n%s", got, strings.Join(want, "\n"))
+	}
+	s.Remove = true
+	if got := s.String(); got != "ip netns del h1-c1" {
+		t.Errorf("removed: %s", got)
+	}
+	s.Remove, s.Space.Share = false, "host"
+	if got := s.String(); strings.Contains(got, "sysctl") {
+		t.Errorf("shared: %s", got)
+	}
 }
 
 func TestWiringString(t *testing.T) {

@@ -46,7 +46,7 @@ type Host struct {
 	plugins  *cni.Service
 	engine   *docker.Service
 	made     atomic.Int32             // devices with another end elsewhere
-	pairs    map[int]*nl.SocketHandle // by protocol: sockets for making veth pairs; nil: one is opened for each
+	sockets  map[int]*nl.SocketHandle // into the machine's own namespace, by protocol; nil: one is opened for each request
 
 	mu     sync.Mutex
 	spaces map[string]*space.Space // by container; "": the machine's own
@@ -83,13 +83,13 @@ func Serve(name string, stream io.ReadWriteCloser) error {
 	if err != nil {
 		return err
 	}
-	pairs, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	sockets, err := nl.Subscribe(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
-	defer pairs.Close()
+	defer sockets.Close()
 	h := &Host{
-		name: name, pairs: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: pairs}}, capture: capture.New(name),
+		name: name, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: sockets}}, capture: capture.New(name),
 		spaces: map[string]*space.Space{"": own}, shared: map[string]bool{},
 		owners: map[string][]undo{}, spawn: map[int]*process{}, homes: map[string]*home{},
 	}
@@ -172,6 +172,8 @@ func (h *Host) Apply(a lab.Apply, _ *lab.Nothing) error {
 				switch {
 				case s.Engine != nil:
 					what = "dockerd"
+				case s.Space != nil && s.Space.Run == nil:
+					what, _, _ = strings.Cut(what, "\n") // the settings that it begins with are many, and what is wrong with one says which
 				case s.Space != nil && s.Space.Run != nil:
 					what = "docker run " + s.Space.Run.Name
 				case s.CNI != nil:

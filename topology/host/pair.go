@@ -16,7 +16,7 @@ import (
 // (drivers/net/veth.c).
 func (w *walk) addPair(in string, l topology.Link, master int) error {
 	request := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
-	request.Sockets = w.pairs // another one for each pair would cost more than the request that is spared
+	request.Sockets = w.sockets // another one for each pair would cost more than the request that is spared
 	about := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	about.Index = int32(w.newIndex())
 	if l.Up {

@@ -67,21 +67,21 @@ type ready struct {
 // prepare makes the namespaces that the steps ask for ahead of them, on another thread, until what it returns is
 // called. That is most of the work that needs no lock of all devices (RTNL); a third thread would only wait for that.
 func (w *walk) prepare(steps []topology.Step) (stop func()) {
-	n := 0
+	var want []bool // of each, whether it begins with the settings of Defaults
 	for _, s := range steps {
 		if s.Space != nil && s.Space.Share == "" && s.Space.Run == nil && !s.Remove {
-			n++
+			want = append(want, s.Space.Defaults)
 		}
 	}
-	if n < 2 {
+	if len(want) < 2 {
 		return func() {}
 	}
 	made, quit := make(chan ready, 16), make(chan struct{})
 	go func() {
 		defer close(made)
 		err := w.Host.walk(func(w *walk) error {
-			for range n {
-				s, err := w.newSpace()
+			for _, defaults := range want {
+				s, err := w.newSpace(defaults)
 				if err != nil {
 					return err
 				}
@@ -112,12 +112,16 @@ func (w *walk) prepare(steps []topology.Step) (stop func()) {
 	}
 }
 
-// takeSpace takes a namespace that was made ahead, or else the spare one, or else makes one.
-func (w *walk) takeSpace() (*space.Space, error) {
+// takeSpace takes a namespace that was made ahead, or else the spare one, or else makes one. The spare one is as those are that come one by one: with
+// settings.
+func (w *walk) takeSpace(defaults bool) (*space.Space, error) {
 	if w.ahead != nil {
 		if r, ok := <-w.ahead; ok {
 			return r.space, r.err
 		}
+	}
+	if !defaults {
+		return w.newSpace(false)
 	}
 	w.mu.Lock()
 	s := w.spare
@@ -126,14 +130,17 @@ func (w *walk) takeSpace() (*space.Space, error) {
 	if s != nil {
 		return s, nil
 	}
-	return w.newSpace()
+	return w.newSpace(true)
 }
+
+// aside is how long the spare namespace has time: whoever waits for the answer to the call that took it needs the processors first.
+const aside = 2 * time.Millisecond
 
 // stock makes the spare namespace: a container that is attached by itself, and perhaps another after it, need not wait
 // for the making of its own. Where it cannot be made, who asks for one is told why.
 func (h *Host) stock() {
 	_ = h.walk(func(w *walk) error {
-		s, err := w.newSpace()
+		s, err := w.newSpace(true)
 		if err != nil {
 			return err
 		}
@@ -147,16 +154,35 @@ func (h *Host) stock() {
 	})
 }
 
-// newSpace makes a namespace with its loopback up.
-func (w *walk) newSpace() (*space.Space, error) {
+// newSpace makes a namespace with its loopback up, and with the settings of Defaults where they are asked for.
+func (w *walk) newSpace(defaults bool) (*space.Space, error) {
 	s, err := w.thread.New()
 	if err != nil {
 		return nil, err
 	}
-	if err := w.loopback(s); err != nil {
+	err = w.loopback(s)
+	if err == nil && defaults {
+		err = w.begin(s)
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// begin gives a namespace the settings of Defaults.
+func (w *walk) begin(s *space.Space) error {
+	if err := w.thread.Enter(s); err != nil {
+		return err
+	}
+	dirs := settings{}
+	defer dirs.close()
+	for _, d := range topology.Defaults("", "") {
+		if _, err := dirs.set(d.Sysctl.Key, d.Sysctl.Value); err != nil && !(d.Sysctl.Optional && errors.Is(err, fs.ErrNotExist)) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (h *Host) walk(f func(*walk) error) error {
@@ -165,7 +191,7 @@ func (h *Host) walk(f func(*walk) error) error {
 		defer func() {
 			w.leave()
 			if w.restock {
-				go h.stock()
+				time.AfterFunc(aside, h.stock)
 			}
 		}()
 		return f(w)
@@ -462,11 +488,15 @@ func (w *walk) forwarding(s topology.Step) error {
 	if err != nil {
 		return nil // as with what is no port: there is nothing to wait for
 	}
-	if err := w.enter(""); err != nil {
+	home, err := w.find("")
+	if err == nil {
+		err = w.thread.Enter(home) // and keeps what is open of the container, which comes next
+	}
+	if err != nil {
 		return err
 	}
 	for end, again := time.Now().Add(1500*time.Millisecond), time.Tick(500*time.Microsecond); ; <-again {
-		state, is, err := portState(port.Attrs().Index)
+		state, is, err := w.portState(port.Attrs().Index)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.Await.Port, err)
 		}
@@ -479,19 +509,21 @@ func (w *walk) forwarding(s topology.Step) error {
 // portForwards is BR_STATE_FORWARDING of linux/if_bridge.h.
 const portForwards = 3
 
-// portState is the state of a bridge's port (IFLA_BRPORT_STATE) in the namespace of the calling thread; is tells whether a device is one. It asks for
+// portState is the state of a bridge's port (IFLA_BRPORT_STATE) on this machine; is tells whether a device is one. It asks for
 // that device alone, where bridge(8) reads all ports.
-func portState(device int) (state uint8, is bool, err error) {
-	value, is, err := linkAttr(device, unix.IFLA_LINKINFO, nl.IFLA_INFO_SLAVE_DATA, nl.IFLA_BRPORT_STATE)
+func (h *Host) portState(device int) (state uint8, is bool, err error) {
+	value, is, err := linkAttr(h.sockets, device, unix.IFLA_LINKINFO, nl.IFLA_INFO_SLAVE_DATA, nl.IFLA_BRPORT_STATE)
 	if err != nil || !is {
 		return 0, false, err
 	}
 	return value[0], true, nil
 }
 
-// linkAttr is an attribute of a device of the namespace of the calling thread, by the types of those that it is in and its own; is tells whether the device has it.
-func linkAttr(device int, types ...uint16) (value []byte, is bool, err error) {
+// linkAttr is an attribute of a device of the namespace that sockets are of, or else of the one of the calling thread, by the types of those that it is in and its own; is tells
+// whether the device has it.
+func linkAttr(sockets map[int]*nl.SocketHandle, device int, types ...uint16) (value []byte, is bool, err error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	req.Sockets = sockets
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(device)
 	req.AddData(msg)
@@ -665,6 +697,11 @@ func (w *walk) adopt(r docker.Running) error {
 		_, err := w.makeSpace(topology.Space{Name: r.Name, Share: r.Share})
 		return err
 	}
+	if r.Defaults {
+		if err := w.begin(r.Made); err != nil {
+			return errors.Join(err, r.Made.Close())
+		}
+	}
 	return w.keep(r.Name, r.Made)
 }
 
@@ -695,20 +732,7 @@ func (w *walk) publish(p topology.EnginePort) (func(*walk) error, error) {
 	}
 	return func(w *walk) error {
 		again, err := undo(letGo(w))
-		if err = errors.Join(err, adopt(w, again)); err != nil {
-			return err
-		}
-		for _, r := range again {
-			if r.Share != "" {
-				continue
-			}
-			for _, s := range topology.Defaults("", r.Name) { // as with the port, whose steps say so
-				if _, err := w.setSysctl(r.Name, *s.Sysctl); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+		return errors.Join(err, adopt(w, again))
 	}, nil
 }
 
@@ -849,7 +873,7 @@ func (w *walk) makeSpace(s topology.Space) (func(*walk) error, error) {
 		h.spaces[s.Name], h.shared[s.Name] = own, true
 		return back, nil
 	}
-	made, err := w.takeSpace()
+	made, err := w.takeSpace(s.Defaults)
 	if err != nil {
 		return nil, err
 	}
@@ -1049,7 +1073,7 @@ func bounded(bridge string, most uint32) error {
 	if err != nil {
 		return err
 	}
-	has, is, err := linkAttr(at, unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA, unix.IFLA_BR_FDB_MAX_LEARNED)
+	has, is, err := linkAttr(nil, at, unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA, unix.IFLA_BR_FDB_MAX_LEARNED)
 	if err != nil || is && nl.NativeEndian().Uint32(has) == most {
 		return err
 	}

@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/modebench/modebench/fixtures"
 	"github.com/modebench/modebench/topology"
+	"github.com/modebench/modebench/topology/host/capture"
 	"github.com/modebench/modebench/topology/lab"
 	"github.com/modebench/modebench/topology/space"
 )
@@ -279,6 +281,66 @@ func TestSteps(t *testing.T) {
 }
 
 // A port that was waited for forwards; what is none is not waited for.
+// A namespace begins with the settings of Defaults where that is asked for: made ahead of several, by itself, and the spare one.
+func TestDefaults(t *testing.T) {
+	h := machine(t)
+	h.capture = capture.New("h1")
+	apply := func(steps ...topology.Step) {
+		t.Helper()
+		if err := h.Apply(lab.Apply{Steps: steps}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step := func(name string, defaults bool) topology.Step {
+		return topology.Step{Space: &topology.Space{Name: name, Defaults: defaults}}
+	}
+	apply(step("ahead", true), step("ahead-bare", false))
+	apply(step("bare", false))
+	apply(step("first", true))
+	stocked := func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return h.spare != nil
+	}
+	for end := time.Now().Add(5 * time.Second); !stocked(); {
+		if time.Now().After(end) {
+			t.Fatal("no spare namespace")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	apply(step("spare-is-not-bare", false))
+	if !stocked() {
+		t.Error("a namespace without settings took the spare one")
+	}
+	apply(step("spare", true))
+	for name, defaults := range map[string]bool{
+		"ahead": true, "ahead-bare": false, "bare": false, "first": true, "spare-is-not-bare": false, "spare": true,
+	} {
+		s, err := h.find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Do(func() error {
+			var errs []error
+			for _, d := range topology.Defaults("", "") {
+				is, err := sysctl(d.Sysctl.Key)
+				if err == nil && defaults && is != d.Sysctl.Value {
+					err = fmt.Errorf("%s is %s, want %s", d.Sysctl.Key, is, d.Sysctl.Value)
+				}
+				if !d.Sysctl.Optional || !errors.Is(err, fs.ErrNotExist) {
+					errs = append(errs, err)
+				}
+			}
+			if is, err := sysctl("net/ipv4/icmp_ratelimit"); err != nil || (is == "0") != defaults { // the kernel's is 1000
+				errs = append(errs, fmt.Errorf("icmp_ratelimit is %s, %w", is, err))
+			}
+			return errors.Join(errs...)
+		}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestAwait(t *testing.T) {
 	h := machine(t)
 	if err := h.Apply(lab.Apply{Owner: "it", Steps: []topology.Step{
@@ -303,7 +365,7 @@ func TestAwait(t *testing.T) {
 		if err := w.enter(""); err != nil {
 			return err
 		}
-		state, _, err = portState(port.Attrs().Index)
+		state, _, err = h.portState(port.Attrs().Index)
 		return err
 	}); err != nil || state != portForwards {
 		t.Errorf("state %d, %v; want %d", state, err, portForwards)

@@ -92,24 +92,28 @@ func (l *Lab) Apply(ctx context.Context, owner string, steps []topology.Step) er
 		}
 		on[s.On] = append(on[s.On], s)
 	}
+	apply := func(ctx context.Context, m string) error {
+		a := Apply{Owner: owner, Steps: on[m]}
+		if err := l.admit(ctx, a.Steps); err != nil {
+			return err
+		}
+		if err := l.Do(ctx, m, "Host.Apply", a, &Nothing{}); err != nil {
+			return err
+		}
+		if owner == "" {
+			return nil
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.applied[m] = append(l.applied[m], a)
+		return nil
+	}
+	if len(order) == 1 {
+		return apply(ctx, order[0]) // by a goroutine of its own it would take longer
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, m := range order {
-		g.Go(func() error {
-			a := Apply{Owner: owner, Steps: on[m]}
-			if err := l.admit(ctx, a.Steps); err != nil {
-				return err
-			}
-			if err := l.Do(ctx, m, "Host.Apply", a, &Nothing{}); err != nil {
-				return err
-			}
-			if owner == "" {
-				return nil
-			}
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.applied[m] = append(l.applied[m], a)
-			return nil
-		})
+		g.Go(func() error { return apply(ctx, m) })
 	}
 	return g.Wait()
 }

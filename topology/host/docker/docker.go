@@ -108,10 +108,10 @@ type ran struct {
 	ports []topology.EnginePort
 }
 
-// Running is a container that runs, with the namespace that the engine made for it; or, as in topology.Space, whose it shares.
+// Running is a container that runs, with the namespace that the engine made for it unless it shares another's.
 type Running struct {
-	Name, Share string
-	Made        *space.Space
+	topology.Space
+	Made *space.Space
 }
 
 // Error is that an engine said no.
@@ -735,7 +735,7 @@ func (e *engine) run(c *ran) (r Running, err error) {
 		return err
 	})
 	if err != nil || c.Share != "" {
-		return Running{Name: c.Name, Share: c.Share}, err
+		return Running{Space: c.Space}, err
 	}
 	seen, err := e.inspect(c)
 	if err != nil {
@@ -745,7 +745,7 @@ func (e *engine) run(c *ran) (r Running, err error) {
 		return r, fmt.Errorf("engine: container %s ended at once: %s", c.Run.Name, e.said(c.Run.Name))
 	}
 	in, err := e.files.Named(e.cmd.Process.Pid, seen.Container.NetworkSettings.SandboxKey)
-	return Running{Name: c.Name, Made: in}, err
+	return Running{Space: c.Space, Made: in}, err
 }
 
 // said are the last words of a container.
