@@ -680,12 +680,17 @@ func phases(o options, all []assignment, source string) (out []phase) {
 				j := base
 				j.Suites, j.Modes, j.Memory, j.Carried = of, []string{a.String()}, memory+engines(a.Mode), a.carried
 				j.Features, _ = a.asks(o)
-				// A few features of several modes share a worker: what they take is the boot of a guest.
-				if i := slices.IndexFunc(ts, func(t task) bool {
-					return len(a.only) > 0 && len(t.of[0].only) > 0 && slices.Equal(t.Features, j.Features)
-				}); i >= 0 {
-					ts[i].Carried = append(ts[i].Carried, a.carried...)
-					ts[i].Modes, ts[i].of = append(ts[i].Modes, a.String()), append(ts[i].of, a)
+				// A few features of several modes share a worker for each processor: what they take is the boot of a guest.
+				var shared []int
+				for i, t := range ts {
+					if len(a.only) > 0 && len(t.of[0].only) > 0 && slices.Equal(t.Features, j.Features) {
+						shared = append(shared, i)
+					}
+				}
+				if len(shared) > 0 && len(shared) >= runtime.NumCPU() {
+					t := &ts[slices.MinFunc(shared, func(a, b int) int { return cmp.Compare(len(ts[a].of), len(ts[b].of)) })]
+					t.Carried = append(t.Carried, a.carried...)
+					t.Modes, t.of = append(t.Modes, a.String()), append(t.of, a)
 					continue
 				}
 				ts = append(ts, task{j, g, []assignment{a}})
