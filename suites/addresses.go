@@ -764,11 +764,9 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		wait := slow
-		if queued, err := queues(ctx, b, c); err != nil {
+		wait, err := byThen(ctx, b, c)
+		if err != nil {
 			return Observation{}, err
-		} else if queued {
-			wait = patience // a worker of the kernel may have it still, and what the control asked overtakes it
 		}
 		var formed lab.Addr
 		ok, err := eventually(ctx, wait, func() (bool, error) {

@@ -500,6 +500,16 @@ var _ = register(Spec{
 				yes, err = answered()
 			}
 		}
+		replied := func() (bool, error) {
+			yes, err := answered()
+			return yes || slices.ContainsFunc(packets, func(p lab.Packet) bool { return carriedIn(p).ARP.Op == 2 }), err
+		}
+		if wait, no := byThen(ctx, b, holder); err == nil && !yes && wait > slow {
+			if _, err = eventually(ctx, wait, replied); err == nil {
+				yes, err = eventually(ctx, slow, answered)
+			}
+			err = errors.Join(err, no)
+		}
 		if err != nil {
 			return Observation{}, err
 		}

@@ -226,9 +226,42 @@ func steady(ctx context.Context, b *Bench, host string) (s lab.State, err error)
 // operational states follow carriers within a second (net/core/link_watch.c).
 const cleanup = 3 * time.Second
 
+// swept waits until the kernel has taken down all namespaces that a host let go of before. It does so in their order, some at a time, and takes as long for those of
+// others: one with a device whose other end can be seen comes last, and then everything that is still there is there to stay.
+func swept(ctx context.Context, b *Bench, host string) error {
+	const last = "last"
+	if err := b.Apply(ctx,
+		topology.Step{On: host, Space: &topology.Space{Name: last}},
+		topology.Step{On: host, Link: &topology.Link{Name: last, Kind: "veth", PeerName: last, PeerIn: last}},
+		topology.Step{On: host, Remove: true, Space: &topology.Space{Name: last}},
+	); err != nil {
+		return err
+	}
+	ok, err := eventually(ctx, time.Minute, func() (bool, error) {
+		s, err := b.own(ctx, host)
+		return !slices.ContainsFunc(s.Links, func(l lab.Link) bool { return l.Name == last }), err
+	})
+	if err == nil && !ok {
+		err = fmt.Errorf("the kernel has not taken down a namespace of %s within a minute", host)
+	}
+	return err
+}
+
+// cleared waits until something holds of a host that the kernel has yet to clean up. Where it takes longer than it should, namespaces of others come first.
+func cleared(ctx context.Context, b *Bench, host string, f func() (bool, error)) error {
+	if ok, err := eventually(ctx, cleanup, f); ok || err != nil {
+		return err
+	}
+	err := swept(ctx, b, host)
+	if err == nil {
+		_, err = f()
+	}
+	return err
+}
+
 // restored waits until a host is as it was before, and gives what is not.
 func restored(ctx context.Context, b *Bench, host string, before lab.State) (diff []string, err error) {
-	_, err = eventually(ctx, cleanup, func() (bool, error) {
+	err = cleared(ctx, b, host, func() (bool, error) {
 		after, err := b.State(ctx, host)
 		came, went := changes(before, after)
 		diff = append(came, went...)
@@ -500,7 +533,7 @@ func crowd(ctx context.Context, b *Bench, host string, cs []topology.Container) 
 			return err
 		}
 		if b.mode.Implementation == "" {
-			if _, err := eventually(ctx, cleanup, func() (bool, error) {
+			if err := cleared(ctx, b, host, func() (bool, error) {
 				n, err := standing(ctx, b, host)
 				return n <= before, err
 			}); err != nil {

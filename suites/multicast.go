@@ -225,6 +225,16 @@ func queues(ctx context.Context, b *Bench, p Place) (bool, error) {
 	return l.Kind == "macvlan" || l.Kind == "ipvlan" && l.Mode == "l2", err
 }
 
+// byThen is how long a place may take to act on what was sent to all. A control does not shorten that where a worker of the kernel may have it still: what the control asks
+// overtakes it.
+func byThen(ctx context.Context, b *Bench, p Place) (time.Duration, error) {
+	queued, err := queues(ctx, b, p)
+	if queued {
+		return patience, err
+	}
+	return slow, err
+}
+
 // working shows by controls that a sender's way out and a receiver's way in are alive: a machine's from another external
 // one, a container's as where it is asked. Where nothing leads in or out, there is its own stack. took is the longest time
 // that one needed.

@@ -397,14 +397,14 @@ var _ = register(Spec{
 			})
 			return a, err
 		}
-		if a, err := asks(200 * time.Millisecond); err != nil || !a.Answered {
+		if a, err := asks(retry); err != nil || !a.Answered {
 			return notApplicable("%s and %s do not reach each other at any time", first, second), err
 		}
 		plug, err := unplug(ctx, b, host)
 		if err != nil {
 			return Observation{}, err
 		}
-		a, err := asks(200 * time.Millisecond)
+		a, err := asks(5 * slow)
 		if err != nil {
 			return Observation{}, err
 		}

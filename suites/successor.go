@@ -91,7 +91,11 @@ func succeeded(ctx context.Context, b *Bench, f Family) (Observation, error) {
 		after, err = entry(ctx, b, neighbour, a)
 		return bytes.Equal(after, own.MAC), err
 	}
-	yes, err := eventually(ctx, slow, learned)
+	wait, err := byThen(ctx, b, neighbour)
+	if err != nil {
+		return Observation{}, err
+	}
+	yes, err := eventually(ctx, wait, learned)
 	if err != nil {
 		return Observation{}, err
 	}
@@ -116,7 +120,7 @@ func succeeded(ctx context.Context, b *Bench, f Family) (Observation, error) {
 	if err := announce(ctx, b, now, a); err != nil {
 		return Observation{}, err
 	}
-	if yes, err = eventually(ctx, 5*slow, learned); err != nil {
+	if yes, err = eventually(ctx, max(wait, 5*slow), learned); err != nil {
 		return Observation{}, err
 	}
 	if yes {
