@@ -493,22 +493,23 @@ var _ = register(Spec{
 			})
 			return yes, err
 		}
+		// An answer that is seen on its way says that the holder has been asked: only until then a worker of the kernel may have the probe.
+		wait, err := byThen(ctx, b, holder)
+		if err != nil {
+			return Observation{}, err
+		}
+		if _, err := eventually(ctx, wait, func() (bool, error) {
+			yes, err := answered()
+			return yes || slices.ContainsFunc(packets, func(p lab.Packet) bool { return carriedIn(p).ARP.Op == 2 }), err
+		}); err != nil {
+			return Observation{}, err
+		}
 		yes, err := eventually(ctx, slow, answered)
 		var alive []reports.Evidence
 		if err == nil && !yes {
 			if alive, err = control(ctx, b, asker, holder, a); err == nil {
 				yes, err = answered()
 			}
-		}
-		replied := func() (bool, error) {
-			yes, err := answered()
-			return yes || slices.ContainsFunc(packets, func(p lab.Packet) bool { return carriedIn(p).ARP.Op == 2 }), err
-		}
-		if wait, no := byThen(ctx, b, holder); err == nil && !yes && wait > slow {
-			if _, err = eventually(ctx, wait, replied); err == nil {
-				yes, err = eventually(ctx, slow, answered)
-			}
-			err = errors.Join(err, no)
 		}
 		if err != nil {
 			return Observation{}, err

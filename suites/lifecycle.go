@@ -1123,7 +1123,7 @@ func sharers(b *Bench, c topology.Container, host string) (with []Place, own boo
 
 // undetached is what a host has more than before of a container whose namespace is gone and that was not detached: what does not go with it.
 func undetached(ctx context.Context, b *Bench, host string, before lab.State) (came []string, err error) {
-	_, err = eventually(ctx, patience, func() (bool, error) { // a worker of the kernel takes namespaces down
+	err = cleared(ctx, b, host, func() (bool, error) {
 		now, err := b.State(ctx, host)
 		came, _ = changes(before, now)
 		return err == nil && len(came) == 0, err

@@ -470,17 +470,24 @@ func (o *observer) sabotaged(ctx context.Context, s Spec, how Sabotage) reports.
 	return o.observe(ctx, broken)
 }
 
-// TestSecondTry has specs that tell nothing: they are tried once more, in the same lab, unless it is spoilt.
-func TestSecondTry(t *testing.T) {
+// observed starts a lab of a mode for a test of what observes, beside other tests. Not where hosts or the tests themselves are guests.
+func observed(t *testing.T, mode string) *observer {
+	t.Helper()
 	if *guests != "" || *inGuest {
 		t.Skip("not asked for: hosts or the tests themselves are guests")
 	}
 	t.Parallel()
-	none, _ := modes.Find("none")
-	o := runOf(t, none).observer(none, nil)
+	m, _ := modes.Find(mode)
+	o := runOf(t, m).observer(m, nil)
 	if o.start(t.Context()); o.failed != nil {
 		t.Fatal(o.failed)
 	}
+	return o
+}
+
+// TestSecondTry has specs that tell nothing: they are tried once more, in the same lab, unless it is spoilt.
+func TestSecondTry(t *testing.T) {
+	o := observed(t, "none")
 	nothing := errors.New("nothing is told")
 	for name, c := range map[string]struct {
 		tells, spoils bool // at the second try; at the first
@@ -516,16 +523,7 @@ func TestSecondTry(t *testing.T) {
 // TestStorm joins two ports of the switch by a cable: the loop is open soon, what was asked meanwhile is undecided for that reason, and what
 // is asked next is asked in another lab.
 func TestStorm(t *testing.T) {
-	if *guests != "" || *inGuest {
-		t.Skip("not asked for: hosts or the tests themselves are guests")
-	}
-	t.Parallel()
-	m, _ := modes.Find("host")
-	run := runOf(t, m)
-	o := run.observer(m, nil)
-	if o.start(t.Context()); o.failed != nil {
-		t.Fatal(o.failed)
-	}
+	o := observed(t, "host")
 	asked := func(f func(context.Context, *Bench) (Observation, error)) reports.Result {
 		return o.observe(t.Context(), Spec{Suite: "conformance", Feature: Feature{Name: "own-stack"}, Run: f})
 	}
@@ -575,16 +573,7 @@ func TestStorm(t *testing.T) {
 
 // TestSwept lets go of containers' namespaces: after it has been waited for the kernel to take them down, nothing of them stands on the host, nor of what told that.
 func TestSwept(t *testing.T) {
-	if *guests != "" || *inGuest {
-		t.Skip("not asked for: hosts or the tests themselves are guests")
-	}
-	t.Parallel()
-	m, _ := modes.Find("macvlan-bridge")
-	run := runOf(t, m)
-	o := run.observer(m, nil)
-	if o.start(t.Context()); o.failed != nil {
-		t.Fatal(o.failed)
-	}
+	o := observed(t, "macvlan-bridge")
 	r := o.observe(t.Context(), Spec{Suite: "conformance", Feature: Feature{Name: "own-stack"}, Run: func(ctx context.Context, b *Bench) (Observation, error) {
 		host := firstHost(b)
 		if _, err := steady(ctx, b, host); err != nil {

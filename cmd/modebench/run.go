@@ -687,7 +687,7 @@ func phases(o options, all []assignment, source string) (out []phase) {
 						shared = append(shared, i)
 					}
 				}
-				if len(shared) > 0 && len(shared) >= runtime.NumCPU() {
+				if len(shared) >= runtime.NumCPU() {
 					t := &ts[slices.MinFunc(shared, func(a, b int) int { return cmp.Compare(len(ts[a].of), len(ts[b].of)) })]
 					t.Carried = append(t.Carried, a.carried...)
 					t.Modes, t.of = append(t.Modes, a.String()), append(t.of, a)

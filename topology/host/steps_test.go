@@ -280,7 +280,6 @@ func TestSteps(t *testing.T) {
 	}
 }
 
-// A port that was waited for forwards; what is none is not waited for.
 // A namespace begins with the settings of Defaults where that is asked for: made ahead of several, by itself, and the spare one.
 func TestDefaults(t *testing.T) {
 	h := machine(t)
@@ -341,6 +340,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// A port that was waited for forwards; what is none is not waited for.
 func TestAwait(t *testing.T) {
 	h := machine(t)
 	if err := h.Apply(lab.Apply{Owner: "it", Steps: []topology.Step{

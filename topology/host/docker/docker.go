@@ -687,6 +687,9 @@ func (s *Service) Run(c topology.Space) (r Running, undo func() error, err error
 	return r, undo, nil
 }
 
+// unheard is what a node of a swarm says that has yet to be told of a network.
+var unheard = regexp.MustCompile(`network \S+ not found`)
+
 // run makes a container, starts it, and gives the namespace that it got.
 func (e *engine) run(c *ran) (r Running, err error) {
 	config := &container.Config{Image: image, OpenStdin: true, ExposedPorts: network.PortSet{}, Env: c.Run.Env}
@@ -860,6 +863,3 @@ func (e *engine) rerun(c *ran, ports []topology.EnginePort, forget func([]string
 	}
 	return again, nil
 }
-
-// unheard is what a node of a swarm says that has yet to be told of a network.
-var unheard = regexp.MustCompile(`network \S+ not found`)
