@@ -60,6 +60,16 @@ func Usual() []string {
 	return slices.DeleteFunc(Names(), func(s string) bool { return s == OnFabrics || Alone(s) })
 }
 
+// Asking are the suites that observe or measure some of these features; none for names that are no features'.
+func Asking(features []string) []string {
+	return slices.DeleteFunc(Names(), func(suite string) bool {
+		if Measured(suite) {
+			return !slices.ContainsFunc(gauges, func(g gauge) bool { return slices.Contains(features, g.feature) })
+		}
+		return !slices.ContainsFunc(sorted(), func(s Spec) bool { return s.Suite == suite && slices.Contains(features, s.Feature.Name) })
+	})
+}
+
 // Alone tells whether a suite of specs wants the machine for itself: it loads it or measures times.
 func Alone(suite string) bool { return suite == scale || suite == failure }
 

@@ -508,6 +508,23 @@ func TestReproduce(t *testing.T) {
 	}
 }
 
+// What is named is asked: the suite that asks it need not be named, too, as in the commands that results give.
+func TestFeatureBringsItsSuite(t *testing.T) {
+	for features, want := range map[string][]string{
+		"outage-link":           {"failure"},
+		"tcp-rr":                {"throughput", "nat"},
+		"own-stack,outage-link": {"conformance", "failure"},
+	} {
+		o := options{
+			topology: defaultTopology, kernels: []string{autoKernel}, driver: netnsDriver, implementations: []string{modes.ByKernel},
+			features: strings.Split(features, ","), blocks: 1, soak: time.Second, dir: t.TempDir(),
+		}
+		if _, _, _, err := o.check(); err != nil || !slices.Equal(o.suites, want) {
+			t.Errorf("%s: suites %v, %v: want %v", features, o.suites, err, want)
+		}
+	}
+}
+
 // TestEngineInGuest has an engine carried into a guest, with what it starts, but for one whose processors are emulated and that nobody named.
 func TestEngineInGuest(t *testing.T) {
 	if _, why := (&kernels{}).engine(&ground{}); why != "" {

@@ -136,6 +136,7 @@ networks: {blue: {nic: eth0, v4: 172.17.0.0/24, v6: "fd17::/64"}, green: {nic: e
 		{"suite-plugins", nil, []string{"run", "--suite", "cni"}},
 		{"suite-engines", nil, []string{"run", "--suite", "cnm", "-i", "cni"}},
 		{"feature", nil, []string{"run", "--feature", "same-hots-ipv4"}},
+		{"feature-suite", nil, []string{"run", "--suite", "conformance,failure", "--feature", "tcp-rr"}},
 		{"implementation", nil, []string{"run", "-i", "kernel,cnni"}},
 		{"implementation-mode", nil, []string{"run", "-m", "bridge,host", "-i", "cni"}},
 		{"plan-implementation", nil, []string{"plan", "fan", "-i", "cni"}},

@@ -85,7 +85,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&o.confFile, "cni-conf", "", "have the plugins of this network configuration list carry a mode out, too, or alone where no modes are given")
 	f.StringVar(&o.confBin, "cni-bin", "/opt/cni/bin", "with --cni-conf, the directory of its plugins")
 	f.StringVar(&o.expect, "expect", "", "with --cni-conf, the mode that it is to be, by whose expectations it is judged; where not given, it is described, as the mode that it is nearest to")
-	f.StringSliceVar(&o.suites, "suite", nil, "suites: "+strings.Join(suites.Names(), ", ")+"; where not given, all but those that take long: "+strings.Join(slices.DeleteFunc(suites.Names(), func(s string) bool { return slices.Contains(suites.Usual(), s) }), ", "))
+	f.StringSliceVar(&o.suites, "suite", nil, "suites: "+strings.Join(suites.Names(), ", ")+"; where not given, those that ask what --feature names, or else all but those that take long: "+strings.Join(slices.DeleteFunc(suites.Names(), func(s string) bool { return slices.Contains(suites.Usual(), s) }), ", "))
 	f.StringSliceVar(&o.features, "feature", nil, "observe or measure these features only")
 	f.StringSliceVar(&o.fabrics, "fabric", nil, "put modes on these fabrics only, in the suite "+suites.OnFabrics+": "+strings.Join(suites.Fabrics(), ", "))
 	f.StringSliceVar(&o.kernels, "kernel", []string{autoKernel}, "kernels that labs stand on: "+autoKernel+" (this machine's, and a guest's for what it lacks), "+hostKernel+", "+
@@ -132,9 +132,12 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 		o.suites = []string{suites.OnFabrics}
 	}
 	if len(o.suites) == 0 {
+		o.suites = suites.Asking(o.features)
+	}
+	if len(o.suites) == 0 {
 		o.suites = suites.Usual()
 		if o.driver != netnsDriver || o.confFile != "" && o.expect == "" {
-			o.suites = slices.DeleteFunc(observed(o.suites), func(s string) bool { return s == suites.OnFabrics })
+			o.suites = observed(o.suites)
 		}
 	}
 	for _, s := range o.suites {
@@ -155,6 +158,12 @@ func (o *options) check() (*topology.Plan, string, []modes.Mode, error) {
 	}
 	if err := o.checkFabrics(); err != nil {
 		return nil, "", nil, err
+	}
+	for _, f := range o.features {
+		asking := suites.Asking([]string{f})
+		if !slices.ContainsFunc(asking, func(s string) bool { return slices.Contains(o.suites, s) }) {
+			return nil, "", nil, input("--feature %q: it is not asked in the suite %s: want --suite %s, or none", f, strings.Join(o.suites, ","), strings.Join(asking, " or "))
+		}
 	}
 	if o.blocks < 1 || o.blocks > 1000 {
 		return nil, "", nil, input("--blocks %d: want 1 to 1000", o.blocks)
