@@ -348,6 +348,113 @@ var _ = register(Spec{
 	},
 })
 
+// thousands is how many devices of a mode's kind a host's interface is to carry.
+const thousands = 4000
+
+// stackable are the steps that make a container's device on a host's interface, without its MAC address, and that bring it up. There are none where it is of another
+// kind.
+func stackable(b *Bench, host string, c topology.Container) (link topology.Step, up []topology.Step) {
+	m, _ := modes.Find(b.mode.Name) // its own wiring: what the interface carries is not for who carries the mode out
+	steps := m.Attach(b.plan, b.plan.Machine(host), c)
+	if b.rewire != nil {
+		steps = b.rewire(steps)
+	}
+	for _, s := range steps {
+		switch {
+		case s.Link != nil && s.In == c.Name && slices.Contains([]string{"macvlan", "ipvlan"}, s.Link.Kind):
+			l := *s.Link
+			l.MAC = nil
+			link, link.Link = s, &l
+		case s.Set != nil && link.Link != nil && s.Set.Name == link.Link.Name && s.Set.State == "up":
+			up = []topology.Step{s}
+		}
+	}
+	return link, up
+}
+
+var _ = register(Spec{
+	Suite:   scale,
+	Feature: Feature{Name: "devices-4000", Group: "limits", Doc: "Does a host's interface carry 4,000 devices of the mode's kind?"},
+	Name:    "in a lab of one host, 4,000 devices as the mode gives to a container are made on its interface, up and with an address each, in one namespace; then their MAC addresses are compared, and the interface's promiscuity is read",
+	Within:  4 * specTimeout,
+	Run: func(ctx context.Context, b *Bench) (Observation, error) {
+		host := firstHost(b)
+		if link, _ := stackable(b, host, b.plan.Machine(host).Containers[0]); link.Link == nil || b.mode.Limit > 0 {
+			return notApplicable("the mode makes no devices on the host's interface, or one alone"), nil
+		}
+		g, err := grow(ctx, b)
+		if err != nil {
+			return Observation{}, err
+		}
+		o := g.Bench
+		defer func() { _ = o.Close() }()
+		c, err := o.plan.Container(g.host, network(o), g.n+1)
+		if err != nil {
+			return Observation{}, err
+		}
+		link, up := stackable(o, g.host, c)
+		steps := []topology.Step{{On: g.host, Space: &topology.Space{Name: c.Name}}}
+		for _, of := range []string{"all", "default"} {
+			steps = append(steps, topology.Step{On: g.host, In: c.Name, Sysctl: &topology.Sysctl{Key: "net/ipv6/conf/" + of + "/disable_ipv6", Value: "1"}})
+		}
+		began, kind, parent := time.Now(), link.Link.Kind, link.Link.Parent
+		for n, a := 0, netip.MustParseAddr("10.0.0.1"); n < thousands; n, a = n+1, a.Next() {
+			l := *link.Link
+			l.Name = fmt.Sprintf("d%d", n+1)
+			link.Link = &l
+			steps = append(steps, link)
+			for _, s := range up {
+				set := *s.Set
+				set.Name, s.Set = l.Name, &set
+				steps = append(steps, s)
+			}
+			steps = append(steps, topology.Step{On: g.host, In: c.Name, Addr: &topology.Addr{Link: l.Name, Prefix: netip.PrefixFrom(a, a.BitLen())}})
+			if (n+1)%heard > 0 && n+1 < thousands {
+				continue
+			}
+			if err := o.lab.Apply(ctx, "devices", steps); err != nil {
+				if ctx.Err() != nil {
+					return Observation{}, context.Cause(ctx)
+				}
+				return Observation{Status: "mixed", Detail: fmt.Sprintf("after %d devices of kind %s on %s of %s: %v", n+1-min(heard, n+1), kind, parent, g.host, err)}, nil
+			}
+			steps = nil
+		}
+		took := time.Since(began)
+		s, err := o.devices(ctx, g.host)
+		if err != nil {
+			return Observation{}, err
+		}
+		at := slices.IndexFunc(s.Spaces[""].Links, func(l lab.Link) bool { return l.Name == parent })
+		if at < 0 {
+			return Observation{}, fmt.Errorf("%s has no %s", g.host, parent)
+		}
+		on := s.Spaces[""].Links[at]
+		there, own := 0, map[string]int{} // devices that are up, and by their MAC addresses
+		for _, l := range s.Spaces[c.Name].Links {
+			if l.Kind == kind && l.Up {
+				there++
+				own[l.MAC.String()]++
+			}
+		}
+		shared := own[on.MAC.String()]
+		right := there == thousands && len(own) == thousands && shared == 0
+		if kind == "ipvlan" {
+			right = shared == thousands && on.Promiscuity == 0
+		}
+		seen := works("%d devices of kind %s were up on %s of %s after %.1f s, with %d MAC addresses, %d of them with the interface's; it is promiscuous for %d", there, kind, parent, g.host, took.Seconds(), len(own), shared, on.Promiscuity)
+		if !right {
+			seen.Status = "mixed"
+		}
+		return seen.value("devices", float64(there)).value("add-sec", took.Seconds()/thousands), nil
+	},
+	Sabotage: []Sabotage{
+		{Mode: "macvlan-bridge", Doc: "none of the devices is brought up", Rewire: unlike(2, func(steps []topology.Step) []topology.Step {
+			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.Set != nil && s.Set.State == "up" })
+		})},
+	},
+})
+
 // filtering is a fabric of NICs that filter as many addresses as good ones do, and overflowing one of NICs that let everything in once that is not enough.
 var (
 	filtering   = topology.Fabric{Kind: "nic", Filters: heard}
