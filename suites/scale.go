@@ -416,7 +416,7 @@ var _ = register(Spec{
 				if ctx.Err() != nil {
 					return Observation{}, context.Cause(ctx)
 				}
-				return Observation{Status: "mixed", Detail: fmt.Sprintf("after %d devices of kind %s on %s of %s: %v", n+1-min(heard, n+1), kind, parent, g.host, err)}, nil
+				return Observation{Status: "mixed", Detail: fmt.Sprintf("after %d devices of kind %s or more on %s of %s: %v", n/heard*heard, kind, parent, g.host, err)}, nil
 			}
 			steps = nil
 		}
@@ -442,7 +442,7 @@ var _ = register(Spec{
 		if kind == "ipvlan" {
 			right = shared == thousands && on.Promiscuity == 0
 		}
-		seen := works("%d devices of kind %s were up on %s of %s after %.1f s, with %d MAC addresses, %d of them with the interface's; it is promiscuous for %d", there, kind, parent, g.host, took.Seconds(), len(own), shared, on.Promiscuity)
+		seen := works("%d devices of kind %s were up on %s of %s after %.1f s, and had %d MAC addresses, %d of them the interface's; it is promiscuous for %d", there, kind, parent, g.host, took.Seconds(), len(own), shared, on.Promiscuity)
 		if !right {
 			seen.Status = "mixed"
 		}
