@@ -400,6 +400,11 @@ func linkOf(ctx context.Context, b *Bench, p Place, name string) (lab.Link, erro
 	if err != nil {
 		return lab.Link{}, err
 	}
+	return linkIn(s, p, name)
+}
+
+// linkIn is a device of a place in a state of its machine.
+func linkIn(s lab.State, p Place, name string) (lab.Link, error) {
 	for _, l := range s.Spaces[p.Container].Links {
 		if l.Name == name {
 			return l, nil

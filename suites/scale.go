@@ -328,12 +328,8 @@ var _ = register(Spec{
 		return result, nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "macvlan-bridge", Doc: "the device of one of them is down", Rewire: unlike(505, func(steps []topology.Step) []topology.Step {
-			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.Set != nil && s.Set.State == "up" })
-		})},
-		{Mode: "bridge", Doc: "the device of one of them is down", Rewire: unlike(505, func(steps []topology.Step) []topology.Step {
-			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.In != "" && s.Set != nil && s.Set.State == "up" })
-		})},
+		{Mode: "macvlan-bridge", Doc: "the device of one of them is down", Rewire: unlike(505, lifeless)},
+		{Mode: "bridge", Doc: "the device of one of them is down", Rewire: unlike(505, lifeless)},
 		{Mode: "ptp", Doc: "the two hundredth has another's name", Rewire: unlike(200, func(steps []topology.Step) []topology.Step {
 			steps = slices.Clone(steps)
 			for i, s := range steps {
@@ -393,10 +389,7 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		link, up := stackable(o, g.host, c)
-		steps := []topology.Step{{On: g.host, Space: &topology.Space{Name: c.Name}}}
-		for _, of := range []string{"all", "default"} {
-			steps = append(steps, topology.Step{On: g.host, In: c.Name, Sysctl: &topology.Sysctl{Key: "net/ipv6/conf/" + of + "/disable_ipv6", Value: "1"}})
-		}
+		steps := quietly([]topology.Step{{On: g.host, Space: &topology.Space{Name: c.Name}}})
 		began, kind, parent := time.Now(), link.Link.Kind, link.Link.Parent
 		for n, a := 0, netip.MustParseAddr("10.0.0.1"); n < thousands; n, a = n+1, a.Next() {
 			l := *link.Link
@@ -425,11 +418,10 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		at := slices.IndexFunc(s.Spaces[""].Links, func(l lab.Link) bool { return l.Name == parent })
-		if at < 0 {
-			return Observation{}, fmt.Errorf("%s has no %s", g.host, parent)
+		on, err := linkIn(s, Place{Machine: g.host}, parent)
+		if err != nil {
+			return Observation{}, err
 		}
-		on := s.Spaces[""].Links[at]
 		there, own := 0, map[string]int{} // devices that are up, and by their MAC addresses
 		for _, l := range s.Spaces[c.Name].Links {
 			if l.Kind == kind && l.Up {
@@ -449,9 +441,7 @@ var _ = register(Spec{
 		return seen.value("devices", float64(there)).value("add-sec", took.Seconds()/thousands), nil
 	},
 	Sabotage: []Sabotage{
-		{Mode: "macvlan-bridge", Doc: "none of the devices is brought up", Rewire: unlike(2, func(steps []topology.Step) []topology.Step {
-			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.Set != nil && s.Set.State == "up" })
-		})},
+		{Mode: "macvlan-bridge", Doc: "none of the devices is brought up", Rewire: unlike(2, lifeless)},
 	},
 })
 
@@ -675,9 +665,7 @@ var _ = register(Spec{
 		return o, nil
 	}),
 	Sabotage: []Sabotage{
-		{Mode: "macvlan-bridge", Doc: "the device of the 513th is down", Rewire: unlike(heard+1, func(steps []topology.Step) []topology.Step {
-			return slices.DeleteFunc(slices.Clone(steps), func(s topology.Step) bool { return s.Set != nil && s.Set.State == "up" })
-		})},
+		{Mode: "macvlan-bridge", Doc: "the device of the 513th is down", Rewire: unlike(heard+1, lifeless)},
 		{Mode: "bridge", Doc: "the host's interface is promiscuous", Rewire: unlike(heard+1, func(steps []topology.Step) []topology.Step {
 			return append(slices.Clone(steps), topology.Step{On: steps[0].On, Set: &topology.LinkSet{Name: "eth0", Promisc: "on"}})
 		})},
