@@ -298,12 +298,12 @@ func (b *Bench) ready(ctx context.Context) error {
 		for _, h := range b.plan.Hosts() {
 			for _, f := range []Family{IPv4, IPv6} {
 				to := addrOf(b, Place{Machine: h.Name}, f)
-				ok, err := eventually(ctx, patience, func() (bool, error) {
+				ok, err := eventually(ctx, restless, func() (bool, error) {
 					r, err := b.Ask(ctx, Place{Machine: x.Name}, lab.Ask{Proto: "udp", To: netip.AddrPortFrom(to, controlPort), Wait: 50 * time.Millisecond})
 					return r.Answered, err
 				})
 				if err != nil || !ok {
-					return errors.Join(err, fmt.Errorf("the underlay is not ready after %s: %s does not reach %s at %s", patience, x.Name, h.Name, to))
+					return errors.Join(err, fmt.Errorf("the underlay is not ready after %s: %s does not reach %s at %s", restless, x.Name, h.Name, to))
 				}
 			}
 		}

@@ -26,8 +26,9 @@ type client6 struct {
 	declined bool // the lease is to be: the address is another's
 }
 
-// detection bounds what duplicate address detection takes of a kernel: one question, and a second (RFC 4862 section 5.4).
-const detection = 3 * time.Second
+// detection bounds what duplicate address detection takes of a kernel: one question, and a second (RFC 4862 section 5.4), and its lock on all
+// devices besides, which the removal of thousands elsewhere keeps for seconds.
+const detection = 10 * time.Second
 
 // iaid names the only lease of a client, which there is one of for each interface.
 var iaid = [4]byte{0, 0, 0, 1}
