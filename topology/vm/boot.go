@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -85,19 +86,14 @@ func Boot(ctx context.Context, k Kernel, g Guest) (_ *Machine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := start(k, g, initrd)
+	m, in, err := greet(ctx, k, g, initrd)
+	if err != nil && m != nil && m.crashed() {
+		m, in, err = greet(ctx, k, g, initrd) // once more
+	}
 	if err != nil {
 		return nil, err
 	}
 	m.Lacking = lacking
-	began := time.Now()
-	in := bufio.NewReaderSize(m.line, frameMax)
-	greeted := make(chan error, 1)
-	go func() { greeted <- awaitGreeting(in) }()
-	if err := m.await(ctx, greeted, g.Deadline, "its greeting"); err != nil {
-		return nil, err
-	}
-	m.Boot = time.Since(began).Seconds()
 	out := &frames{w: m.line}
 	if k.Kind == UML {
 		m.pace = newPaced(m.line)
@@ -128,6 +124,28 @@ func Boot(ctx context.Context, k Kernel, g Guest) (_ *Machine, err error) {
 	m.Stream = &stream{PipeReader: pr, out: out, broken: m.broken}
 	go func() { pw.CloseWithError(m.pump(in, pw)) }()
 	return m, nil
+}
+
+// greet starts a machine and waits for its greeting. With an error, the machine is one that has ended, or nil.
+func greet(ctx context.Context, k Kernel, g Guest, initrd string) (*Machine, *bufio.Reader, error) {
+	m, err := start(k, g, initrd)
+	if err != nil {
+		return nil, nil, err
+	}
+	began := time.Now()
+	in := bufio.NewReaderSize(m.line, frameMax)
+	greeted := make(chan error, 1)
+	go func() { greeted <- awaitGreeting(in) }()
+	err = m.await(ctx, greeted, g.Deadline, "its greeting")
+	m.Boot = time.Since(began).Seconds()
+	return m, in, err
+}
+
+// crashed tells of a machine that has ended whether QEMU has by a fault of its own, such as a failed assertion. That says nothing of the kernel: one
+// that panics has QEMU end well, while User-mode Linux is itself what ends.
+func (m *Machine) crashed() bool {
+	how, ok := m.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return m.Kernel.Kind == QEMU && ok && how.Signaled() && how.Signal() != unix.SIGKILL
 }
 
 // await waits for a step of the boot; where it does not come, it stops the guest.

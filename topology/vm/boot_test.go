@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -283,6 +285,60 @@ func TestHang(t *testing.T) {
 		_, err := Boot(t.Context(), k, Guest{Cache: cache, Deadline: 100 * time.Millisecond})
 		if err == nil || !strings.Contains(err.Error(), "wait for its greeting: no sign of life within 100ms") {
 			t.Errorf("error %v: want one that tells that no greeting came", err)
+		}
+	})
+}
+
+// TestCrash has QEMU fall before the guest greets: once, which is made good, and always, which is told.
+func TestCrash(t *testing.T) {
+	each(t, func(t *testing.T, k Kernel, cache string) {
+		if k.Kind != QEMU {
+			t.Skip("nothing but QEMU falls without the kernel")
+		}
+		k.Accelerator = "tcg" // else it is tried whether there is another, too
+		dir := t.TempDir()
+		file := func(name, content string) {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		qemu, err := exec.LookPath(qemuProgram)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A program of one instruction, which only kernels may use: the first process of a namespace does not end by signals that it sends itself.
+		var fall bytes.Buffer
+		const at = 0x400000
+		for _, part := range []any{
+			elf.Header64{
+				Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+				Type:  uint16(elf.ET_EXEC), Machine: uint16(elf.EM_X86_64), Version: uint32(elf.EV_CURRENT), Entry: at + 120, Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1,
+			},
+			elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Vaddr: at, Paddr: at, Filesz: 121, Memsz: 121, Align: 0x1000},
+			byte(0xf4), // hlt
+		} {
+			if err := binary.Write(&fall, binary.LittleEndian, part); err != nil {
+				t.Fatal(err)
+			}
+		}
+		file("fall", fall.String())
+		t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+
+		file(qemuProgram, fmt.Sprintf("#!/bin/sh\ncd %s && [ -e fell ] && exec %s \"$@\"\ntouch fell && exec ./fall\n", dir, qemu))
+		m := boot(t, k, Guest{Cache: cache, Args: []string{"look", "/proc/sys/kernel/hostname"}})
+		if out, err := io.ReadAll(m.Stream); err != nil || string(out) != "guest\n" {
+			t.Errorf("the guest shows %q, error %v: want its name", out, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "fell")); err != nil {
+			t.Errorf("QEMU has not fallen: %v", err)
+		}
+
+		file(qemuProgram, fmt.Sprintf("#!/bin/sh\necho x >> %s/falls\nexec %[1]s/fall\n", dir))
+		if _, err := Boot(t.Context(), k, Guest{Cache: cache}); err == nil || !strings.Contains(err.Error(), "wait for its greeting: the machine ended") {
+			t.Errorf("error %v: want one that tells that the machine ended", err)
+		}
+		if falls, err := os.ReadFile(filepath.Join(dir, "falls")); err != nil || string(falls) != "x\nx\n" {
+			t.Errorf("QEMU fell %q, error %v: want it tried twice", falls, err)
 		}
 	})
 }
