@@ -200,7 +200,7 @@ func probing(host string, s lab.State) string {
 func (b *Bench) settled(ctx context.Context, host string) error {
 	var last string
 	ok, err := eventually(ctx, restless, func() (bool, error) {
-		s, err := b.State(ctx, host)
+		s, err := b.devices(ctx, host)
 		if err != nil {
 			return false, err
 		}
@@ -484,10 +484,16 @@ func (b *Bench) Reboot(ctx context.Context, host string) (restore func(context.C
 	return restore, err
 }
 
-// State is everything of a machine that modes change.
+// State is everything of a machine that modes change, but for connections.
 func (b *Bench) State(ctx context.Context, machine string) (lab.State, error) {
 	var s lab.State
 	err := b.lab.Do(ctx, machine, "Host.State", lab.Nothing{}, &s)
+	return s, err
+}
+
+// tracked is the same, with the connections that its kernel tracks.
+func (b *Bench) tracked(ctx context.Context, machine string) (s lab.State, err error) {
+	err = b.lab.Do(ctx, machine, "Host.Tracked", lab.Nothing{}, &s)
 	return s, err
 }
 

@@ -76,7 +76,7 @@ var _ = register(Spec{
 				break // one at a time
 			}
 		}
-		before, err := steady(ctx, s, host)
+		before, err := stilled(ctx, s, host)
 		if err != nil {
 			return Observation{}, err
 		}

@@ -57,7 +57,7 @@ func conntrackFull(ctx context.Context, b *Bench) (Observation, error) {
 	}); err != nil || !ok {
 		return Observation{}, errors.Join(err, fmt.Errorf("%s is not answered by %s all the time before the table is full", p, x))
 	}
-	before, err := b.State(ctx, p.Machine)
+	before, err := b.tracked(ctx, p.Machine)
 	if err != nil {
 		return Observation{}, err
 	}
@@ -94,7 +94,7 @@ func conntrackFull(ctx context.Context, b *Bench) (Observation, error) {
 	if err != nil {
 		return Observation{}, err
 	}
-	after, err := b.State(ctx, p.Machine)
+	after, err := b.tracked(ctx, p.Machine)
 	if err != nil {
 		return Observation{}, err
 	}

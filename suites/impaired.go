@@ -327,7 +327,7 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		before, err := steady(ctx, b, host)
+		before, err := stilled(ctx, b, host)
 		if err != nil {
 			return Observation{}, err
 		}

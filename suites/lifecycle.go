@@ -708,7 +708,7 @@ var _ = register(Spec{
 		if err != nil {
 			return Observation{}, err
 		}
-		before, err := steady(ctx, b, host)
+		before, err := stilled(ctx, b, host)
 		if err != nil {
 			return Observation{}, err
 		}
@@ -826,12 +826,20 @@ func use(ctx context.Context, b *Bench, p Place, c topology.Container) (answers 
 	return answers, nil
 }
 
-// left is restored, and the connections that the host's kernel keeps for long; ageing is how many it keeps for less.
+// stilled is a host's state when it has come to rest, with the connections that its kernel tracks.
+func stilled(ctx context.Context, b *Bench, host string) (lab.State, error) {
+	if _, err := steady(ctx, b, host); err != nil {
+		return lab.State{}, err
+	}
+	return b.tracked(ctx, host)
+}
+
+// left is restored since stilled, and the connections that the host's kernel keeps for long; ageing is how many it keeps for less.
 func left(ctx context.Context, b *Bench, host string, before lab.State) (diff []string, ageing int, err error) {
 	if diff, err = restored(ctx, b, host, before); err != nil {
 		return nil, 0, err
 	}
-	after, err := b.State(ctx, host)
+	after, err := b.tracked(ctx, host)
 	stay, ageing := lingering(before, after)
 	return append(diff, stay...), ageing, err
 }

@@ -141,7 +141,7 @@ var _ = register(Spec{
 					translated.Evidence = append(translated.Evidence, seen(*p))
 				}
 			}
-			s, err := b.State(ctx, from.Machine)
+			s, err := b.tracked(ctx, from.Machine)
 			if err != nil {
 				return Observation{}, err
 			}
@@ -645,7 +645,7 @@ var _ = register(Spec{
 			return Observation{}, err
 		}
 		entries := func() ([]lab.Conntrack, error) {
-			s, err := b.State(ctx, from.Machine)
+			s, err := b.tracked(ctx, from.Machine)
 			return slices.DeleteFunc(s.Spaces[""].Conntrack, func(c lab.Conntrack) bool {
 				return c.Proto != "udp" || !c.NAT || c.Src.Addr() != exit || c.Dst.Addr() != addrOf(b, x, IPv4)
 			}), err

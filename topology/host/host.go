@@ -299,6 +299,9 @@ func (h *Host) Space(name string, reply *lab.SpaceState) error {
 // State is the verb Host.State. A container that lives in another's namespace shows that one's state.
 func (h *Host) State(_ lab.Nothing, reply *lab.State) error { return h.state(everything, reply) }
 
+// Tracked is the verb Host.Tracked.
+func (h *Host) Tracked(_ lab.Nothing, reply *lab.State) error { return h.state(tracked, reply) }
+
 // Devices is the verb Host.Devices.
 func (h *Host) Devices(_ lab.Nothing, reply *lab.State) error { return h.state(devices, reply) }
 

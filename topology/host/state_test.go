@@ -182,7 +182,7 @@ func TestState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := state(map[string]*space.Space{"c": s, "": fresh(t)}, everything)
+	all, err := state(map[string]*space.Space{"c": s, "": fresh(t)}, tracked)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -371,7 +371,7 @@ func BenchmarkState(b *testing.B) {
 				b.Fatal(err)
 			}
 			for b.Loop() {
-				if _, err := state(map[string]*space.Space{"": s}, everything); err != nil {
+				if _, err := state(map[string]*space.Space{"": s}, tracked); err != nil {
 					b.Fatal(err)
 				}
 			}

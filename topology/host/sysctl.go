@@ -16,11 +16,47 @@ const sysctls = "/proc/sys/"
 // sysctl reads a setting of the namespace of the calling thread: below net, /proc/sys shows each thread its own
 // namespace. A setting that this kernel does not have is fs.ErrNotExist.
 func sysctl(key string) (string, error) {
+	dirs := settings{}
+	defer dirs.close()
+	return dirs.get(key)
+}
+
+// settings are directories of the settings of one namespace, open, by name such as net/ipv4. The kernel finds one of
+// these by comparing it with that of every other namespace (proc_sys_compare in fs/proc/proc_sysctl.c): among a thousand
+// namespaces that takes longer than all that is set below it.
+type settings map[string]int
+
+// open opens a setting of the namespace of the calling thread, which is always the same one.
+func (dirs settings) open(key string, how int) (int, error) {
+	i := len("net/") + strings.IndexByte(key[len("net/"):], '/')
+	if i < len("net/") {
+		return unix.Open(sysctls+key, how|unix.O_CLOEXEC, 0)
+	}
+	dir, ok := dirs[key[:i]]
+	if !ok {
+		var err error
+		if dir, err = unix.Open(sysctls+key[:i], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return -1, err
+		}
+		dirs[key[:i]] = dir
+	}
+	return unix.Openat(dir, key[i+1:], how|unix.O_CLOEXEC, 0)
+}
+
+func (dirs settings) close() {
+	for name, fd := range dirs {
+		_ = unix.Close(fd)
+		delete(dirs, name)
+	}
+}
+
+// get reads a setting.
+func (dirs settings) get(key string) (string, error) {
 	if err := checkSysctl(key); err != nil {
 		return "", err
 	}
 	// A state reads hundreds of them; os.File would make each known to the poller.
-	fd, err := unix.Open(sysctls+key, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := dirs.open(key, unix.O_RDONLY)
 	if err != nil {
 		return "", &os.PathError{Op: "open", Path: sysctls + key, Err: err}
 	}
@@ -33,41 +69,12 @@ func sysctl(key string) (string, error) {
 	return strings.TrimSpace(string(b[:n])), nil
 }
 
-// settings are directories of the settings of one namespace, open, by name such as net/ipv4. The kernel finds one of
-// these by comparing it with that of every other namespace (proc_sys_compare in fs/proc/proc_sysctl.c): among a thousand
-// namespaces that takes longer than all that is set below it.
-type settings map[string]int
-
-// open opens a setting of the namespace of the calling thread, which is always the same one.
-func (dirs settings) open(key string) (int, error) {
-	i := len("net/") + strings.IndexByte(key[len("net/"):], '/')
-	if i < len("net/") {
-		return unix.Open(sysctls+key, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	}
-	dir, ok := dirs[key[:i]]
-	if !ok {
-		var err error
-		if dir, err = unix.Open(sysctls+key[:i], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-			return -1, err
-		}
-		dirs[key[:i]] = dir
-	}
-	return unix.Openat(dir, key[i+1:], unix.O_RDWR|unix.O_CLOEXEC, 0)
-}
-
-func (dirs settings) close() {
-	for name, fd := range dirs {
-		_ = unix.Close(fd)
-		delete(dirs, name)
-	}
-}
-
 // set changes a setting and returns what it was.
 func (dirs settings) set(key, value string) (was string, err error) {
 	if err := checkSysctl(key); err != nil {
 		return "", fmt.Errorf("sysctl %s: %w", key, err)
 	}
-	fd, err := dirs.open(key)
+	fd, err := dirs.open(key, unix.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("sysctl %s: %w", key, err)
 	}

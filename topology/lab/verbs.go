@@ -14,7 +14,8 @@ import (
 //	Host.Apply    Apply    → Nothing     all steps or none
 //	Host.Undo     Undo     → Nothing     everything its owner applied, last first; no such owner is no error
 //	Host.Attempt  Attempt  → Refusal     one step that may be refused; undone at once where it is not
-//	Host.State    Nothing  → State
+//	Host.State    Nothing  → State       but for connections
+//	Host.Tracked  Nothing  → State       with the connections that its kernel tracks
 //	Host.Devices  Nothing  → State       its links and addresses alone
 //	Host.Space    string   → SpaceState  of one namespace alone
 //	Host.Spawn    Spawn    → Process
