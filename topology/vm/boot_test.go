@@ -134,19 +134,22 @@ func unable(t *testing.T, format string, args ...any) {
 	t.Skipf("unable: "+format, args...)
 }
 
-// each runs a test with a kernel of each kind that this machine has.
+// each runs a test with a kernel of each kind.
 func each(t *testing.T, f func(*testing.T, Kernel, string)) {
+	for _, kind := range []string{UML, QEMU} {
+		t.Run(kind, func(t *testing.T) { with(t, kind, f) })
+	}
+}
+
+// with runs a test with a kernel of one kind, if this machine has one.
+func with(t *testing.T, kind string, f func(*testing.T, Kernel, string)) {
 	cache := cacheOf(t)
 	ks, lacking := Kernels(cache)
-	for _, kind := range []string{UML, QEMU} {
-		t.Run(kind, func(t *testing.T) {
-			i := slices.IndexFunc(ks, func(k Kernel) bool { return k.Kind == kind })
-			if i < 0 {
-				unable(t, "no kernel of kind %s: %v", kind, errors.Join(lacking...))
-			}
-			f(t, ks[i], cache)
-		})
+	i := slices.IndexFunc(ks, func(k Kernel) bool { return k.Kind == kind })
+	if i < 0 {
+		unable(t, "no kernel of kind %s: %v", kind, errors.Join(lacking...))
 	}
+	f(t, ks[i], cache)
 }
 
 func boot(t *testing.T, k Kernel, g Guest) *Machine {
@@ -291,10 +294,7 @@ func TestHang(t *testing.T) {
 
 // TestCrash has QEMU fall before the guest greets: once, which is made good, and always, which is told.
 func TestCrash(t *testing.T) {
-	each(t, func(t *testing.T, k Kernel, cache string) {
-		if k.Kind != QEMU {
-			t.Skip("nothing but QEMU falls without the kernel")
-		}
+	with(t, QEMU, func(t *testing.T, k Kernel, cache string) {
 		k.Accelerator = "tcg" // else it is tried whether there is another, too
 		dir := t.TempDir()
 		file := func(name, content string) {
