@@ -82,7 +82,7 @@ func TestEngines(t *testing.T) {
 		})
 	}
 	if !*noSabotage {
-		t.Run("sabotage", func(t *testing.T) { sabotage(t, run) })
+		sabotageBeside(t, run)
 	}
 }
 
@@ -291,6 +291,7 @@ func retain(t *testing.T, inode uint64) {
 
 // What cannot be told for want of an engine that ended or hung is unable, with how it ended. The next experiment has another lab, and of the old one nothing is left.
 func TestDockerEnds(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		fault   string
 		program string

@@ -193,7 +193,7 @@ func TestMachines(t *testing.T) {
 		}
 	}
 	if len(run.Features) > 0 {
-		sabotage(t, run)
+		sabotageBeside(t, run)
 	}
 }
 

@@ -198,27 +198,27 @@ func TestSuites(t *testing.T) {
 	if !*onlySabotage {
 		var mu sync.Mutex
 		seen := map[Cell]int{}
-		t.Run("modes", func(t *testing.T) {
-			for _, m := range slices.Backward(run.Modes) { // the last take longest
-				for _, specs := range labs(run.specs(m)) {
-					t.Run(m.String(), func(t *testing.T) {
-						t.Parallel()
-						for _, r := range observeAll(t, run.observer(m, specs[0].On), specs) {
-							mu.Lock()
-							seen[Cell{r.Suite, modes.Label(r.Mode, r.Implementation), r.Feature}]++
-							mu.Unlock()
-						}
-					})
-				}
+		t.Cleanup(func() {
+			cells := gomega.NewWithT(t)
+			for _, c := range run.Cells() {
+				cells.Expect(seen).To(gomega.HaveKeyWithValue(c, 1), "%s: how often it ran", c)
 			}
 		})
-		cells := gomega.NewWithT(t)
-		for _, c := range run.Cells() {
-			cells.Expect(seen).To(gomega.HaveKeyWithValue(c, 1), "%s: how often it ran", c)
+		for _, m := range run.Modes { // the last take longest, and are the first to start: what waits is let go in reverse order
+			for _, specs := range labs(run.specs(m)) {
+				t.Run(m.String(), func(t *testing.T) {
+					t.Parallel()
+					for _, r := range observeAll(t, run.observer(m, specs[0].On), specs) {
+						mu.Lock()
+						seen[Cell{r.Suite, modes.Label(r.Mode, r.Implementation), r.Feature}]++
+						mu.Unlock()
+					}
+				})
+			}
 		}
 	}
 	if !*noSabotage {
-		t.Run("sabotage", func(t *testing.T) { sabotage(t, run) })
+		sabotageBeside(t, run)
 	}
 }
 
@@ -278,7 +278,9 @@ func TestApart(t *testing.T) {
 				}
 			}
 			if !*noSabotage {
-				sabotage(t, run)
+				for _, s := range sabotages(t, run) {
+					t.Run(s.name, s.run)
+				}
 			}
 		})
 	}
@@ -312,62 +314,71 @@ func guestDriver(t *testing.T, name string) (lab.Driver, reports.Fidelity) {
 	return vm.Driver{Kernel: ks[i], Cache: cache, Features: modules}, reports.Fidelity{Driver: "vm", NIC: nic}
 }
 
-// sabotage breaks each mode by the sabotages of all specs, those of one suite in one lab, several labs at the same time: with the
-// break, each spec has to be red. What a mode is set up with can only be broken in a lab of its own.
-func sabotage(t *testing.T, r *Run) {
+// sabotageBeside runs sabotages beside each other, and beside what else is parallel.
+func sabotageBeside(t *testing.T, r *Run) {
+	for _, s := range sabotages(t, r) {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			s.run(t)
+		})
+	}
+}
+
+// A breakage is a test of specs on a mode that is broken.
+type breakage struct {
+	name string
+	run  func(*testing.T)
+}
+
+// sabotages are tests that break each mode by the sabotages of all specs, those of one suite in one lab: with the break, each spec has
+// to be red. What a mode is set up with can only be broken in a lab of its own.
+func sabotages(t *testing.T, r *Run) (all []breakage) {
 	type attempt struct {
 		spec Spec
 		how  Sabotage
+	}
+	in := func(o *observer, attempts ...attempt) func(*testing.T) {
+		return func(t *testing.T) {
+			o.start(t.Context())
+			defer func() {
+				if err := o.stop(); err != nil {
+					t.Error(err)
+				}
+			}()
+			for _, a := range attempts {
+				t.Run(a.spec.Feature.Name+": "+a.how.Doc, func(t *testing.T) { o.reddens(t, a.spec, a.how) })
+			}
+		}
 	}
 	silent := *r
 	silent.Emit = func(Event) {} // what is told is of healthy modes
 	for _, m := range r.Modes {
 		for _, suite := range r.Suites {
-			broken := slices.DeleteFunc(r.specs(m), func(s Spec) bool {
+			for _, broken := range labs(slices.DeleteFunc(r.specs(m), func(s Spec) bool {
 				return s.Suite != suite || s.Machines && !r.Fidelity.Machines() || len(r.breaks(s, m)) == 0 || s.By == modes.ByCNI && elsewhere(t, s)
-			})
-			if len(broken) == 0 {
-				continue
-			}
-			for _, broken := range labs(broken) {
-				var shared, own []attempt
+			})) {
+				var shared []attempt
 				for _, s := range broken {
 					for _, how := range r.breaks(s, m) {
-						if how.Rewire != nil || how.Setup != nil {
-							own = append(own, attempt{s, how})
-						} else {
+						if how.Rewire == nil && how.Setup == nil {
 							shared = append(shared, attempt{s, how})
+							continue
 						}
+						o := silent.observer(m, s.On)
+						o.rewire = how.Rewire
+						if set := o.mode.Setup; how.Setup != nil {
+							o.mode.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step { return how.Setup(set(p, host)) }
+						}
+						all = append(all, breakage{m.Name + " " + suite, in(o, attempt{s, how})})
 					}
 				}
-				t.Run(m.Name+" "+suite, func(t *testing.T) {
-					t.Parallel()
-					in := func(t *testing.T, o *observer, attempts ...attempt) {
-						o.start(t.Context())
-						defer func() {
-							if err := o.stop(); err != nil {
-								t.Error(err)
-							}
-						}()
-						for _, a := range attempts {
-							t.Run(a.spec.Feature.Name+": "+a.how.Doc, func(t *testing.T) { o.reddens(t, a.spec, a.how) })
-						}
-					}
-					if len(shared) > 0 {
-						in(t, silent.observer(m, broken[0].On), shared...)
-					}
-					for _, a := range own {
-						o := silent.observer(m, broken[0].On)
-						o.rewire = a.how.Rewire
-						if set := o.mode.Setup; a.how.Setup != nil {
-							o.mode.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step { return a.how.Setup(set(p, host)) }
-						}
-						in(t, o, a)
-					}
-				})
+				if len(shared) > 0 {
+					all = append(all, breakage{m.Name + " " + suite, in(silent.observer(m, broken[0].On), shared...)})
+				}
 			}
 		}
 	}
+	return all
 }
 
 // breaks are the sabotages of a spec on a mode that are tried: all that are asked for, or of the spec the first that a mode of the run

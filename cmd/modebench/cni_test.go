@@ -166,6 +166,7 @@ func TestLikeness(t *testing.T) {
 
 // Plugins with a fault are caught, by those questions that the fault is about, and soon.
 func TestFaultyPlugins(t *testing.T) {
+	t.Parallel() // one that hangs is waited for
 	for _, c := range []struct {
 		name, plugin string
 		lines        []string
