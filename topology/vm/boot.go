@@ -365,18 +365,19 @@ func umlArgs(k Kernel, g Guest, initrd string) []string {
 }
 
 func qemuArgs(k Kernel, g Guest, initrd string) []string {
-	accel, cpu := k.Accelerator, "max"
+	// Huge pages would be taken for heaps that need a part of them, and a reserve be kept for more. On a busy machine, the timer of an
+	// emulated one may tick too seldom for the kernel, which then panics (timer_irq_works() of arch/x86/kernel/apic/io_apic.c).
+	accel, cpu, options := k.Accelerator, "max", "console=ttyS0 quiet panic=-1 transparent_hugepage=never no_timer_check"
 	if accel == "tcg" {
 		cpu += ",la57=off" // each walk through page tables is a program, and four levels of them are shorter than five
 		// MiB of translated code. By itself QEMU takes up to a gigabyte; with too little it translates the same again and again.
 		accel = fmt.Sprintf("tcg,thread=multi,tb-size=%d", max(g.Memory>>20/8, 32))
+		options += " highres=off" // each timer that is set wakes the emulator's main loop: a third of a guest's processor time. Waits are whole ticks.
 	}
 	return slices.Concat([]string{
 		qemuProgram, "-machine", "q35", "-accel", accel, "-cpu", cpu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-m", strconv.FormatInt(g.Memory>>20, 10) + "M", "-smp", strconv.Itoa(max(g.CPUs, 1)),
-		// Huge pages would be taken for heaps that need a part of them, and a reserve be kept for more. On a busy machine, the timer of an
-		// emulated one may tick too seldom for the kernel, which then panics (timer_irq_works() of arch/x86/kernel/apic/io_apic.c).
-		"-kernel", k.Path, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 transparent_hugepage=never no_timer_check " + strings.Join(environment, " ") + " -- init",
+		"-kernel", k.Path, "-initrd", initrd, "-append", options + " " + strings.Join(environment, " ") + " -- init",
 		"-chardev", "stdio,id=console,signal=off", "-device", "isa-serial,chardev=console",
 		"-chardev", "socket,id=line,fd=3", "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=line",
 	}, g.Devices)

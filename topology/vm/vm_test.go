@@ -213,7 +213,7 @@ func TestArguments(t *testing.T) {
 		{
 			Kernel{Kind: QEMU, Path: "/k/vmlinuz", Accelerator: "tcg"},
 			"qemu-system-x86_64 -machine q35 -accel tcg,thread=multi,tb-size=37 -cpu max,la57=off -nodefaults -no-user-config -display none -no-reboot -m 300M -smp 2 " +
-				"-kernel /k/vmlinuz -initrd /i -append console=ttyS0 quiet panic=-1 transparent_hugepage=never no_timer_check LD_LIBRARY_PATH=/lib GOGC=150 -- init " +
+				"-kernel /k/vmlinuz -initrd /i -append console=ttyS0 quiet panic=-1 transparent_hugepage=never no_timer_check highres=off LD_LIBRARY_PATH=/lib GOGC=150 -- init " +
 				"-chardev stdio,id=console,signal=off -device isa-serial,chardev=console " +
 				"-chardev socket,id=line,fd=3 -device virtio-serial-pci -device virtserialport,chardev=line DEVICE",
 		},
