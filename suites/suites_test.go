@@ -358,6 +358,7 @@ func sabotages(t *testing.T, r *Run) (all []breakage) {
 				return s.Suite != suite || s.Machines && !r.Fidelity.Machines() || len(r.breaks(s, m)) == 0 || s.By == modes.ByCNI && elsewhere(t, s)
 			})) {
 				var shared []attempt
+				name := m.Name + " " + suite
 				for _, s := range broken {
 					for _, how := range r.breaks(s, m) {
 						if how.Rewire == nil && how.Setup == nil {
@@ -369,11 +370,11 @@ func sabotages(t *testing.T, r *Run) (all []breakage) {
 						if set := o.mode.Setup; how.Setup != nil {
 							o.mode.Setup = func(p *topology.Plan, host *topology.Machine) []topology.Step { return how.Setup(set(p, host)) }
 						}
-						all = append(all, breakage{m.Name + " " + suite, in(o, attempt{s, how})})
+						all = append(all, breakage{name, in(o, attempt{s, how})})
 					}
 				}
 				if len(shared) > 0 {
-					all = append(all, breakage{m.Name + " " + suite, in(silent.observer(m, broken[0].On), shared...)})
+					all = append(all, breakage{name, in(silent.observer(m, broken[0].On), shared...)})
 				}
 			}
 		}

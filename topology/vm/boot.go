@@ -372,7 +372,7 @@ func qemuArgs(k Kernel, g Guest, initrd string) []string {
 		cpu += ",la57=off" // each walk through page tables is a program, and four levels of them are shorter than five
 		// MiB of translated code. By itself QEMU takes up to a gigabyte; with too little it translates the same again and again.
 		accel = fmt.Sprintf("tcg,thread=multi,tb-size=%d", max(g.Memory>>20/8, 32))
-		options += " highres=off" // each timer that is set wakes the emulator's main loop: a third of a guest's processor time. Waits are whole ticks.
+		options += " highres=off" // each timer that is set wakes the emulator's main loop: more than a quarter of a guest's processor time. Waits are whole ticks.
 	}
 	return slices.Concat([]string{
 		qemuProgram, "-machine", "q35", "-accel", accel, "-cpu", cpu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
